@@ -1,0 +1,36 @@
+"""Errors that a user can cause, and how an unknown name is answered.
+
+Each names the file, key or value, what is wrong with it and what would be right. The command line
+prints them without a traceback and exits with `exit_code`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VitrellisError(ValueError):
+    """The job failed for a reason the user can mend: a bad file, a folder, a diverging run."""
+
+    exit_code = 1
+
+
+class UsageError(VitrellisError):
+    """The words were wrong: an unknown recipe, key, option or model name."""
+
+    exit_code = 2
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for `name` that is not among `known`: lists them, and the nearest one first.
+
+    Args:
+        kind: What the name stands for, singular: "source", "recipe", "model".
+        name: What the user wrote.
+        known: What they could have written.
+    """
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return UsageError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")
