@@ -1,0 +1,65 @@
+"""From grey to colour and back, and how many channels a collection has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vitrellis.errors import VitrellisError
+
+# Rec. 601 luma in 1/65536, the integers Pillow uses, so that a grey image is the same on both ways
+_LUMA = (19595, 38470, 7471)
+
+
+def to_channels(images: Tensor, channels: int, name: str) -> Tensor:
+    """Images with another number of channels: grey repeated, or colour reduced to its luma.
+
+    Args:
+        images: uint8 `(..., C, H, W)`.
+        channels: How many are wanted.
+        name: What the images are called in the error message.
+
+    Returns:
+        uint8 `(..., channels, H, W)`; the same tensor if nothing had to change.
+
+    Raises:
+        VitrellisError: If it is neither 1 to 3 nor 3 to 1.
+    """
+    own = images.shape[-3]
+    if own == channels:
+        return images
+    if (own, channels) == (1, 3):
+        return images.repeat_interleave(3, dim=-3)
+    if (own, channels) == (3, 1):
+        red, green, blue = images.to(torch.int32).unbind(dim=-3)  # (..., H, W)
+        luma = (red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2] + (1 << 15)) >> 16
+        return luma.to(torch.uint8).unsqueeze(-3)  # (..., 1, H, W)
+    raise VitrellisError(
+        f"{name}: has {own} channels where {channels} are wanted; "
+        "only 1 can be made 3, and 3 be made 1"
+    )
+
+
+def common_channels(examples: Mapping[int, str]) -> int:
+    """The number of channels that suits a whole collection.
+
+    Args:
+        examples: For each number of channels that occurs, an image that has it.
+
+    Returns:
+        That number if there is only one; 3 if grey and colour images are mixed.
+
+    Raises:
+        VitrellisError: If images of other numbers of channels are mixed.
+    """
+    if len(examples) == 1:
+        return next(iter(examples))
+    if set(examples) == {1, 3}:
+        return 3
+    (first, one), (second, other) = sorted(examples.items())[-2:]
+    raise VitrellisError(
+        f"{one} has {first} channels and {other} has {second}; "
+        "all images must have as many (grey and colour may be mixed)"
+    )

@@ -1,0 +1,227 @@
+"""One image file: its header, and its pixels as a tensor.
+
+Pillow decodes; `.npy` arrays `(H, W)` or `(H, W, C)` of uint8 stand for images with any number of
+channels. Photos are turned upright as their EXIF data says (in a PNG, only if it precedes the
+pixels, because finding it elsewhere means decoding them). Transparent parts become white, as they
+look on a page. 16-bit grey is scaled to 8 bits. Of animations and multi-page files the first
+picture counts. A TIFF with more bands than colours is refused, because Pillow would drop them.
+"""
+
+from __future__ import annotations
+
+import struct
+import tokenize
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+from torch import Tensor
+
+from vitrellis.data.sources.channels import to_channels
+from vitrellis.errors import VitrellisError
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".npy"}
+)
+"""What the names of image files end with, in lower case."""
+
+# Named, so that a file posing as an image never reaches a format that Pillow hands to a program
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+_GREY = frozenset({"1", "L", "LA"})
+_DEEP_GREY = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+_COLOUR = frozenset({"RGB", "RGBA", "RGBa", "P", "PA", "CMYK", "YCbCr"})
+_ORIENTATION_TAG = 0x0112
+_WIDTH_TAG, _HEIGHT_TAG, _BANDS_TAG = 0x0100, 0x0101, 0x0115
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's and numpy's readers raise on damaged files, found by damaging files
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    struct.error,
+    tokenize.TokenError,
+    Image.DecompressionBombError,
+)
+
+
+class Header(NamedTuple):
+    """What is known of an image before its pixels are decoded."""
+
+    size: tuple[int, int]
+    """`(H, W)`, upright."""
+    channels: int
+    """Of the image as it is stored: 1 grey, 3 colour, or as many as an array has."""
+
+
+def read_header(path: Path) -> Header:
+    """Size and channels of an image file, without decoding its pixels.
+
+    Raises:
+        VitrellisError: If it is missing, or no image.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            height, width, channels = _open_array(path).shape
+            return Header((height, width), channels)
+        with Image.open(path, formats=_FORMATS) as image:
+            return Header(_upright_size(image), _own_channels(image, str(path)))
+    except VitrellisError:
+        raise
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from None
+
+
+def read_image(path: Path, channels: int | None = None) -> Tensor:
+    """The pixels of an image file, upright.
+
+    Args:
+        path: The file.
+        channels: How many to return; the image's own number if None.
+
+    Returns:
+        uint8 `(C, H, W)`.
+
+    Raises:
+        VitrellisError: If it is missing, no image, damaged, or cannot have so many channels.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            pixels = torch.from_numpy(np.array(_open_array(path)))  # (H, W, C)
+            pixels = pixels.permute(2, 0, 1).contiguous()  # (C, H, W)
+            return pixels if channels is None else to_channels(pixels, channels, str(path))
+        with Image.open(path, formats=_FORMATS) as image:
+            return image_pixels(_upright(image), channels, str(path))
+    except VitrellisError:
+        raise
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from None
+
+
+def image_pixels(image: Image.Image, channels: int | None, name: str) -> Tensor:
+    """The pixels of a Pillow image.
+
+    Args:
+        image: In any mode that files commonly have.
+        channels: How many to return; the image's own number if None.
+        name: What the image is called in an error message.
+
+    Returns:
+        uint8 `(C, H, W)`.
+
+    Raises:
+        VitrellisError: If its mode has no 8-bit meaning, or it cannot have so many channels.
+    """
+    own = _own_channels(image, name)
+    if image.mode in _DEEP_GREY or image.mode == "I":
+        deep = np.asarray(image).astype(np.uint32)  # (H, W)
+        array = ((deep + 128) // 257).astype(np.uint8)
+    elif image.mode in ("LA", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+        array = np.array(_on_white(image).convert("L" if own == 1 else "RGB"))
+    else:
+        array = np.array(image.convert("L" if own == 1 else "RGB"))
+    pixels = torch.from_numpy(array.reshape(*array.shape[:2], own))  # (H, W, C)
+    pixels = pixels.permute(2, 0, 1).contiguous()  # (C, H, W)
+    return pixels if channels is None else to_channels(pixels, channels, name)
+
+
+def _open_array(path: Path) -> npt.NDArray[np.uint8]:
+    """The array in a `.npy` file, `(H, W, C)`, mapped rather than read; never a pickle."""
+    array: npt.NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="r")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.dtype != np.uint8 or 0 in array.shape:
+        raise VitrellisError(
+            f"{path}: holds {array.dtype} of shape {array.shape}; "
+            "an image is uint8 of shape (height, width) or (height, width, channels)"
+        )
+    return array
+
+
+def _own_channels(image: Image.Image, name: str) -> int:
+    if isinstance(image, TiffImageFile):
+        bands = image.tag_v2.get(_BANDS_TAG, 1)
+        if bands > len(image.getbands()):
+            raise VitrellisError(
+                f"{name}: has {bands} bands, more than can be read from a TIFF file; save it as "
+                "a uint8 .npy array (height, width, channels), or leave bands out"
+            )
+    # Pillow reads a grey 16-bit PNG as "I" before version 11; other "I" have no known range
+    if image.mode in _GREY | _DEEP_GREY or (image.mode == "I" and image.format == "PNG"):
+        return 1
+    if image.mode in _COLOUR:
+        return 1 if image.mode == "P" and _is_grey_palette(image) else 3
+    raise VitrellisError(
+        f"{name}: has pixels of mode {image.mode!r}, whose range is not known; "
+        "save it with 8 bits a channel, or as a uint8 .npy array (height, width, channels)"
+    )
+
+
+def _is_grey_palette(image: Image.Image) -> bool:
+    assert image.palette is not None
+    layout, colours = image.palette.getdata()
+    if layout == "RGB;L":
+        third = len(colours) // 3
+        return colours[:third] == colours[third : 2 * third] == colours[2 * third :]
+    step = len(layout)
+    return colours[0::step] == colours[1::step] == colours[2::step]
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if isinstance(image, TiffImageFile):
+        image.load()  # Pillow turns these itself, and then forgets their orientation
+    turn = _UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """`(H, W)`."""
+    width, height = image.size
+    if isinstance(image, TiffImageFile):  # whose size is turned already, in some versions
+        width, height = image.tag_v2[_WIDTH_TAG], image.tag_v2[_HEIGHT_TAG]
+    return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 if there is none, or damaged EXIF data."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, struct.error, OSError):
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _unreadable(path: Path, error: Exception) -> VitrellisError:
+    if isinstance(error, FileNotFoundError):
+        return VitrellisError(f"{path}: no such file")
+    if isinstance(error, OSError) and error.errno is not None:
+        return VitrellisError(f"{path}: cannot be read: {error.strerror}")
+    if isinstance(error, UnidentifiedImageError):
+        return VitrellisError(
+            f"{path}: is not an image, whatever its name says; remove it or replace it"
+        )
+    reason = str(error) or type(error).__name__
+    return VitrellisError(f"{path}: is damaged ({reason}); remove it or replace it")

@@ -1,0 +1,178 @@
+"""Many image files: found in folders, inspected in parallel, decoded one by one when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vitrellis.data.sources.channels import common_channels
+from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, Header, read_header, read_image
+from vitrellis.errors import VitrellisError
+
+_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
+_PROBE_BYTES = 32 * 1024
+
+
+class Listing(NamedTuple):
+    """The files below a folder."""
+
+    images: tuple[Path, ...]
+    """Image files, sorted by path."""
+    others: tuple[Path, ...]
+    """Other files; hidden files and what systems leave behind are in neither."""
+
+
+def list_images(folder: Path) -> Listing:
+    """All image files in `folder` and the folders below it. Links are followed.
+
+    Raises:
+        VitrellisError: If a folder cannot be read, or a link leads back to a folder above it.
+    """
+    files = sorted(_walk(folder, frozenset()))
+    images = tuple(path for path in files if is_image(path))
+    return Listing(images, tuple(path for path in files if not is_image(path)))
+
+
+def is_image(path: Path) -> bool:
+    """Whether the file's name is that of an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies directly in `folder`, sorted; without hidden files and systems' clutter.
+
+    Raises:
+        VitrellisError: If the folder cannot be read.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise VitrellisError(f"{folder}: cannot be read: {error.strerror}") from None
+    return [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _CLUTTER]
+
+
+def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in above:
+        raise VitrellisError(f"{folder}: is a link to {real}, a folder that contains it; remove it")
+    for entry in visible(folder):
+        if entry.is_dir():
+            yield from _walk(entry, above | {real})
+        else:
+            yield entry
+
+
+class Facts(NamedTuple):
+    """What an inspection finds out about a file."""
+
+    header: Header
+    digest: bytes
+    """Of its length, its first and its last bytes."""
+
+
+def inspect_files(paths: Sequence[Path]) -> list[Facts]:
+    """Read the headers of all files, many at a time.
+
+    Raises:
+        VitrellisError: If any is missing or no image: names the first, and counts the others.
+    """
+    with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
+        results = list(pool.map(_inspect, paths))
+    errors = [result for result in results if isinstance(result, VitrellisError)]
+    if len(errors) > 1:
+        raise VitrellisError(f"{errors[0]}. {len(errors) - 1} more of {len(paths)} files are bad")
+    if errors:
+        raise errors[0]
+    return [result for result in results if isinstance(result, Facts)]
+
+
+def _inspect(path: Path) -> Facts | VitrellisError:
+    try:
+        header = read_header(path)
+    except VitrellisError as error:
+        return error
+    with path.open("rb") as file:
+        length = os.fstat(file.fileno()).st_size
+        ends = file.read(_PROBE_BYTES)
+        file.seek(max(_PROBE_BYTES, length - _PROBE_BYTES))
+        ends += file.read(_PROBE_BYTES)
+    return Facts(header, hashlib.sha256(length.to_bytes(8, "big") + ends).digest())
+
+
+def channels_of(paths: Sequence[Path], facts: Sequence[Facts]) -> int:
+    """The number of channels that suits all files: 1 only if all are grey.
+
+    Raises:
+        VitrellisError: If numbers of channels are mixed, other than grey and colour.
+    """
+    found: dict[int, str] = {}
+    for path, fact in zip(paths, facts, strict=True):
+        found.setdefault(fact.header.channels, str(path))
+    return common_channels(found)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images that lie in files and are decoded when asked for.
+
+    Attributes:
+        root: The folder that contains them.
+        paths: Each file's path below `root`.
+        channels: Channels that every image is given.
+        size: `(H, W)` if all have the same size, else None.
+        digest: Of paths, lengths and ends of the files.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    channels: int
+    size: tuple[int, int] | None
+    digest: str
+
+    @classmethod
+    def of(
+        cls, root: Path, paths: Sequence[Path], facts: Sequence[Facts], channels: int
+    ) -> ImageFiles:
+        """Collect files that have been inspected.
+
+        Args:
+            root: A folder above all of them.
+            paths: The files.
+            facts: What `inspect_files` returned for them.
+            channels: Channels that every image is given.
+        """
+        relative = tuple(path.relative_to(root).as_posix() for path in paths)
+        sizes = {fact.header.size for fact in facts}
+        digest = hashlib.sha256("\n".join(relative).encode(errors="surrogateescape"))
+        for fact in facts:
+            digest.update(fact.digest)
+        size = next(iter(sizes)) if len(sizes) == 1 else None
+        return cls(root, relative, channels, size, digest.hexdigest())
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        path = self.root / self.paths[index]
+        image = read_image(path, self.channels)  # (C, H, W)
+        if self.size is not None and tuple(image.shape[1:]) != self.size:
+            raise VitrellisError(
+                f"{path}: was {self.size} pixels when the folder was read and is "
+                f"{tuple(image.shape[1:])} now; leave images alone during a run"
+            )
+        return image
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return str(self.root / self.paths[index])
+
+    def fingerprint(self) -> str:
+        """A digest of the files' names, lengths, first and last 32 KiB; dates do not matter."""
+        return self.digest

@@ -1,0 +1,202 @@
+"""Images in folders named after their classes.
+
+Either `ROOT/CLASS/*.jpg`, or `ROOT/train/CLASS/*.jpg` with `val` (or `valid`) and `test` beside
+`train`, both optional. Folders inside a class folder belong to it. Classes are numbered in the
+order of their names' Unicode characters (so `10` comes before `2`), as torchvision's ImageFolder
+does; names are compared in their composed form (NFC), because systems store accents differently.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import torch
+
+from vitrellis.data.sources.base import Source, Split, root_folder
+from vitrellis.data.sources.decoding import IMAGE_SUFFIXES
+from vitrellis.data.sources.files import (
+    ImageFiles,
+    Listing,
+    channels_of,
+    inspect_files,
+    is_image,
+    list_images,
+    visible,
+)
+from vitrellis.errors import VitrellisError
+
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_LOOKS_LIKE_SPLIT = frozenset({*_SPLITS, "training", "validation", "dev", "testing"})
+_WANTED = (
+    "one folder of images per class, or train/ (with val/ and test/ if you have them) "
+    "that holds such folders"
+)
+_Classes = dict[str, Listing]
+
+
+def load_folder(root: Path | None, channels: int | None = None) -> Source:
+    """A set of images in class folders; pixels are read when they are needed.
+
+    Args:
+        root: The folder.
+        channels: 1 or 3 to make all images grey or colour; None chooses grey if all are.
+
+    Raises:
+        VitrellisError: If the folders are laid out otherwise, a class has no training image, or a
+            file that is named like an image is none.
+    """
+    folder = root_folder(root, "folder", _WANTED)
+    split_folders = _split_folders(folder)
+    found = {split: _classes(path, split) for split, path in split_folders.items()}
+    _check_training_classes(found["train"], split_folders["train"], folder)
+    for split, classes in found.items():
+        _check_against(found["train"], classes, split_folders[split])
+    class_names = tuple(found["train"])
+    paths = {split: _paths(classes) for split, classes in found.items()}
+    everything = [path for split in paths.values() for path in split]
+    facts = inspect_files(everything)
+    channels = channels_of(everything, facts) if channels is None else channels
+    splits: dict[str, Split] = {}
+    start = 0
+    for split, classes in found.items():
+        stop = start + len(paths[split])
+        images = ImageFiles.of(folder, paths[split], facts[start:stop], channels)
+        splits[split] = Split(images, _labels(classes, class_names))
+        start = stop
+    return Source(
+        name="folder",
+        class_names=class_names,
+        train=splits["train"],
+        val=splits.get("val"),
+        test=splits.get("test"),
+        notes=_notes(found),
+    ).checked()
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Which folder holds which split's class folders; only `train` if there are no splits."""
+    folders = [entry for entry in visible(root) if entry.is_dir()]
+    named = [folder for folder in folders if folder.name.lower() in _SPLITS]
+    others = [folder for folder in folders if folder not in named]
+    train = next((folder for folder in named if folder.name.lower() == "train"), None)
+    if train is not None and any(entry.is_dir() for entry in visible(train)):
+        return _named_splits(root, named, others)
+    if folders and all(folder.name.lower() in _LOOKS_LIKE_SPLIT for folder in folders):
+        _refuse_splits(root, folders, train)
+    return {"train": root}
+
+
+def _named_splits(root: Path, named: list[Path], others: list[Path]) -> dict[str, Path]:
+    strange = next((folder for folder in others if list_images(folder).images), None)
+    if strange is not None:
+        raise VitrellisError(
+            f"{root}: holds train/ with class folders, and images in {strange.name}/ too. "
+            f"Beside train/ there may be val/ (or valid/) and test/; move {strange.name}/ away"
+        )
+    splits: dict[str, Path] = {}
+    for folder in named:
+        split = _SPLITS[folder.name.lower()]
+        if split in splits:
+            raise VitrellisError(
+                f"{root}: holds both {splits[split].name}/ and {folder.name}/, "
+                f"and only one can be the {split} split; move one away"
+            )
+        splits[split] = folder
+    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+
+
+def _refuse_splits(root: Path, folders: list[Path], train: Path | None) -> None:
+    names = ", ".join(f"{folder.name}/" for folder in folders)
+    if train is None:
+        raise VitrellisError(
+            f"{root}: holds {names}, which look like splits, but no train/. "
+            "Splits are called train, val (or valid) and test"
+        )
+    raise VitrellisError(
+        f"{train}: holds no class folders. Put its images into one folder per class: "
+        f"{train.name}/CLASS/image.jpg"
+    )
+
+
+def _classes(folder: Path, split: str) -> _Classes:
+    """What each class folder in `folder` holds, by class name, in the order of the names."""
+    entries = visible(folder)
+    stray = [entry for entry in entries if not entry.is_dir() and is_image(entry)]
+    class_folders = [entry for entry in entries if entry.is_dir()]
+    wanted = _WANTED
+    if split != "train":
+        wanted = "one folder of images per class; if there is no such set, move it away"
+    if stray:
+        raise VitrellisError(
+            f"{folder}: images lie directly in it ({len(stray)}, the first is {stray[0].name}), "
+            f"so their class is not known. It should hold {wanted}"
+        )
+    if not class_folders:
+        raise VitrellisError(f"{folder}: holds no folders. It should hold {wanted}")
+    classes: _Classes = {}
+    for class_folder in class_folders:
+        name = unicodedata.normalize("NFC", class_folder.name)
+        if name in classes:
+            raise VitrellisError(f"{folder}: holds two folders named {name!r}; merge them")
+        classes[name] = list_images(class_folder)
+    return dict(sorted(classes.items()))
+
+
+def _check_training_classes(classes: _Classes, folder: Path, root: Path) -> None:
+    if len(classes) == 1:
+        _refuse_single(folder, root)
+    empty = [name for name, listing in classes.items() if not listing.images]
+    if not empty:
+        return
+    others = len(classes[empty[0]].others)
+    holds = f"holds no image among its files ({others})" if others else "is an empty folder"
+    more = f" (and {len(empty) - 1} more like it)" if len(empty) > 1 else ""
+    raise VitrellisError(
+        f"{folder}: class {empty[0]!r} {holds}{more}. Add at least one image, or remove the "
+        f"folder. Names of images end with {', '.join(sorted(IMAGE_SUFFIXES))}"
+    )
+
+
+def _refuse_single(folder: Path, root: Path) -> None:
+    only = next(entry for entry in visible(folder) if entry.is_dir())
+    inner = [entry.name for entry in visible(only) if entry.is_dir()]
+    if not inner:
+        raise VitrellisError(
+            f"{folder}: holds a single class, {only.name!r}; telling classes apart takes at least "
+            "two folders"
+        )
+    shown = ", ".join(inner[:3]) + (", ..." if len(inner) > 3 else "")
+    remedy = f"set data.root={only}" if folder == root else f"move them up into {folder}"
+    raise VitrellisError(
+        f"{folder}: holds a single folder, {only.name}/, which holds {shown}. "
+        f"If those are what you mean, {remedy}"
+    )
+
+
+def _check_against(train: _Classes, classes: _Classes, folder: Path) -> None:
+    unknown = next((name for name in classes if name not in train), None)
+    if unknown is not None:
+        raise VitrellisError(
+            f"{folder}: has class {unknown!r}, of which the training split has no folder. "
+            f"Its classes are {', '.join(train)}"
+        )
+    if not any(listing.images for listing in classes.values()):
+        raise VitrellisError(f"{folder}: has no images in its class folders; fill or remove it")
+
+
+def _paths(classes: _Classes) -> list[Path]:
+    return [path for listing in classes.values() for path in listing.images]
+
+
+def _labels(classes: _Classes, class_names: tuple[str, ...]) -> torch.Tensor:
+    index = {name: number for number, name in enumerate(class_names)}
+    labels = [index[name] for name, listing in classes.items() for _ in listing.images]
+    return torch.tensor(labels, dtype=torch.int64)
+
+
+def _notes(found: dict[str, _Classes]) -> tuple[str, ...]:
+    others = [p for c in found.values() for listing in c.values() for p in listing.others]
+    if not others:
+        return ()
+    return (f"files that are not images were left out: {len(others)}, the first is {others[0]}",)

@@ -1,0 +1,203 @@
+"""Sources made of what a program already has: tensors, or a torch `Dataset`."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vitrellis.data.sources.base import Images, Source, Split, TensorImages
+from vitrellis.data.sources.channels import common_channels, to_channels
+from vitrellis.data.sources.decoding import image_pixels
+from vitrellis.errors import VitrellisError
+
+
+def from_tensors(
+    images: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str] | None = None,
+    *,
+    val: tuple[Tensor, Tensor] | None = None,
+    test: tuple[Tensor, Tensor] | None = None,
+) -> Source:
+    """A source of images that are in memory.
+
+    Args:
+        images: `(N, C, H, W)`; uint8, or floating point in [0, 1], which is rounded to 8 bits.
+        labels: `(N,)` whole numbers from 0.
+        class_names: One per class; the numbers themselves if None.
+        val: Images and labels to choose settings and checkpoints on.
+        test: Images and labels to report figures on.
+
+    Raises:
+        VitrellisError: If shapes, types or values are otherwise, or a class has no training image.
+    """
+    given = {"train": (images, labels), "val": val, "test": test}
+    splits: dict[str, Split] = {}
+    for name, pair in given.items():
+        if pair is not None:
+            pixels = _eight_bits(pair[0], f"{name} images").cpu()
+            splits[name] = Split(TensorImages(pixels), _whole_numbers(pair[1], name))
+    return _source("tensors", splits, class_names)
+
+
+def from_dataset(
+    dataset: Dataset[Any],
+    class_names: Sequence[str] | None = None,
+    *,
+    val: Dataset[Any] | None = None,
+    test: Dataset[Any] | None = None,
+) -> Source:
+    """A source of images that a torch `Dataset` yields.
+
+    Every dataset is read once now, for labels and sizes, and its images again when needed: so it
+    must yield the same each time, without random augmentation, which is Vitrellis's part.
+
+    Args:
+        dataset: Yields `(image, label)`: a Pillow image, or a tensor `(C, H, W)` of uint8 or of
+            floating point in [0, 1]; and a whole number from 0.
+        class_names: One per class; the numbers themselves if None.
+        val: What to choose settings and checkpoints on.
+        test: What to report figures on.
+
+    Raises:
+        VitrellisError: If it yields anything else, or a class has no training image.
+    """
+    given = {"train": dataset, "val": val, "test": test}
+    surveys = {name: _survey(each, name) for name, each in given.items() if each is not None}
+    found: dict[int, str] = {}
+    for survey in surveys.values():
+        found = {**survey.channels, **found}
+    channels = common_channels(found)
+    splits: dict[str, Split] = {}
+    for name, survey in surveys.items():
+        size = next(iter(survey.sizes)) if len(survey.sizes) == 1 else None
+        images: Images = _DatasetImages(survey.dataset, name, channels, size, survey.digest)
+        splits[name] = Split(images, torch.tensor(survey.labels, dtype=torch.int64))
+    return _source("dataset", splits, class_names)
+
+
+def _source(name: str, splits: dict[str, Split], class_names: Sequence[str] | None) -> Source:
+    highest = max((int(s.labels.max()) for s in splits.values() if len(s)), default=0)
+    names = [str(number) for number in range(highest + 1)] if class_names is None else class_names
+    return Source(
+        name, tuple(names), splits["train"], splits.get("val"), splits.get("test")
+    ).checked()
+
+
+def _eight_bits(images: Tensor, name: str) -> Tensor:
+    """Pixels as uint8; those in floating point must lie in [0, 1]."""
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise VitrellisError(f"{name}: are {images.dtype}; give uint8, or floating point in [0, 1]")
+    if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
+        raise VitrellisError(
+            f"{name}: are floating point outside [0, 1] (or not finite); give images before "
+            "normalisation, which Vitrellis does itself, or uint8"
+        )
+    return (images.float() * 255).round().to(torch.uint8)
+
+
+def _whole_numbers(labels: Tensor, name: str) -> Tensor:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise VitrellisError(f"{name} labels: are {labels.dtype}; give whole numbers from 0")
+    return labels.to(device="cpu", dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What one reading of a dataset found."""
+
+    dataset: Dataset[Any]
+    labels: list[int]
+    sizes: set[tuple[int, int]]
+    channels: dict[int, str]
+    digest: str
+
+
+def _survey(dataset: Dataset[Any], name: str) -> _Survey:
+    if not isinstance(dataset, Sized):
+        raise VitrellisError(
+            f"the {name} dataset has no length; give a map-style dataset, with __len__"
+        )
+    labels: list[int] = []
+    sizes: set[tuple[int, int]] = set()
+    channels: dict[int, str] = {}
+    digest = hashlib.sha256()
+    for index in range(len(dataset)):
+        where = f"{name} dataset, item {index}"
+        pixels, label = _item(dataset, index, where)
+        height, width = pixels.shape[1:]
+        labels.append(label)
+        sizes.add((height, width))
+        channels.setdefault(len(pixels), where)
+        digest.update(f"{tuple(pixels.shape)}".encode() + pixels.contiguous().numpy().tobytes())
+    if not labels:
+        raise VitrellisError(f"the {name} dataset is empty")
+    return _Survey(dataset, labels, sizes, channels, digest.hexdigest())
+
+
+def _item(dataset: Dataset[Any], index: int, where: str) -> tuple[Tensor, int]:
+    """An item's pixels, uint8 `(C, H, W)`, and its label."""
+    item = dataset[index]
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise VitrellisError(f"{where}: is a {type(item).__name__}; expected (image, label)")
+    image, label = item
+    try:
+        number = operator.index(label)
+    except TypeError:
+        raise VitrellisError(
+            f"{where}: its label is {label!r}; expected a whole number from 0"
+        ) from None
+    return _image(image, where), number
+
+
+def _image(image: object, where: str) -> Tensor:
+    if isinstance(image, Image.Image):
+        return image_pixels(image, None, where)
+    if isinstance(image, Tensor) and image.ndim == 3:
+        return _eight_bits(image, where).cpu()
+    shape = f" of shape {tuple(image.shape)}" if isinstance(image, Tensor) else ""
+    raise VitrellisError(
+        f"{where}: its image is a {type(image).__name__}{shape}; expected a Pillow image or a "
+        "tensor (channels, height, width)"
+    )
+
+
+@dataclass(frozen=True)
+class _DatasetImages:
+    """Images that a dataset yields anew each time they are asked for."""
+
+    dataset: Dataset[Any]
+    split: str
+    channels: int
+    size: tuple[int, int] | None
+    digest: str
+
+    def __len__(self) -> int:
+        assert isinstance(self.dataset, Sized)
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Tensor:
+        where = self.name(index)
+        pixels, _ = _item(self.dataset, index, where)
+        if self.size is not None and tuple(pixels.shape[1:]) != self.size:
+            raise VitrellisError(
+                f"{where}: was {self.size} pixels when first read and is "
+                f"{tuple(pixels.shape[1:])} now; a dataset must yield the same each time"
+            )
+        return to_channels(pixels, self.channels, where)
+
+    def name(self, index: int) -> str:
+        return f"{self.split} dataset, item {index}"
+
+    def fingerprint(self) -> str:
+        return self.digest

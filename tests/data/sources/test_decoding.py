@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import io
+import pickle
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image, ImageFile, ImageOps
+
+from vitrellis.data.sources import image_pixels, read_header, read_image
+from vitrellis.errors import VitrellisError
+
+RANDOM = np.random.default_rng(0)
+COLOURS: npt.NDArray[np.uint8] = RANDOM.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+def as_pixels(path: Path, channels: int | None = None) -> npt.NDArray[np.uint8]:
+    """`(H, W, C)`, after checking that the header promised that."""
+    image = read_image(path, channels)
+    header = read_header(path)
+    assert header.size == tuple(image.shape[1:])
+    assert image.dtype == torch.uint8
+    assert image.is_contiguous()
+    if channels is None:
+        assert header.channels == len(image)
+    array: npt.NDArray[np.uint8] = image.permute(1, 2, 0).numpy()
+    return array
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.TIFF", "a.webp", "A.PNG"])
+def test_lossless_formats_keep_every_pixel(tmp_path: Path, name: str) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / name, lossless=True)
+    assert np.array_equal(as_pixels(tmp_path / name), COLOURS)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.gif"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_other_formats_give_what_pillow_gives(tmp_path: Path, name: str, mode: str) -> None:
+    Image.fromarray(COLOURS).convert(mode).save(tmp_path / name)
+    with Image.open(tmp_path / name) as image:
+        expected = np.asarray(image.convert(mode))
+    assert np.array_equal(as_pixels(tmp_path / name).squeeze(), expected)
+
+
+def test_the_contents_count_rather_than_the_name(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.jpg", format="PNG")
+    assert np.array_equal(as_pixels(tmp_path / "a.jpg"), COLOURS)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_photos_are_turned_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(COLOURS).save(tmp_path / f"a.{suffix}", exif=exif)
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(as_pixels(tmp_path / f"a.{suffix}"), expected)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0not exif at all", b"Exif\0\0II*\0"])
+def test_damaged_exif_data_means_upright(tmp_path: Path, exif: bytes) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.array_equal(as_pixels(tmp_path / "a.png"), COLOURS)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_grey_is_scaled(tmp_path: Path, suffix: str) -> None:
+    deep = np.array([[0, 128, 129, 257], [32768, 65278, 65407, 65535]], dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / f"a.{suffix}")
+    expected = np.round(deep / 257).astype(np.uint8)
+    assert np.array_equal(as_pixels(tmp_path / f"a.{suffix}")[:, :, 0], expected)
+    assert as_pixels(tmp_path / f"a.{suffix}", 3).shape == (2, 4, 3)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pixels_without_a_known_range_are_refused(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (3, 2)).save(tmp_path / "deep.tif")
+    for read in (read_image, read_header):
+        with pytest.raises(VitrellisError, match=rf"deep\.tif: has pixels of mode '{mode}'"):
+            read(tmp_path / "deep.tif")
+
+
+def test_transparency_becomes_white(tmp_path: Path) -> None:
+    rgba = np.array([[[9, 8, 7, 255], [9, 8, 7, 0], [0, 0, 0, 51]]], dtype=np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    assert as_pixels(tmp_path / "a.png").tolist() == [[[9, 8, 7], [255] * 3, [204] * 3]]
+    Image.fromarray(rgba[:, :, 2:]).save(tmp_path / "grey.png")
+    assert as_pixels(tmp_path / "grey.png")[:, :, 0].tolist() == [[7, 255, 204]]
+
+
+def test_a_transparent_palette_entry_becomes_white(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    for name in ("a.png", "a.gif"):
+        image.save(tmp_path / name, transparency=0)
+        assert as_pixels(tmp_path / name).tolist() == [[[255, 255, 255], [40, 50, 60]]]
+
+
+def test_black_and_white_is_grey(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
+    assert as_pixels(tmp_path / "a.png").tolist() == [[[255], [0]]]
+
+
+def test_printing_colours_become_screen_colours(tmp_path: Path) -> None:
+    image = Image.fromarray(COLOURS).convert("CMYK")
+    image.save(tmp_path / "a.tif")
+    assert np.array_equal(as_pixels(tmp_path / "a.tif"), np.asarray(image.convert("RGB")))
+
+
+def test_channels_can_be_forced(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    grey = np.asarray(Image.fromarray(COLOURS).convert("L"))
+    assert np.array_equal(as_pixels(tmp_path / "a.png", 1)[:, :, 0], grey)
+    Image.fromarray(grey).save(tmp_path / "b.png")
+    assert np.array_equal(as_pixels(tmp_path / "b.png", 3), np.stack([grey] * 3, axis=-1))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif", "a.bmp", "a.tif"])
+def test_a_palette_of_greys_is_grey(tmp_path: Path, name: str) -> None:
+    grey = Image.fromarray(COLOURS).convert("L")
+    indexed = grey.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE)
+    indexed.save(tmp_path / name)
+    assert np.array_equal(as_pixels(tmp_path / name)[:, :, 0], np.asarray(indexed.convert("L")))
+    coloured = Image.fromarray(COLOURS).convert("P", palette=Image.Palette.ADAPTIVE)
+    coloured.save(tmp_path / name)
+    assert np.array_equal(as_pixels(tmp_path / name), np.asarray(coloured.convert("RGB")))
+
+
+def test_a_tiff_with_a_fourth_band_does_not_lose_it_in_silence(tmp_path: Path) -> None:
+    Image.new("RGBX", (5, 4)).save(tmp_path / "a.tif")
+    for read in (read_image, read_header):
+        with pytest.raises(VitrellisError, match=r"a\.tif: has 4 bands, more than"):
+            read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 2), (4, 5, 7)])
+def test_arrays_are_images_of_any_number_of_channels(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    array = RANDOM.integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    assert np.array_equal(as_pixels(tmp_path / "a.npy"), array.reshape(4, 5, -1))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 5, 3), dtype=np.float32),
+        np.zeros(4, dtype=np.uint8),
+        np.zeros((1, 4, 5, 3), dtype=np.uint8),
+        np.zeros((4, 0, 3), dtype=np.uint8),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path: Path, array: npt.NDArray[Any]) -> None:
+    np.save(tmp_path / "odd.npy", array)
+    with pytest.raises(VitrellisError, match=r"odd\.npy: .*uint8|odd\.npy: is damaged"):
+        read_image(tmp_path / "odd.npy")
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_an_array_file_is_never_unpickled(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    objects = np.array([[Payload(marker)]], dtype=object)
+    np.save(tmp_path / "objects.npy", objects, allow_pickle=True)
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Payload(marker)))
+    with (tmp_path / "zip.npy").open("wb") as file:
+        np.savez(file, COLOURS)
+    for name in ("objects", "pickle", "zip"):
+        for read in (read_image, read_header):
+            with pytest.raises(VitrellisError, match=rf"{name}\.npy: is damaged"):
+                read(tmp_path / f"{name}.npy")
+    assert not marker.exists()
+
+
+def test_a_cut_off_jpeg_has_a_header_and_no_pixels(tmp_path: Path) -> None:
+    large = RANDOM.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(large).save(tmp_path / "cut.jpg")
+    content = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    assert read_header(tmp_path / "cut.jpg").size == (64, 64)
+    with pytest.raises(VitrellisError, match=r"cut\.jpg: is damaged \(.*truncated"):
+        read_image(tmp_path / "cut.jpg")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello, this is text\n", b"", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
+)
+def test_a_text_file_named_png_is_no_image(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "text.png").write_bytes(content)
+    for read in (read_image, read_header):
+        with pytest.raises(VitrellisError, match=r"text\.png: is not an image"):
+            read(tmp_path / "text.png")
+
+
+def test_what_is_not_there_or_no_file(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    for read in (read_image, read_header):
+        with pytest.raises(VitrellisError, match=r"missing\.png: no such file"):
+            read(tmp_path / "missing.png")
+        with pytest.raises(VitrellisError, match=r"missing\.npy: no such file"):
+            read(tmp_path / "missing.npy")
+        with pytest.raises(VitrellisError, match=r"folder\.png: cannot be read"):
+            read(tmp_path / "folder.png")
+
+
+def test_an_image_too_large_to_be_true_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(VitrellisError, match=r"bomb\.png: is damaged .*decompression bomb"):
+        read_header(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif", "gif", "npy"])
+def test_damage_is_read_or_refused_but_never_crashes(tmp_path: Path, suffix: str) -> None:
+    dice = random.Random(suffix)
+    buffer = io.BytesIO()
+    if suffix == "npy":
+        np.save(buffer, COLOURS)
+    else:
+        Image.fromarray(COLOURS).save(
+            buffer, format={"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix)
+        )
+    path = tmp_path / f"a.{suffix}"
+    refused = 0
+    for _ in range(150):
+        content = bytearray(buffer.getvalue())
+        for _ in range(dice.choice((1, 3, 10))):
+            content[dice.randrange(len(content))] = dice.choice((0, 255, dice.randrange(256)))
+        if dice.random() < 0.3:
+            content = content[: dice.randrange(len(content))]
+        path.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                read_image(path)
+            except VitrellisError:
+                refused += 1
+    assert refused > 10
+
+
+def test_pillow_images_from_elsewhere() -> None:
+    pixels = image_pixels(Image.fromarray(COLOURS), 3, "x")
+    assert np.array_equal(pixels.permute(1, 2, 0).numpy(), COLOURS)
+    with pytest.raises(VitrellisError, match="item 3: has pixels of mode 'F'"):
+        image_pixels(Image.new("F", (2, 2)), None, "item 3")

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vitrellis.data.sources import ImageFiles, list_images
+from vitrellis.data.sources.files import channels_of, inspect_files, visible
+from vitrellis.errors import VitrellisError
+
+
+def save(path: Path, size: tuple[int, int] = (4, 3), colour: int = 0, mode: str = "L") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+    return path
+
+
+def collect(root: Path) -> ImageFiles:
+    paths = list_images(root).images
+    facts = inspect_files(paths)
+    return ImageFiles.of(root, paths, facts, channels_of(paths, facts))
+
+
+def test_folders_are_walked_and_clutter_is_not_seen(tmp_path: Path) -> None:
+    wanted = [save(tmp_path / name) for name in ("B.PNG", "a.jpg", "deep/er/c.gif", "deep/b.webp")]
+    for name in (".hidden.png", ".git/x.png", "__MACOSX/a.png", "deep/@eaDir/c.png"):
+        save(tmp_path / name)
+    for name in ("Thumbs.db", ".DS_Store", "deep/desktop.ini", "notes.txt", "deep/boxes.txt"):
+        (tmp_path / name).touch()
+    listing = list_images(tmp_path)
+    assert listing.images == tuple(sorted(wanted))
+    assert listing.others == (tmp_path / "deep/boxes.txt", tmp_path / "notes.txt")
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere/a.png")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/link").symlink_to(tmp_path / "elsewhere")
+    assert list_images(tmp_path / "root").images == (tmp_path / "root/link/a.png",)
+    (tmp_path / "root/up").symlink_to(tmp_path / "root")
+    with pytest.raises(VitrellisError, match=r"root/up: is a link to .* contains it"):
+        list_images(tmp_path / "root")
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
+    with pytest.raises(VitrellisError, match="gone: cannot be read: No such file"):
+        visible(tmp_path / "gone")
+
+
+def test_sizes_count_only_if_they_are_the_same(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png")
+    assert collect(tmp_path).size == (3, 4)
+    save(tmp_path / "c.png", size=(5, 3))
+    assert collect(tmp_path).size is None
+
+
+def test_one_coloured_image_makes_all_coloured(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    assert collect(tmp_path).channels == 1
+    save(tmp_path / "b.png", mode="RGB")
+    images = collect(tmp_path)
+    assert [images.channels, *(tuple(images[i].shape) for i in range(2))] == [
+        3,
+        (3, 3, 4),
+        (3, 3, 4),
+    ]
+
+
+def test_images_are_named_by_path_and_travel_to_other_processes(tmp_path: Path) -> None:
+    path = save(tmp_path / "deep/a.png", colour=7)
+    images: ImageFiles = pickle.loads(pickle.dumps(collect(tmp_path)))
+    assert images.name(0) == str(path)
+    assert set(images[0].flatten().tolist()) == {7}
+
+
+def test_all_bad_files_are_counted_in_one_error(tmp_path: Path) -> None:
+    good = save(tmp_path / "good.png")
+    bad = [tmp_path / f"bad{number}.png" for number in range(3)]
+    for path in bad:
+        path.write_text("no image")
+    with pytest.raises(VitrellisError, match=r"bad0\.png: is not an image.* 2 more of 4 files"):
+        inspect_files([good, *bad])
+    with pytest.raises(VitrellisError, match=r"bad1\.png: is not an image[^0-9]*$"):
+        inspect_files([good, bad[1]])
+
+
+def test_the_fingerprint_follows_contents_and_names_but_not_dates(tmp_path: Path) -> None:
+    path = save(tmp_path / "one/a.png", colour=1)
+    first = collect(tmp_path).fingerprint()
+    os.utime(path, (1, 1))
+    assert collect(tmp_path).fingerprint() == first
+    save(path, colour=2)
+    second = collect(tmp_path).fingerprint()
+    path.rename(tmp_path / "one/b.png")
+    third = collect(tmp_path).fingerprint()
+    assert len({first, second, third}) == 3
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert collect(tmp_path / "two").fingerprint() != third
+
+
+def test_both_ends_of_a_long_file_count(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.bmp", size=(400, 400))
+    prints = set()
+    for position in (path.stat().st_size - 1, 2000):
+        content = bytearray(path.read_bytes())
+        content[position] ^= 1
+        path.write_bytes(content)
+        prints.add(collect(tmp_path).fingerprint())
+    assert len(prints) == 2
+
+
+def test_an_image_that_changes_its_size_during_a_run_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    images = collect(tmp_path)
+    save(tmp_path / "a.png", size=(9, 9))
+    with pytest.raises(VitrellisError, match=r"a\.png: was \(3, 4\) pixels .* is \(9, 9\) now"):
+        images[0]

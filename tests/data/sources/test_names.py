@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vitrellis.data.sources import SOURCES, load_source
+from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.recipe.sections import SOURCE_NAMES
+
+
+def test_sources_are_those_a_recipe_may_name() -> None:
+    assert set(SOURCES) == set(SOURCE_NAMES)
+
+
+def test_sources_are_loaded_by_name() -> None:
+    assert load_source("fashion-mnist", None).name == "fashion-mnist"
+    assert load_source("fashion-mnist", None, channels=3).channels == 3
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"unknown source 'cifar-10'\. Did you mean 'cifar10'"):
+        load_source("cifar-10", None)
+
+
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"fashion-mnist"}))
+def test_the_others_need_a_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(VitrellisError, match=f"source '{name}' needs data.root"):
+        load_source(name, None)
+    with pytest.raises(VitrellisError, match=r"no such folder: .*gone"):
+        load_source(name, tmp_path / "gone")
