@@ -1,0 +1,195 @@
+"""How terms add up to a loss, and how to write one.
+
+The loss of a batch is `sum(weight(epoch) * term(signals))` over all terms. Values are recorded per
+term, unweighted, by name. A term whose weight is 0 in an epoch is not computed, and nothing is
+computed for it.
+
+A term of one's own is a `Term` with a `forward` that makes a scalar of `Signals`:
+
+    class Caution(Term):
+        "The negative entropy of the predictions, batch mean."
+
+        def __init__(self, weight: float = 0.1) -> None:
+            super().__init__("caution", weight=weight)
+
+        def forward(self, signals: Signals) -> Tensor:
+            log_probs = signals.logits.float().log_softmax(dim=-1)  # (B, K)
+            return (log_probs.exp() * log_probs).sum(dim=-1).mean()
+
+    objective = Objective([CrossEntropy(), Caution()])
+
+If it looks at feature maps or the teacher, it says so with `needs=Needs(student_blocks=(3,))`; they
+are then in `signals`. What it learns (parameters and submodules assigned in its constructor) is
+optimised and checkpointed with the student. It returns its value without its weight.
+
+How we differ from the published code (github.com/lkhl/tiny-transformers), which assigns the total
+once per kind of guidance: with two of them on, ours adds both.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor, nn
+
+from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.objectives.signals import Needs, Signals
+from vitrellis.objectives.weights import Constant, WeightSchedule
+
+
+class Term(nn.Module, ABC):
+    """One part of the loss.
+
+    Args:
+        name: What the term is called in logs and checkpoints.
+        weight: A number, or a schedule over epochs.
+        needs: What has to be computed for it beside the student's logits.
+        settings: How it is set, in words, for the announcement of a run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weight: WeightSchedule | float,
+        needs: Needs | None = None,
+        settings: str = "",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.weight = weight if isinstance(weight, WeightSchedule) else Constant(float(weight))
+        self.needs = needs if needs is not None else Needs()
+        self.settings = settings
+
+    @abstractmethod
+    def forward(self, signals: Signals) -> Tensor:
+        """The unweighted value, a scalar."""
+
+
+class ObjectiveValue(NamedTuple):
+    """What a batch costs.
+
+    Attributes:
+        total: The weighted sum, scalar, to be differentiated.
+        parts: Unweighted value of every term that ran, by name, detached.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """The weighted sum of terms.
+
+    Epochs are 0-based. The state of adaptive weights is part of `state_dict()`.
+
+    Args:
+        terms: At least one; no two of the same name.
+
+    Attributes:
+        terms: The terms by name, in the order given.
+
+    Raises:
+        UsageError: If there is no term, or a name that cannot be used.
+    """
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        super().__init__()
+        if not terms:
+            raise UsageError("an objective needs at least one term, such as CrossEntropy()")
+        for name, count in Counter(term.name for term in terms).items():
+            if count > 1:
+                raise UsageError(f"{count} terms are called {name!r}; give each its own name=")
+            if not name or "." in name or hasattr(nn.ModuleDict(), name):
+                raise UsageError(
+                    f"a term cannot be called {name!r}: that is empty, has a dot in it, or is what "
+                    "torch calls a part of every module. Try a plain word with an underscore"
+                )
+        self.terms = nn.ModuleDict({term.name: term for term in terms})
+
+    def forward(self, signals: Signals, epoch: int) -> ObjectiveValue:
+        """The loss of a batch.
+
+        Args:
+            signals: With all that `needs(epoch)` asks for.
+            epoch: 0-based.
+
+        Raises:
+            VitrellisError: If the weight of every term is 0 in this epoch.
+        """
+        active = self._active(epoch)
+        if not active:
+            raise VitrellisError(
+                f"objective: the weight of every term ({', '.join(self.terms)}) is 0 in epoch "
+                f"{epoch}, so there is nothing to learn. End training earlier, or keep a term on"
+            )
+        total: Tensor | None = None
+        parts: dict[str, Tensor] = {}
+        for term, weight in active:
+            value: Tensor = term(signals)
+            assert value.ndim == 0, f"term {term.name!r} returned {tuple(value.shape)}, no scalar"
+            parts[term.name] = value.detach()
+            weighted = weight * value
+            total = weighted if total is None else total + weighted
+        assert total is not None
+        return ObjectiveValue(total, parts)
+
+    def needs(self, epoch: int) -> Needs:
+        """What has to be computed in this epoch, for the terms whose weight is not 0."""
+        needs = (term.needs for term, _ in self._active(epoch))
+        return functools.reduce(Needs.__or__, needs, Needs())
+
+    def weights(self, epoch: int) -> dict[str, float]:
+        """The weight of every term in this epoch, by name."""
+        return {term.name: term.weight(epoch) for term in self._typed_terms()}
+
+    def end_epoch(self, epoch: int, means: Mapping[str, float]) -> None:
+        """Tells adaptive weights how the epoch went.
+
+        Args:
+            epoch: The epoch that ended.
+            means: Mean unweighted value over its images of every term that ran, by name.
+        """
+        for term, _ in self._active(epoch):
+            assert term.name in means, f"no mean of term {term.name!r} for epoch {epoch}"
+            term.weight.end_epoch(epoch, means[term.name])
+
+    def describe(self) -> list[str]:
+        """One line for each term: its name, weight and settings."""
+        times = "\N{MULTIPLICATION SIGN}"
+        return [
+            f"{term.name} {times} {term.weight.describe()}"
+            + (f" ({term.settings})" if term.settings else "")
+            for term in self._typed_terms()
+        ]
+
+    def get_extra_state(self) -> dict[str, dict[str, Any]]:
+        """The state of every weight by the name of its term: numbers, lists and None only."""
+        return {term.name: term.weight.state_dict() for term in self._typed_terms()}
+
+    def set_extra_state(self, state: dict[str, dict[str, Any]]) -> None:
+        """Restores what `get_extra_state` returned.
+
+        Raises:
+            VitrellisError: If it is the state of other terms.
+        """
+        if state.keys() != set(self.terms):
+            raise VitrellisError(
+                f"objective: the checkpoint's terms are {', '.join(state)}, "
+                f"the recipe's are {', '.join(self.terms)}"
+            )
+        for term in self._typed_terms():
+            term.weight.load_state_dict(state[term.name])
+
+    def _active(self, epoch: int) -> list[tuple[Term, float]]:
+        """The terms whose weight is not 0 in this epoch, each with its weight."""
+        weighted = ((term, term.weight(epoch)) for term in self._typed_terms())
+        return [(term, weight) for term, weight in weighted if weight != 0]
+
+    def _typed_terms(self) -> list[Term]:
+        """The values of `terms`, which torch types as modules."""
+        return [cast(Term, term) for term in self.terms.values()]

@@ -1,0 +1,55 @@
+"""Figures of the published loss functions: values and gradients, with the rule for their inputs.
+
+`losses.json` and `losses.npz` are the sections on losses of the reference vectors; the JSON says in
+words what was computed, from which sources, and within which tolerance it is to be met.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+VALUE_TOLERANCE = 1e-4
+"""Relative, of a loss."""
+GRADIENT_TOLERANCE = 1e-4
+"""Of the largest entry of a gradient."""
+
+_FOLDER = Path(__file__).parent
+CASES: dict[str, Any] = json.loads((_FOLDER / "losses.json").read_text())
+with np.load(_FOLDER / "losses.npz") as _arrays:
+    _ARRAYS: dict[str, Any] = dict(_arrays)
+
+
+def described_input(entry: dict[str, Any]) -> Tensor:
+    """What an entry `{seed, shape, gain}` stands for, ready to be differentiated."""
+    generator = np.random.Generator(np.random.Philox(key=entry["seed"]))
+    values = generator.standard_normal(entry["shape"]).astype(np.float32)
+    return torch.from_numpy(values * np.float32(entry["gain"])).requires_grad_()
+
+
+def described_weight(entry: dict[str, Any]) -> Tensor:
+    """What an entry `{key, shape}` of a convolution stands for."""
+    generator = np.random.Generator(np.random.Philox(key=zlib.crc32(entry["key"].encode())))
+    values = generator.standard_normal(entry["shape"]).astype(np.float32)
+    if len(entry["shape"]) == 1:  # a bias
+        return torch.from_numpy(np.float32(0.1) * values)
+    return torch.from_numpy(values / np.float32(math.sqrt(math.prod(entry["shape"][1:]))))
+
+
+def assert_gradient(gradient: Tensor | None, entry: dict[str, Any]) -> None:
+    """Checks a gradient against the recorded one, of which large ones are sub-sampled."""
+    assert gradient is not None
+    assert list(gradient.shape) == entry["shape"]
+    recorded = torch.from_numpy(_ARRAYS[entry["array"]])
+    stride = entry["slice"]["flat_stride"] if entry["slice"] else 1
+    mine = gradient.reshape(-1)[::stride]
+    tolerance = GRADIENT_TOLERANCE * recorded.abs().max().item()
+    torch.testing.assert_close(mine, recorded.reshape(-1), rtol=0, atol=tolerance)
+    assert math.isclose(gradient.norm().item(), entry["l2"], rel_tol=GRADIENT_TOLERANCE)
