@@ -1,0 +1,35 @@
+"""What a run is: typed, validated once, read from YAML and the command line."""
+
+from vitrellis.recipe.drafts import packaged_recipes
+from vitrellis.recipe.files import (
+    defines,
+    describe,
+    differences,
+    digest,
+    header,
+    load_recipe,
+    recipe_from,
+    teacher_recipe,
+)
+from vitrellis.recipe.objective import AdaptiveWeight, OffAfterWeight, RampWeight, Weight
+from vitrellis.recipe.run import Recipe, effective_lr
+from vitrellis.recipe.sections import SOURCE_NAMES
+
+__all__ = [
+    "SOURCE_NAMES",
+    "AdaptiveWeight",
+    "OffAfterWeight",
+    "RampWeight",
+    "Recipe",
+    "Weight",
+    "defines",
+    "describe",
+    "differences",
+    "digest",
+    "effective_lr",
+    "header",
+    "load_recipe",
+    "packaged_recipes",
+    "recipe_from",
+    "teacher_recipe",
+]

@@ -1,0 +1,195 @@
+"""What is wrong with a recipe, in the words of the person who wrote it.
+
+pydantic says where and why a value was refused; here that becomes one line for each mistake: the
+file or the command line, the key, the value, what is wrong, and what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from vitrellis.errors import UsageError
+
+Origins = Mapping[tuple[str, ...], str]
+"""Where each key was written, by its path: a file, or the command line."""
+
+
+def explain(
+    error: ValidationError,
+    *,
+    model: type[BaseModel],
+    values: Mapping[str, Any],
+    origins: Origins,
+    main: str,
+) -> UsageError:
+    """One error with a line for every mistake.
+
+    Args:
+        error: What pydantic found.
+        model: What `values` were to become.
+        values: What the user wrote, merged.
+        origins: Where each key was written.
+        main: The file that is blamed for what is missing.
+    """
+    mistakes = error.errors(include_url=False)
+    lines = dict.fromkeys(
+        _line(details, model, values, origins, main)
+        for details in mistakes
+        if not _follows(details, mistakes)
+    )
+    if len(lines) == 1:
+        return UsageError(next(iter(lines)))
+    return UsageError(f"{len(lines)} mistakes in the recipe:\n  " + "\n  ".join(lines))
+
+
+def _line(
+    details: ErrorDetails,
+    model: type[BaseModel],
+    values: Mapping[str, Any],
+    origins: Origins,
+    main: str,
+) -> str:
+    path = _written_path(details["loc"], values, is_missing=details["type"] == "missing")
+    origin = next(
+        (origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), main
+    )
+    parts = [origin, ".".join(path), _reason(details, model)]
+    return ": ".join(part for part in parts if part)
+
+
+def _follows(details: ErrorDetails, mistakes: list[ErrorDetails]) -> bool:
+    """Whether a list only seems too short because some of its items were refused."""
+    loc = details["loc"]
+    return details["type"] == "too_short" and any(
+        other["loc"][: len(loc)] == loc and len(other["loc"]) > len(loc) for other in mistakes
+    )
+
+
+def _written_path(
+    loc: tuple[int | str, ...], values: Mapping[str, Any], *, is_missing: bool
+) -> tuple[str, ...]:
+    """The key as the user would write it: pydantic's path without the names of union members."""
+    path = []
+    node: Any = values
+    for position, part in enumerate(loc):
+        is_key = isinstance(node, Mapping) and part in node
+        if is_key or (isinstance(node, list | tuple) and part in range(len(node))):
+            node = node[part]
+            path.append(str(part))
+        elif is_missing and position == len(loc) - 1 and isinstance(part, str):
+            path.append(part)
+    return tuple(path)
+
+
+def _reason(details: ErrorDetails, model: type[BaseModel]) -> str:
+    kind, loc, context = details["type"], details["loc"], details.get("ctx", {})
+    value = _shown(details["input"])
+    if kind == "extra_forbidden":
+        return _unknown_key(str(loc[-1]), _section(model, loc[:-1]).model_fields)
+    if kind == "missing" and isinstance(loc[-1], int):
+        return "needs one more value"
+    if kind == "missing":
+        return f"missing. {_documentation(model, loc)}"
+    if kind in ("model_type", "model_attributes_type"):
+        known = ", ".join(_section(model, loc).model_fields)
+        return f"{value} is not a mapping of keys. Known keys: {known}"
+    if kind in _BOUNDS:
+        words, bound = _BOUNDS[kind]
+        return f"{value} is {words} {context[bound]:g}"
+    if kind == "literal_error":
+        expected = context["expected"].replace("True or False", "true or false")
+        return f"{value} is not possible here; it must be {expected}{_alternative(loc)}"
+    if kind == "string_pattern_mismatch":
+        return f"{value} is not of the right form. {_documentation(model, loc)}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in _WORDS:
+        return f"{value} {_WORDS[kind]}"
+    return details["msg"]
+
+
+_BOUNDS = {
+    "greater_than_equal": ("too small; it must be at least", "ge"),
+    "greater_than": ("too small; it must be more than", "gt"),
+    "less_than_equal": ("too large; it must be at most", "le"),
+    "less_than": ("too large; it must be less than", "lt"),
+}
+
+_WORDS = {
+    "int_type": "is not a number",
+    "int_parsing": "is not a whole number",
+    "int_from_float": "is not a whole number",
+    "int_parsing_size": "is too large",
+    "float_type": "is not a number",
+    "float_parsing": "is not a number",
+    "finite_number": "is not a finite number",
+    "bool_type": "is neither true nor false",
+    "bool_parsing": "is neither true nor false",
+    "string_type": "is not text",
+    "path_type": "is not a path",
+    "tuple_type": "is not a list",
+    "list_type": "is not a list",
+    "dict_type": "is not a mapping of names to values",
+    "too_short": "has too few values",
+    "too_long": "has too many values",
+}
+
+
+def _alternative(loc: tuple[int | str, ...]) -> str:
+    """What may stand in the place of one of a few words, as the union's tag says it."""
+    last = str(loc[-1])
+    return f", {last[1:-1]}" if last.startswith("(or ") else ""
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> str:
+    names = list(known)
+    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown key.{hint} Known: {', '.join(names)}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        text = repr(value)
+    elif isinstance(value, bool | dict | list):
+        text = json.dumps(value, default=str)
+    else:
+        text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _documentation(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+    """The docstring of the field at `loc`."""
+    fields = [part for part in loc if isinstance(part, str) and not part.startswith("(")]
+    end = len(loc) - 1 - loc[::-1].index(fields[-1])
+    field = _section(model, loc[:end]).model_fields[fields[-1]]
+    return " ".join((field.description or "").split())
+
+
+def _section(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """The class of the section at `loc`, in which `(Name)` chooses among several classes."""
+    choices = [model]
+    for part in loc:
+        if part in choices[0].model_fields and len(choices) == 1:
+            choices = _sections_in(choices[0].model_fields[str(part)])
+        else:
+            choices = [choice for choice in choices if f"({choice.__name__})" == part] or choices
+    return choices[0]
+
+
+def _sections_in(field: FieldInfo) -> list[type[BaseModel]]:
+    found: list[type[BaseModel]] = []
+    pending: list[object] = [field.annotation]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found.append(annotation)
+        pending.extend(get_args(annotation))
+    return found

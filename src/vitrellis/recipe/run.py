@@ -1,0 +1,98 @@
+"""What a run is: one typed object that defines all of it.
+
+`load_recipe` makes one from YAML and the command line. It is validated once,
+there, and never changed afterwards. Only the code that builds a run from it receives it whole.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from vitrellis.recipe.objective import ObjectiveSection
+from vitrellis.recipe.sections import (
+    Augmentation,
+    Data,
+    Input,
+    Machine,
+    Model,
+    OptimizerSection,
+    Schedule,
+    TeacherSection,
+    Training,
+)
+from vitrellis.recipe.types import Index, Section
+
+
+class Recipe(Section):
+    """Everything that defines a run. The least there can be is `model.name`, `training.epochs`."""
+
+    name: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")] = "run"
+    """What runs of it are called, such as `demo`; by default the file's name."""
+    description: str | None = None
+    """One line for the list of recipes."""
+    seed: Index = 0
+    """Decides everything random: initial weights, order, augmentation."""
+    data: Data = Data()
+    """Which images."""
+    input: Input = Input()
+    """How images reach the model."""
+    augmentation: Augmentation = Augmentation()
+    """How training images are varied."""
+    model: Model
+    """The student."""
+    teacher: TeacherSection | None = None
+    """Who guides the student, if anyone does."""
+    objective: ObjectiveSection = ObjectiveSection()
+    """The terms of the loss."""
+    optimizer: OptimizerSection = OptimizerSection()
+    """How weights are changed."""
+    schedule: Schedule = Schedule()
+    """How the learning rate moves."""
+    training: Training
+    """How long, in what portions, how precisely."""
+    machine: Machine = Machine()
+    """Where it runs. Not part of what defines a run."""
+
+    @model_validator(mode="after")
+    def _guided_by_someone(self) -> Recipe:
+        terms = [f"objective.{name}" for name in self.objective.guided_by]
+        if terms and self.teacher is None:
+            raise ValueError(
+                f"teacher: missing, but needed by {' and '.join(terms)}. "
+                "Give teacher.recipe, teacher.run or teacher.model"
+            )
+        if self.teacher is not None and not terms:
+            raise ValueError(
+                "teacher: nothing learns from it. Add objective.locality or "
+                "objective.distillation, or take the teacher away (teacher: null)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reaches_its_learning_rate(self) -> Recipe:
+        warmup, epochs = self.schedule.warmup_epochs, self.training.epochs
+        if warmup >= epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs: {warmup:g} is too long for training.epochs {epochs}; "
+                "the learning rate would never be reached"
+            )
+        lr = effective_lr(self)
+        if self.schedule.min_lr > lr:
+            raise ValueError(
+                f"schedule.min_lr: {self.schedule.min_lr:g} is more than the learning rate, {lr:g}"
+            )
+        return self
+
+
+def effective_lr(recipe: Recipe) -> float:
+    """The learning rate after the warm-up: `optimizer.lr`, scaled to the batch if it is per batch.
+
+    Args:
+        recipe: Its `optimizer.lr`, `optimizer.lr_per_batch` and `training.batch_size` are read.
+    """
+    optimizer = recipe.optimizer
+    if optimizer.lr_per_batch is None:
+        return optimizer.lr
+    return optimizer.lr * recipe.training.batch_size / optimizer.lr_per_batch

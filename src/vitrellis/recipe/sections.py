@@ -1,0 +1,275 @@
+"""What a recipe says about images, models, optimisation and the machine, one class a section."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from vitrellis.errors import unknown_name
+from vitrellis.recipe.types import (
+    Arguments,
+    AutoOrIndex,
+    Count,
+    File,
+    Fraction,
+    Index,
+    NonNegative,
+    Number,
+    Positive,
+    ProperFraction,
+    Section,
+    Size,
+)
+
+SOURCE_NAMES = ("fashion-mnist", "folder", "cifar10", "cifar100")
+"""The keys of `vitrellis.data.sources.SOURCES`, here to be known without loading torch."""
+
+
+class Data(Section):
+    """Which images."""
+
+    source: str = "fashion-mnist"
+    """What kind of data set: `fashion-mnist` (packaged), `folder`, `cifar10`, `cifar100`."""
+    root: File | None = None
+    """Its folder; a relative path starts in the current folder. Only fashion-mnist needs none."""
+    train_size: Count | None = None
+    """Train on this many images, as many of each class as possible; all if not given."""
+    val_fraction: ProperFraction = 0.1
+    """Share of the training images to validate on, if the set has no validation split."""
+    seed: Index | None = None
+    """Decides which images these are; the recipe's seed if not given."""
+
+    @field_validator("source")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in SOURCE_NAMES:
+            raise unknown_name("source", name, SOURCE_NAMES)
+        return name
+
+
+class ChannelStatistics(Section):
+    """Normalisation by given numbers, for images in [0, 1]."""
+
+    mean: Annotated[tuple[Number, ...], Field(min_length=1)]
+    """One per channel."""
+    std: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    """One per channel."""
+
+    @model_validator(mode="after")
+    def _same_channels(self) -> ChannelStatistics:
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"{len(self.mean)} means and {len(self.std)} standard deviations; "
+                "there must be one of each per channel"
+            )
+        return self
+
+
+def _normalization_tag(value: object) -> str:
+    return "(or a mapping with mean and std)" if isinstance(value, str) else "(ChannelStatistics)"
+
+
+class Input(Section):
+    """How images reach the model, in training, evaluation and prediction alike."""
+
+    img_size: Size = 224
+    """Pixels the model sees: one number, or `[height, width]`."""
+    channels: Count | None = None
+    """Image channels; those of the source if not given."""
+    normalization: Annotated[
+        Annotated[Literal["imagenet", "cifar", "measured"], Tag("(or a mapping with mean and std)")]
+        | Annotated[ChannelStatistics, Tag("(ChannelStatistics)")],
+        Discriminator(_normalization_tag),
+    ] = "measured"
+    """Mean and deviation: ImageNet's, CIFAR's, measured on the training images, or given."""
+    fit: Literal["squash", "crop"] = "squash"
+    """Other shapes become the model's by squashing, or by cropping the centre."""
+    canvas: Size | None = None
+    """Pixels at which images are stored before augmentation; chosen from the data if not given."""
+    resident: Literal["auto", True, False] = "auto"
+    """Whether all images are held on the training device; `auto` if they fit."""
+
+
+class Augmentation(Section):
+    """How training images are varied. All of it differs from image to image."""
+
+    crop: Literal["resized", "padded", "none"] = "resized"
+    """A random part resized, the image moved within a black border, or the whole image."""
+    scale: tuple[Positive, Positive] = (0.08, 1.0)
+    """Smallest and largest share of the area that a resized crop shows."""
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    """Narrowest and widest aspect of a resized crop, width over height."""
+    padding: Index = 4
+    """Width of the border for a padded crop, in pixels."""
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    """How images are resized, in training and evaluation."""
+    flip: Fraction = 0.5
+    """How often left and right are exchanged."""
+    vertical_flip: Fraction = 0.0
+    """How often up and down are exchanged."""
+    rand_augment: Annotated[str, Field(pattern=r"^rand(-[a-z]+\d+(\.\d+)?)+$")] | None = None
+    """RandAugment in timm's notation, such as `rand-m9-mstd0.5-inc1`; none if not given."""
+    erasing: Fraction = 0.0
+    """How often a rectangle is replaced by noise."""
+    mixup: NonNegative = 0.0
+    """Alpha of mixup, 0 for none."""
+    cutmix: NonNegative = 0.0
+    """Alpha of CutMix, 0 for none."""
+    mix_switch: Fraction = 0.5
+    """How often CutMix is taken where both are on."""
+    mix_probability: Fraction = 1.0
+    """How often images are mixed at all."""
+    repeats: Count = 1
+    """Views of the same image in an epoch (repeated augmentation); as many fewer images."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Augmentation:
+        for name, (low, high) in {"scale": self.scale, "ratio": self.ratio}.items():
+            if low > high:
+                raise ValueError(f"{name} is [{low}, {high}]; the smaller number goes first")
+        if self.scale[1] > 1:
+            raise ValueError(f"scale is {list(self.scale)}; no part is larger than the whole, 1")
+        return self
+
+
+class Model(Section):
+    """The student: any model that timm or Vitrellis registers."""
+
+    name: str
+    """As listed by `vitrellis models --all`."""
+    pretrained: bool = False
+    """Start from timm's published weights (downloaded once)."""
+    weights: File | None = None
+    """Start from the weights in this file."""
+    args: Arguments = Field(default_factory=dict)
+    """Further arguments of the model, such as `drop_path_rate`."""
+
+
+class TeacherSection(Section):
+    """Who guides the student: exactly one of `recipe`, `run` and `model`."""
+
+    recipe: str | None = None
+    """A recipe, by name or by path relative to this file; trained first, once, and reused."""
+    overrides: tuple[str, ...] = ()
+    """Changes to that recipe, as on the command line: `[training.epochs=30]`."""
+    run: File | None = None
+    """A finished run's directory."""
+    model: str | None = None
+    """A model by name, with the following keys."""
+    pretrained: bool = False
+    """Use timm's published weights for it (downloaded once)."""
+    weights: File | None = None
+    """Use the weights in this file for it."""
+    img_size: Size | None = None
+    """Pixels that it wants to see; the student's if not given."""
+    args: Arguments = Field(default_factory=dict)
+    """Further arguments of it."""
+    mode: Literal["eval", "train"] = "eval"
+    """`train` lets its batch statistics drift, as in published figures; only to reproduce them."""
+    resize: Literal["bilinear", "bicubic"] = "bilinear"
+    """How the student's images are brought to its size."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> TeacherSection:
+        kinds = ("recipe", "run", "model")
+        given = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(given) != 1:
+            said = " and ".join(given) if given else "none of them"
+            raise ValueError(
+                f"needs exactly one of recipe, run and model; {said} given "
+                "(null takes back what a base recipe says)"
+            )
+        belongs = {"overrides": "recipe", "pretrained": "model", "weights": "model"}
+        belongs |= {"img_size": "model", "args": "model"}
+        for key, kind in belongs.items():
+            if getattr(self, key) and given != [kind]:
+                raise ValueError(f"{key} goes with {kind}, and this teacher is given by {given[0]}")
+        return self
+
+
+class OptimizerSection(Section):
+    """How weights are changed."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """Which optimizer."""
+    lr: Positive = 1e-3
+    """Learning rate after the warm-up."""
+    lr_per_batch: Count | None = None
+    """If given, `lr` is for this batch size, and is scaled in proportion to the real one."""
+    weight_decay: NonNegative = 0.05
+    """Decay; not of biases, one-dimensional parameters, tokens and position embeddings."""
+    betas: tuple[ProperFraction, ProperFraction] = (0.9, 0.999)
+    """Of adamw."""
+    momentum: ProperFraction = 0.9
+    """Of sgd."""
+    nesterov: bool = True
+    """Of sgd."""
+    head_lr_ratio: Positive = 1.0
+    """The classifier's learning rate, as a multiple of the others'."""
+
+
+class Schedule(Section):
+    """How the learning rate moves."""
+
+    name: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: a half cosine down to `min_lr`, or no change."""
+    warmup_epochs: NonNegative = 0.0
+    """It rises in a straight line for this long; 5 to 20 is usual for transformers."""
+    warmup_factor: Fraction = 0.001
+    """The warm-up begins at this multiple of the learning rate."""
+    min_lr: NonNegative = 0.0
+    """Where the cosine ends."""
+    per: Literal["step", "epoch"] = "step"
+    """How often it moves."""
+    shift_cosine: bool = True
+    """Begin the cosine after the warm-up; published recipes count it from the very first epoch."""
+
+
+class Training(Section):
+    """How long, in what portions, how precisely."""
+
+    epochs: Count
+    """Passes over the training images."""
+    batch_size: Count = 64
+    """Images per optimizer step, over all devices and accumulated portions together."""
+    accumulate: Count = 1
+    """Portions in which a batch is computed, to save memory."""
+    clip_grad: Positive | None = None
+    """Largest norm of the gradient; not limited if not given."""
+    drop_last: bool = True
+    """Leave out an epoch's last batch if it is not full."""
+    ema: ProperFraction | None = None
+    """Decay of a moving average of the weights, which is then what is evaluated; none if not given.
+    """
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Of the arithmetic."""
+    compile: bool = False
+    """Compile the models: faster, after a slow start."""
+    channels_last: bool = False
+    """Memory layout that suits convolutions on GPUs."""
+    checkpoint_minutes: NonNegative = 2.0
+    """Least time between two checkpoints from which a run can be continued."""
+    eval_every: Count = 1
+    """Validate after every so many epochs, and after the last."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Training:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}"
+            )
+        return self
+
+
+class Machine(Section):
+    """Where it runs. Not part of what defines a run."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """What to compute on; `auto` takes a GPU if there is one."""
+    devices: Count = 1
+    """How many of them."""
+    workers: AutoOrIndex = "auto"
+    """Processes that read images, where a set does not fit in memory."""
+    threads: Count | None = None
+    """Processor threads of each process; torch decides if not given."""

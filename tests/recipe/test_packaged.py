@@ -1,0 +1,207 @@
+"""The CIFAR-100 recipes against the published settings, written down here a second time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vitrellis.recipe import AdaptiveWeight, Recipe, effective_lr
+from vitrellis.recipe.files import header, load_recipe, packaged_recipes, teacher_recipe
+
+CIFAR = [name for name in packaged_recipes() if name.startswith("cifar100-")]
+STUDENTS = [name for name in CIFAR if "deit" in name]
+GUIDED = ["cifar100-deit-ti-lg", "cifar100-deit-ti-alg", "cifar100-deit-ti-learned"]
+
+PUBLISHED_FOR_ALL = {
+    "seed": 1,
+    "data.source": "cifar100",
+    "data.train_size": None,
+    "data.val_fraction": 0,
+    "input.normalization": "imagenet",
+    "input.fit": "squash",
+    "augmentation.crop": "resized",
+    "augmentation.scale": (0.08, 1),
+    "augmentation.ratio": (pytest.approx(3 / 4), pytest.approx(4 / 3)),
+    "augmentation.interpolation": "bicubic",
+    "augmentation.flip": 0.5,
+    "augmentation.vertical_flip": 0,
+    "augmentation.rand_augment": "rand-m9-mstd0.5-inc1",
+    "augmentation.erasing": 0.25,
+    "augmentation.mixup": 0,
+    "augmentation.cutmix": 0,
+    "augmentation.repeats": 1,
+    "objective.cross_entropy.weight": 1,
+    "objective.cross_entropy.label_smoothing": 0,
+    "objective.distillation": None,
+    "optimizer.head_lr_ratio": 1,
+    "schedule.name": "cosine",
+    "schedule.per": "epoch",
+    "schedule.shift_cosine": False,
+    "training.epochs": 300,
+    "training.batch_size": 128,
+    "training.accumulate": 1,
+    "training.clip_grad": None,
+    "training.drop_last": True,
+    "training.ema": None,
+    "training.precision": "32-true",
+}
+
+PUBLISHED_FOR_STUDENTS = {
+    "input.img_size": 224,
+    "model.name": "deit_tiny_patch16_224",
+    "model.pretrained": False,
+    "model.weights": None,
+    "model.args": {"drop_path_rate": 0.1},
+    "optimizer.name": "adamw",
+    "optimizer.betas": (0.9, 0.999),
+    "optimizer.weight_decay": 0.05,
+    "schedule.warmup_epochs": 20,
+    "schedule.warmup_factor": 0.001,
+    "schedule.min_lr": 5e-6,
+}
+
+PUBLISHED_FOR_THE_TEACHER = {
+    "input.img_size": 32,
+    "model.name": "cifar_resnet56",
+    "optimizer.name": "sgd",
+    "optimizer.momentum": 0.9,
+    "optimizer.nesterov": True,
+    "optimizer.weight_decay": 5e-4,
+    "schedule.warmup_epochs": 0,
+    "schedule.min_lr": 0,
+}
+
+PUBLISHED_TOP1 = {
+    "cifar100-resnet56": "70.43",
+    "cifar100-deit-ti": "65.08",
+    "cifar100-deit-ti-lg": "78.15",
+    "cifar100-deit-ti-alg": "82.06",
+    "cifar100-deit-ti-learned": "82.42",
+}
+
+
+def value(recipe: Recipe, key: str) -> Any:
+    found: Any = recipe
+    for part in key.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("name", CIFAR)
+@pytest.mark.parametrize(("key", "expected"), PUBLISHED_FOR_ALL.items())
+def test_what_all_share_is_as_published(name: str, key: str, expected: Any) -> None:
+    assert value(load_recipe(name), key) == expected
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_students_are_as_published(name: str) -> None:
+    recipe = load_recipe(name)
+    assert {key: value(recipe, key) for key in PUBLISHED_FOR_STUDENTS} == PUBLISHED_FOR_STUDENTS
+    assert effective_lr(recipe) == 5e-4
+
+
+def test_the_teacher_is_as_published() -> None:
+    recipe = load_recipe("cifar100-resnet56")
+    found = {key: value(recipe, key) for key in PUBLISHED_FOR_THE_TEACHER}
+    assert found == PUBLISHED_FOR_THE_TEACHER
+    assert effective_lr(recipe) == 0.1
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_guidance_is_as_published(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.objective.locality is not None
+    assert recipe.objective.locality.transform == "linear"
+    assert recipe.objective.locality.teacher_blocks == (0, 1, 2)
+    assert recipe.teacher is not None
+    assert recipe.teacher.recipe == "cifar100-resnet56"
+    assert recipe.teacher.mode == "train"  # nothing in the published code sets it to eval
+    assert recipe.teacher.resize == "bilinear"
+
+
+def test_plain_guidance_pairs_blocks_at_a_constant_weight() -> None:
+    locality = load_recipe("cifar100-deit-ti-lg").objective.locality
+    assert locality is not None
+    assert locality.student_blocks == (0, 6, 11)
+    assert locality.weight == 2.5
+
+
+@pytest.mark.parametrize("name", ["cifar100-deit-ti-alg", "cifar100-deit-ti-learned"])
+def test_adaptive_guidance_ends_by_the_published_rule(name: str) -> None:
+    locality = load_recipe(name).objective.locality
+    assert locality is not None
+    assert locality.weight == AdaptiveWeight(
+        value=2.5, adaptive=True, window=50, threshold=-0.02, min_epoch=20
+    )
+
+
+def test_learned_guidance_mixes_all_blocks() -> None:
+    locality = load_recipe("cifar100-deit-ti-learned").objective.locality
+    assert locality is not None
+    assert locality.student_blocks == "learned"
+
+
+def test_one_teacher_serves_all_seeds_of_a_published_student() -> None:
+    first, second = (
+        teacher_recipe(load_recipe("cifar100-deit-ti-lg", [f"seed={seed}"])) for seed in (1, 2)
+    )
+    assert first == second
+    assert first.seed == 1
+
+
+def test_nobody_is_guided_without_being_asked() -> None:
+    assert load_recipe("cifar100-deit-ti").teacher is None
+    assert load_recipe("cifar100-resnet56").teacher is None
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_every_recipe_says_what_it_is(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    lines = header(name).splitlines()
+    assert lines[0].startswith("Reproduces: ")
+    assert any(line.startswith(f"Command:    vitrellis train {name}") for line in lines)
+
+
+@pytest.mark.parametrize(("name", "top1"), PUBLISHED_TOP1.items())
+def test_published_figures_are_quoted(name: str, top1: str) -> None:
+    lines = header(name).splitlines()
+    assert any(line.startswith(f"Published:  {top1}") for line in lines)
+    assert any(line.startswith("Ours: ") for line in lines)
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_every_teacher_recipe_can_be_loaded(name: str) -> None:
+    recipe = load_recipe(name)
+    if recipe.teacher is not None:
+        teacher = teacher_recipe(recipe)
+        assert teacher.data.model_copy(update={"seed": recipe.data.seed}) == recipe.data
+
+
+@pytest.mark.parametrize(("guided", "alone"), [("demo", "demo-alone"), ("photos", "photos-alone")])
+def test_a_control_differs_only_in_guidance(guided: str, alone: str) -> None:
+    changes = {"name": alone, "description": None, "teacher": None}
+    objective = {"locality": None, "distillation": None}
+    recipe = load_recipe(guided)
+    control = load_recipe(alone).model_copy(update={"description": None})
+    changes["objective"] = recipe.objective.model_copy(update=objective)  # type: ignore[assignment]
+    assert recipe.model_copy(update=changes) == control
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_models_exist_and_have_the_blocks_that_are_compared(name: str) -> None:
+    from vitrellis.models import create_model, num_blocks
+
+    recipe = load_recipe(name)
+    student = create_model(
+        recipe.model.name, num_classes=10, img_size=recipe.input.img_size, **recipe.model.args
+    )
+    locality = recipe.objective.locality
+    if locality is None:
+        return
+    teacher = create_model(teacher_recipe(recipe).model.name, num_classes=10)
+    assert max(locality.teacher_blocks) < num_blocks(teacher)
+    if locality.student_blocks != "learned":
+        assert max(locality.student_blocks) < num_blocks(student)

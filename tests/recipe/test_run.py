@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from vitrellis.errors import UsageError
+from vitrellis.recipe import (
+    SOURCE_NAMES,
+    AdaptiveWeight,
+    OffAfterWeight,
+    RampWeight,
+    Recipe,
+    effective_lr,
+)
+from vitrellis.recipe.files import recipe_from
+
+LOCALITY = {"student_blocks": [0, 6, 11]}
+TEACHER = {"recipe": "cifar100-resnet56"}
+
+
+def minimal(**sections: Any) -> dict[str, Any]:
+    return {"model": {"name": "resnet18"}, "training": {"epochs": 3}} | sections
+
+
+def guided(**locality: Any) -> dict[str, Any]:
+    return minimal(teacher=TEACHER, objective={"locality": LOCALITY | locality})
+
+
+def mistake(values: dict[str, Any]) -> str:
+    with pytest.raises(UsageError) as caught:
+        recipe_from(values)
+    return str(caught.value)
+
+
+def sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield model
+    for field in model.model_fields.values():
+        pending: list[Any] = [field.annotation]
+        while pending:
+            annotation = pending.pop()
+            pending.extend(get_args(annotation))
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                yield from sections(annotation)
+
+
+def test_model_and_epochs_are_enough() -> None:
+    recipe = recipe_from(minimal())
+    assert recipe.name == "run"
+    assert recipe.data.source == "fashion-mnist"
+    assert recipe.teacher is None
+    assert recipe.objective.cross_entropy.weight == 1
+
+
+def test_model_and_epochs_are_required() -> None:
+    message = mistake({"seed": 1})
+    assert "run: model: missing" in message
+    assert "run: training: missing" in message
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    recipe = recipe_from(minimal())
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.seed = 3
+
+
+@pytest.mark.parametrize("section", list(dict.fromkeys(sections(Recipe))))
+def test_every_field_is_documented(section: type[BaseModel]) -> None:
+    for name, field in section.model_fields.items():
+        assert field.description, f"{section.__name__}.{name}"
+    assert section.model_config["extra"] == "forbid"
+    assert section.model_config["frozen"]
+
+
+@pytest.mark.parametrize("section", list(dict.fromkeys(sections(Recipe))))
+def test_null_can_mean_not_given_because_optional_fields_default_to_none(
+    section: type[BaseModel],
+) -> None:
+    for name, field in section.model_fields.items():
+        if NoneType in get_args(field.annotation):
+            assert field.get_default() is None, f"{section.__name__}.{name}"
+
+
+def test_null_counts_as_not_written() -> None:
+    recipe = recipe_from(minimal(optimizer={"lr": None}, teacher=None))
+    assert recipe == recipe_from(minimal())
+
+
+def test_an_unknown_key_is_refused_even_if_null() -> None:
+    assert "trainer: unknown key. Did you mean 'training'?" in mistake(minimal(trainer=None))
+
+
+def test_sources_are_those_that_can_be_loaded() -> None:
+    from vitrellis.data.sources import SOURCES
+
+    assert set(SOURCE_NAMES) == set(SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (2, 2.0),
+        (
+            {"value": 1, "to": 0, "epochs": 9, "shape": "cosine"},
+            RampWeight(value=1, to=0, epochs=9, shape="cosine"),
+        ),
+        ({"value": 1, "off_after": 5}, OffAfterWeight(value=1, off_after=5)),
+        (
+            {"value": 1, "adaptive": True, "min_epoch": 20},
+            AdaptiveWeight(value=1, adaptive=True, min_epoch=20),
+        ),
+    ],
+)
+def test_weights_are_numbers_or_schedules(written: Any, expected: Any) -> None:
+    recipe = recipe_from(guided(weight=written))
+    assert recipe.objective.locality is not None
+    assert recipe.objective.locality.weight == expected
+
+
+def test_the_adaptive_weight_defaults_to_the_published_rule() -> None:
+    weight = AdaptiveWeight(value=2.5, adaptive=True)
+    assert (weight.window, weight.threshold, weight.relative) == (50, -0.02, False)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ({"value": 2}, "not a weight; it would be a number, or one of"),
+        ({"to": 2}, "weight.value: missing. The weight in the first epoch."),
+        ({"value": 2, "off_after": 0}, "weight.off_after: 0 is too small; it must be at least 1"),
+        ({"value": 2, "adaptive": False}, "weight.adaptive: false is not possible here"),
+        ({"value": 2, "adaptive": True, "windw": 3}, "Did you mean 'window'?"),
+        (-1, "weight: -1 is too small; it must be at least 0"),
+        ("heavy", "weight: 'heavy' is not a number"),
+        (True, "weight: true is not a number"),
+    ],
+)
+def test_bad_weights_are_explained(weight: Any, message: str) -> None:
+    assert message in mistake(guided(weight=weight))
+
+
+def test_guidance_needs_a_teacher() -> None:
+    message = mistake(minimal(objective={"locality": LOCALITY, "distillation": {}}))
+    assert "teacher: missing, but needed by objective.locality and objective.distill" in message
+
+
+def test_a_teacher_needs_a_term_that_learns_from_it() -> None:
+    assert "teacher: nothing learns from it" in mistake(minimal(teacher=TEACHER))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"mode": "eval"}, "exactly one of recipe, run and model; none of them given"),
+        ({"recipe": "a", "model": "b"}, "recipe and model given"),
+        ({"recipe": "a", "pretrained": True}, "pretrained goes with model"),
+        ({"run": "runs/x", "overrides": ["seed=1"]}, "overrides goes with recipe"),
+        ({"recipe": "a", "mode": "test"}, "it must be 'eval' or 'train'"),
+    ],
+)
+def test_a_teacher_is_given_in_exactly_one_way(teacher: Any, message: str) -> None:
+    assert message in mistake(minimal(teacher=teacher, objective={"locality": LOCALITY}))
+
+
+def test_blocks_are_compared_in_pairs() -> None:
+    assert "both must be of one length" in mistake(guided(student_blocks=[0, 1]))
+
+
+def test_learned_blocks_need_no_pairs() -> None:
+    recipe = recipe_from(guided(student_blocks="learned"))
+    assert recipe.objective.locality is not None
+    assert recipe.objective.locality.student_blocks == "learned"
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"training": {"epochs": "ten"}}, "training.epochs: 'ten' is not a whole number"),
+        ({"training": {"epochs": True}}, "training.epochs: true is not a number"),
+        ({"training": {"epochs": 1.5}}, "training.epochs: 1.5 is not a whole number"),
+        (
+            {"training": {"epochs": 1, "batch_size": 0}},
+            "training.batch_size: 0 is too small; it must be at least 1",
+        ),
+        ({"training": {"epochs": 1, "batch_size": 8, "accumulate": 3}}, "does not divide"),
+        ({"training": 5}, "training: 5 is not a mapping of keys. Known keys: epochs"),
+        ({"optimizer": {"lr": float("nan")}}, "optimizer.lr: nan is not a finite number"),
+        ({"optimizer": {"name": "adam"}}, "'adam' is not possible here; it must be 'adamw' or"),
+        ({"optimizer": {"betas": [0.9]}}, "optimizer.betas: needs one more value"),
+        ({"schedule": {"warmup_epochs": 3}}, "schedule.warmup_epochs: 3 is too long"),
+        ({"schedule": {"min_lr": 1}}, "schedule.min_lr: 1 is more than the learning rate, 0.001"),
+        ({"data": {"source": "cifar"}}, "unknown source 'cifar'. Did you mean 'cifar10'?"),
+        ({"data": {"val_fraction": 1}}, "data.val_fraction: 1 is too large; it must be less than"),
+        ({"input": {"img_size": 0}}, "input.img_size: 0 is too small"),
+        ({"input": {"img_size": [8, 0]}}, "input.img_size.1: 0 is too small"),
+        ({"input": {"img_size": [8, 8, 3]}}, "input.img_size: [8, 8, 3] has too many values"),
+        ({"input": {"resident": "maybe"}}, "it must be 'auto', true or false"),
+        (
+            {"input": {"normalization": "imagnet"}},
+            "'imagenet', 'cifar' or 'measured', or a mapping with mean and std",
+        ),
+        ({"input": {"normalization": {"mean": [1]}}}, "input.normalization.std: missing"),
+        ({"input": {"normalization": {"mean": [0, 0], "std": [1]}}}, "2 means and 1 standard"),
+        ({"augmentation": {"scale": [1, 0.5]}}, "the smaller number goes first"),
+        ({"augmentation": {"rand_augment": "strong"}}, "such as `rand-m9-mstd0.5-inc1`"),
+        ({"machine": {"workers": "many"}}, "it must be 'auto', or a whole number"),
+        ({"name": "../x"}, "name: '../x' is not of the right form"),
+        ({"model": {"name": None}}, "model.name: missing"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(sections: Any, message: str) -> None:
+    said = mistake(minimal(**sections))
+    assert message in said
+    assert said.startswith("run: ")
+    assert "\n" not in said
+    assert "pydantic" not in said
+
+
+def test_all_mistakes_are_listed() -> None:
+    said = mistake(minimal(modle={}, optimizer={"lr": "fast"}, seed=-1)).splitlines()
+    assert said[0] == "3 mistakes in the recipe:"
+    assert len(said) == 4
+
+
+def test_an_item_that_is_refused_does_not_make_its_list_too_short() -> None:
+    said = mistake(minimal(input={"normalization": {"mean": [0], "std": [0]}}))
+    assert said == "run: input.normalization.std.0: 0 is too small; it must be more than 0"
+
+
+def test_sizes_are_one_number_or_two() -> None:
+    assert recipe_from(minimal(input={"img_size": 32})).input.img_size == 32
+    assert recipe_from(minimal(input={"img_size": [32, 48]})).input.img_size == (32, 48)
+
+
+def test_the_home_folder_is_written_as_in_a_shell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = recipe_from(minimal(data={"source": "folder", "root": "~/photos"}))
+    assert recipe.data.root == tmp_path / "photos"
+
+
+def test_the_learning_rate_is_as_given_unless_it_is_per_batch() -> None:
+    training = {"epochs": 3, "batch_size": 256}
+    plain = recipe_from(minimal(training=training, optimizer={"lr": 1e-3}))
+    scaled = recipe_from(minimal(training=training, optimizer={"lr": 1e-3, "lr_per_batch": 512}))
+    assert effective_lr(plain) == 1e-3
+    assert effective_lr(scaled) == pytest.approx(5e-4)
