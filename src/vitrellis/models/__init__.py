@@ -1,0 +1,22 @@
+"""Models that timm lacks, any model by name, and feature maps from inside of them.
+
+Importing this room registers our models with timm.
+"""
+
+from vitrellis.models.factory import create_model, list_models, takes_img_size
+from vitrellis.models.interop import load_reference_weights
+from vitrellis.models.taps import block_channels, forward_with_maps, num_blocks
+from vitrellis.models.weights import load_initial, load_strictly, read_state_dict
+
+__all__ = [
+    "block_channels",
+    "create_model",
+    "forward_with_maps",
+    "list_models",
+    "load_initial",
+    "load_reference_weights",
+    "load_strictly",
+    "num_blocks",
+    "read_state_dict",
+    "takes_img_size",
+]

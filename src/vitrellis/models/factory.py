@@ -1,0 +1,103 @@
+"""Any model by name: timm's, and those that timm lacks."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from torch import nn
+
+from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.models import cifar_resnet, dhvt, small_vit
+from vitrellis.models.weights import load_initial
+
+
+def list_models() -> list[str]:
+    """Names of the models that this package adds to timm's."""
+    names = {*cifar_resnet.default_cfgs, *dhvt.default_cfgs, *small_vit.default_cfgs}
+    return sorted(name.removesuffix(".untrained") for name in names)
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    img_size: int | tuple[int, int] | None = None,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    weights: Path | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """A model by name, timm's or ours.
+
+    Args:
+        name: As in `timm.list_models()` or `list_models()`.
+        num_classes: K.
+        img_size: Pixels, one number or `(H, W)`. CNNs, which take any size, are not told.
+        in_chans: Image channels.
+        pretrained: Start from timm's published weights, which are downloaded.
+        weights: Start from the weights in this file; a head of other classes is left new.
+        **kwargs: Further arguments of the model, such as `drop_path_rate`.
+
+    Raises:
+        UsageError: If the name or an argument is unknown, or there are no published weights.
+        VitrellisError: If weights cannot be had, or are another model's.
+    """
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        raise _unknown_model(name)
+    if pretrained and weights is not None:
+        raise UsageError(f"{name}: give either pretrained or weights, not both")
+    if pretrained and not timm.is_model_pretrained(name):
+        raise UsageError(f"{name}: no weights are published for it. Give a file: model.weights")
+    if img_size is not None and takes_img_size(architecture):
+        kwargs["img_size"] = img_size
+    try:
+        model = timm.create_model(
+            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **kwargs
+        )
+    except TypeError as error:
+        # the model's constructor names the argument it does not know
+        raise UsageError(f"{name}: {_argument(error)} (model.args, or img_size)") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise VitrellisError(
+            f"{name}: its published weights could not be downloaded; is there a network? "
+            "A file of weights can be given in its place: model.weights"
+        ) from error
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"{name}: {' '.join(str(error).split())[:300]}") from error
+    assert isinstance(model, nn.Module)
+    if weights is not None:
+        load_initial(model, weights.expanduser())
+    return model
+
+
+def takes_img_size(architecture: str) -> bool:
+    """Whether the model is built for a size, as transformers are."""
+    if architecture in small_vit.default_cfgs or architecture in dhvt.default_cfgs:
+        return True
+    entrypoint = timm.model_entrypoint(architecture)
+    module = inspect.getmodule(entrypoint)
+    cfg = timm.get_pretrained_cfg(architecture)
+    is_fixed = cfg is not None and cfg.fixed_input_size
+    source = inspect.getsource(module) if module is not None else ""
+    return is_fixed or "img_size" in source
+
+
+def _unknown_model(name: str) -> UsageError:
+    ours = list_models()
+    near = difflib.get_close_matches(name, [*ours, *timm.list_models()], n=3, cutoff=0.5)
+    hint = f" Did you mean {', '.join(near)}?" if near else ""
+    return UsageError(
+        f"unknown model {name!r}.{hint} `vitrellis models --all` lists them; ours are "
+        f"{', '.join(ours)}"
+    )
+
+
+def _argument(error: TypeError) -> str:
+    message = str(error)
+    return message.split("() ", 1)[-1] if "() " in message else message

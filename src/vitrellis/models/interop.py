@@ -1,0 +1,84 @@
+"""Weights of published implementations, loaded into our and timm's models.
+
+Sources: "tiny-transformers" (github.com/lkhl/tiny-transformers: DeiT and the CIFAR ResNets) and
+"dhvt" (github.com/ArieSeirack/DHVT). Names are translated; nothing else changes. Every tensor of
+the checkpoint must have its place in the model, and the other way round.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from vitrellis.errors import unknown_name
+from vitrellis.models.weights import load_strictly, read_state_dict, unwrap
+
+Rules = Sequence[tuple[str, str]]
+
+TINY_TRANSFORMERS: Rules = (
+    # CIFAR ResNets: stages and blocks count from 1
+    (r"^stem\.conv\.", "conv1."),
+    (r"^stem\.bn\.", "bn1."),
+    (r"^s(\d+)\.b(\d+)\.f\.a\.", r"stages.<\1>.<\2>.conv1."),
+    (r"^s(\d+)\.b(\d+)\.f\.a_bn\.", r"stages.<\1>.<\2>.bn1."),
+    (r"^s(\d+)\.b(\d+)\.f\.b\.", r"stages.<\1>.<\2>.conv2."),
+    (r"^s(\d+)\.b(\d+)\.f\.b_bn\.", r"stages.<\1>.<\2>.bn2."),
+    (r"^s(\d+)\.b(\d+)\.proj\.", r"stages.<\1>.<\2>.shortcut.0."),
+    (r"^s(\d+)\.b(\d+)\.bn\.", r"stages.<\1>.<\2>.shortcut.1."),
+    (r"^head\.fc\.", "fc."),
+    # DeiT
+    (r"^layers\.", "blocks."),
+    (r"\.attn\.qkv_transform\.", ".attn.qkv."),
+    (r"\.attn\.projection\.", ".attn.proj."),
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^distill_token$", "dist_token"),
+    (r"^distill_head\.", "head_dist."),
+)
+
+SOURCES: dict[str, Rules] = {"tiny-transformers": TINY_TRANSFORMERS, "dhvt": ()}
+
+
+def load_reference_weights(
+    model: nn.Module,
+    state_dict_or_path: Mapping[str, Any] | Path | str,
+    source: str = "tiny-transformers",
+) -> None:
+    """Loads a checkpoint of a published implementation, strictly.
+
+    Args:
+        model: Of the same architecture and number of classes; changed in place, or not at all.
+        state_dict_or_path: Weights by the implementation's names, or a checkpoint file with them.
+        source: "tiny-transformers" or "dhvt".
+
+    Raises:
+        UsageError: If the source is unknown.
+        VitrellisError: If the file cannot be read, or naming the keys that do not fit.
+    """
+    if source not in SOURCES:
+        raise unknown_name("source of weights", source, SOURCES)
+    if isinstance(state_dict_or_path, Path | str):
+        label = str(state_dict_or_path)
+        state = read_state_dict(Path(state_dict_or_path))
+    else:
+        label = f"weights from {source}"
+        state = unwrap(state_dict_or_path, label)
+    load_strictly(model, translate(state, SOURCES[source]), label)
+
+
+def translate(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """The same tensors under our names.
+
+    Args:
+        state: By the implementation's names.
+        rules: Patterns and what replaces them, in order; `<n>` in a replacement is n - 1.
+    """
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        renamed[re.sub(r"<(\d+)>", lambda match: str(int(match[1]) - 1), name)] = value
+    return renamed

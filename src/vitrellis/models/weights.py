@@ -1,0 +1,136 @@
+"""Weights from files: read without executing anything, and fitted to a model or refused."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vitrellis.errors import VitrellisError
+
+logger = logging.getLogger(__name__)
+
+WRAPPERS = ("state_dict", "model_state", "model")
+"""Keys under which training codes keep the weights in a checkpoint."""
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or a torch checkpoint, by name.
+
+    Args:
+        path: `.safetensors`, or anything `torch.load` reads with `weights_only=True`.
+
+    Raises:
+        VitrellisError: If the file is missing, damaged, or would have to execute code.
+    """
+    if not path.is_file():
+        raise VitrellisError(f"{path}: no such file of weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise VitrellisError(
+            f"{path}: holds more than tensors and plain containers, so reading it would execute "
+            "code from the file; it was not read. Save its state_dict alone, best as safetensors"
+        ) from error
+    except (EOFError, OSError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise VitrellisError(f"{path}: damaged, or not a file of weights ({reason})") from error
+    return unwrap(content, str(path))
+
+
+def unwrap(content: object, label: str) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint, without the wrappers of data-parallel training.
+
+    Args:
+        content: A state dict, or a mapping that holds one under one of `WRAPPERS`.
+        label: Where it came from, for messages.
+
+    Raises:
+        VitrellisError: If there is none.
+    """
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise VitrellisError(f"{label}: holds a {type(content).__name__}, not weights by name")
+    state = {str(k).removeprefix("module."): v for k, v in content.items()}
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others or not state:
+        what = f"{others[0]!r} is not a tensor" if others else "it is empty"
+        raise VitrellisError(f"{label}: not a state dict: {what}")
+    return state
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], label: str) -> None:
+    """Loads weights that must fit in every name and shape.
+
+    Args:
+        model: Changed in place, or not at all.
+        state: By the model's own names.
+        label: Where they came from, for messages.
+
+    Raises:
+        VitrellisError: Naming what is missing, unknown, or of another shape.
+    """
+    mine = model.state_dict()
+    problems = []
+    problems += _listed("missing", [name for name in mine if name not in state])
+    problems += _listed("unknown", [name for name in state if name not in mine])
+    problems += _listed(
+        "of another shape",
+        [
+            f"{name} {tuple(value.shape)} instead of {tuple(mine[name].shape)}"
+            for name, value in state.items()
+            if name in mine and value.shape != mine[name].shape
+        ],
+    )
+    if problems:
+        raise VitrellisError(f"{label}: not the weights of this model: {'; '.join(problems)}")
+    model.load_state_dict(dict(state))
+
+
+def load_initial(model: nn.Module, path: Path) -> None:
+    """Weights to start from: all must fit, but for a head of other classes, which stays new.
+
+    Args:
+        model: A timm model or one of ours.
+        path: See `read_state_dict`.
+
+    Raises:
+        VitrellisError: If the file cannot be read, or is of another model.
+    """
+    state = read_state_dict(path)
+    resample: Any = getattr(_module_of(model), "checkpoint_filter_fn", None)
+    if resample is not None:
+        state = resample(state, model)
+    mine = model.state_dict()
+    classifier: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    for name in list(mine):
+        is_head = any(name.startswith(f"{head}.") for head in heads)
+        if is_head and (name not in state or state[name].shape != mine[name].shape):
+            logger.warning("%s: %s is for other classes and starts anew", path, name)
+            state[name] = mine[name]
+    load_strictly(model, state, str(path))
+
+
+def _module_of(model: nn.Module) -> object:
+    import sys
+
+    return sys.modules[type(model).__module__]
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"{what}: {', '.join(names[:3])}{more}"]
