@@ -1,0 +1,139 @@
+"""Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019), every sample by itself.
+
+How we differ from the usual code: each sample draws its own share, box and partner, and the partner
+is any training image, not one that happens to be in the batch. What a sample becomes then depends
+on (seed, epoch, sample) alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vitrellis.data.randomness import beta, child_keys, uniform
+
+
+def mixup(
+    images: Tensor, targets: Tensor, partner_images: Tensor, partner_targets: Tensor, lam: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`lam` times each sample plus `1 - lam` times its partner.
+
+    Args:
+        images: `(B, C, H, W)`.
+        targets: `(B, K)` class probabilities.
+        partner_images: `(B, C, H, W)`.
+        partner_targets: `(B, K)`.
+        lam: `(B,)` in [0, 1], λ in the paper.
+    """
+    share = lam.view(-1, 1, 1, 1)
+    mixed = images * share + partner_images * (1 - share)
+    return mixed, _mix_targets(targets, partner_targets, lam)
+
+
+def cutmix(
+    images: Tensor,
+    targets: Tensor,
+    partner_images: Tensor,
+    partner_targets: Tensor,
+    lam: Tensor,
+    centre_xy: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Pastes a box of its partner into each sample, and mixes targets by area.
+
+    The box has the relative sides `sqrt(1 - lam)`, goes from half of its size (rounded down) before
+    the centre to as far behind it, and is clipped to the image, as in the published code.
+
+    Args:
+        images: `(B, C, H, W)`.
+        targets: `(B, K)` class probabilities.
+        partner_images: `(B, C, H, W)`.
+        partner_targets: `(B, K)`.
+        lam: `(B,)` in [0, 1], λ in the paper.
+        centre_xy: `(B, 2)` int64, column and row of the box's centre.
+    """
+    height, width = images.shape[-2:]
+    side = torch.sqrt(1 - lam.double())
+    half_width, half_height = (width * side).long() // 2, (height * side).long() // 2
+    x, y = centre_xy.unbind(dim=1)
+    left, right = (x - half_width).clamp(0, width), (x + half_width).clamp(0, width)
+    top, bottom = (y - half_height).clamp(0, height), (y + half_height).clamp(0, height)
+    row = torch.arange(height, device=images.device)
+    column = torch.arange(width, device=images.device)
+    in_rows = (row >= top[:, None]) & (row < bottom[:, None])  # (B, H)
+    in_columns = (column >= left[:, None]) & (column < right[:, None])  # (B, W)
+    box = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # (B, 1, H, W)
+    area = (right - left) * (bottom - top)
+    kept = (1 - area.double() / (height * width)).to(lam.dtype)
+    return torch.where(box, partner_images, images), _mix_targets(targets, partner_targets, kept)
+
+
+class Mix:
+    """Decides, for each sample, whether and how it is mixed.
+
+    Args:
+        mixup: Alpha of mixup's Beta distribution, 0 for none.
+        cutmix: Alpha of CutMix's, 0 for none.
+        switch: How often CutMix is taken where both are on.
+        probability: How often a sample is mixed at all.
+    """
+
+    def __init__(
+        self,
+        *,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        switch: float = 0.5,
+        probability: float = 1.0,
+    ) -> None:
+        self.mixup = mixup
+        self.cutmix = cutmix
+        self.switch = switch if mixup > 0 and cutmix > 0 else float(cutmix > 0)
+        self.probability = probability
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is ever mixed."""
+        return (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
+
+    def partners(self, indices: Tensor, keys: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
+        """Another training image for each sample, and the key of its view.
+
+        Args:
+            indices: `(B,)` sample numbers.
+            keys: `(B,)` of the samples.
+            num_images: In the training split.
+        """
+        steps = (uniform(keys, "partner", 1).squeeze(1).double() * (num_images - 1)).long() + 1
+        return (indices + steps) % num_images, child_keys(keys, "partner-view")
+
+    def __call__(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        partner_images: Tensor,
+        partner_targets: Tensor,
+        keys: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Mixes what is to be mixed; shapes as in `mixup`."""
+        draws = uniform(keys, "mix", 4)
+        is_mixed = draws[:, 0] < self.probability
+        is_cut = is_mixed & (draws[:, 1] < self.switch)
+        lam = torch.ones_like(draws[:, 0])
+        if self.mixup > 0:
+            lam = torch.where(is_mixed & ~is_cut, beta(keys, "mixup", self.mixup), lam)
+        blended, soft = mixup(images, targets, partner_images, partner_targets, lam)
+        if self.cutmix <= 0:
+            return blended, soft
+        lam = torch.where(is_cut, beta(keys, "cutmix", self.cutmix), torch.ones_like(lam))
+        extent = torch.tensor([images.shape[-1], images.shape[-2]], device=images.device)
+        centre_xy = (draws[:, 2:] * extent).long()
+        pasted, by_area = cutmix(images, targets, partner_images, partner_targets, lam, centre_xy)
+        return (
+            torch.where(is_cut.view(-1, 1, 1, 1), pasted, blended),
+            torch.where(is_cut.view(-1, 1), by_area, soft),
+        )
+
+
+def _mix_targets(targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
+    share = lam.view(-1, 1)
+    return targets * share + partner_targets * (1 - share)

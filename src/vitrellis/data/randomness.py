@@ -1,0 +1,157 @@
+"""Counted randomness: what is random about sample i of epoch e is a function of (seed, e, i).
+
+Nothing is consumed, so the number of workers, devices and restarts changes nothing. Every sample
+has a 64-bit key; every use of randomness has a named stream; numbers are SplitMix64 (Steele et al.,
+OOPSLA 2014) of key, stream and counter, computed for a whole batch in integer arithmetic that is
+the same on every device.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def sample_keys(seed: int, epoch: int, indices: Tensor, view: Tensor | int = 0) -> Tensor:
+    """A key for each sample.
+
+    Args:
+        seed: Of the run.
+        epoch: 0-based.
+        indices: `(B,)` int64 sample numbers.
+        view: `(B,)` int64 or a number: which of several views of the sample in this epoch.
+
+    Returns:
+        `(B,)` int64.
+    """
+    start = _mix_int(_mix_int(seed) + epoch)
+    keys = _mix(indices * _signed(_GOLDEN) + _signed(start))
+    return _mix(keys + (view + 1) * _signed(_GOLDEN))
+
+
+def child_keys(keys: Tensor, stream: str) -> Tensor:
+    """Keys of something that belongs to the samples, such as their mixing partners.
+
+    Args:
+        keys: `(B,)` int64.
+        stream: Its name.
+    """
+    return _mix(keys ^ _stream(stream))
+
+
+def uniform(keys: Tensor, stream: str, n: int) -> Tensor:
+    """Numbers in [0, 1).
+
+    Args:
+        keys: `(B,)` int64.
+        stream: What they are for; streams are independent of each other.
+        n: How many for each sample.
+
+    Returns:
+        `(B, n)` float32, multiples of 2^-24.
+    """
+    counters = torch.arange(1, n + 1, device=keys.device) * _signed(_GOLDEN)  # (n,)
+    bits = _mix(child_keys(keys, stream)[:, None] + counters)  # (B, n)
+    return _shift(bits, 40).to(torch.float32) * 2.0**-24
+
+
+def normal(keys: Tensor, stream: str, n: int) -> Tensor:
+    """Standard normal numbers, `(B, n)` float32, by the Box-Muller transform.
+
+    Args:
+        keys: `(B,)` int64.
+        stream: What they are for.
+        n: How many for each sample.
+    """
+    radius, angle = uniform(keys, stream, 2 * n).unflatten(1, (2, n)).unbind(1)
+    return torch.sqrt(-2 * torch.log1p(-radius)) * torch.cos(2 * torch.pi * angle)
+
+
+def beta(keys: Tensor, stream: str, alpha: float) -> Tensor:
+    """Numbers from the symmetric Beta(alpha, alpha) distribution, `(B,)` float32.
+
+    Two gamma variables by Marsaglia and Tsang (2000), the first accepted of eight candidates; all
+    eight are refused less than once in 10^10.
+
+    Args:
+        keys: `(B,)` int64.
+        stream: What they are for.
+        alpha: Positive.
+    """
+    log_first = _log_gamma_variate(child_keys(keys, stream), "first", alpha)
+    log_second = _log_gamma_variate(child_keys(keys, stream), "second", alpha)
+    return torch.sigmoid(log_first - log_second).to(torch.float32)
+
+
+def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
+    """A seed for what a step draws in order, such as dropout masks: nonnegative, 63 bits."""
+    return _mix_int(_mix_int(_mix_int(_mix_int(seed) + epoch) + step) + rank) >> 1
+
+
+def epoch_order(num_images: int, seed: int, epoch: int, repeats: int = 1) -> tuple[Tensor, Tensor]:
+    """In which order an epoch shows which images.
+
+    Args:
+        num_images: In the training split. So many views are shown.
+        seed: Of the run.
+        epoch: 0-based.
+        repeats: Views of the same image, one after the other (repeated augmentation, Hoffer et
+            al., CVPR 2020); as many fewer images are shown.
+
+    Returns:
+        Image indices and view numbers, both `(num_images,)` int64 on the CPU.
+    """
+    generator = torch.Generator().manual_seed(step_seed(seed, epoch, step=0, rank=-1))
+    order = torch.randperm(num_images, generator=generator)
+    positions = torch.arange(num_images)
+    return order[positions // repeats], positions % repeats
+
+
+def _log_gamma_variate(keys: Tensor, stream: str, alpha: float) -> Tensor:
+    """Logarithm of Gamma(alpha) variables: logarithms, because small alphas underflow."""
+    candidates = 8
+    shape = alpha + 1  # at least 1, as the method wants; brought back to alpha below
+    d = shape - 1 / 3
+    x = normal(keys, f"{stream}-x", candidates).double()
+    u = uniform(keys, f"{stream}-u", candidates).double()
+    v = (1 + x / (9 * d) ** 0.5) ** 3
+    log_v = torch.log(v.clamp_min(1e-300))
+    accepted = (v > 0) & (torch.log(u.clamp_min(1e-300)) < 0.5 * x**2 + d - d * v + d * log_v)
+    first = accepted.int().argmax(dim=1, keepdim=True)
+    log_gamma = torch.log(torch.tensor(d, dtype=torch.float64)) + log_v.gather(1, first).squeeze(1)
+    boost = uniform(keys, f"{stream}-boost", 1).squeeze(1).double()
+    return log_gamma + torch.log(boost.clamp_min(2.0**-25)) / alpha
+
+
+def _stream(name: str) -> int:
+    return _signed(_mix_int(zlib.crc32(name.encode())))
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finalizer, on int64 with wrapping multiplication."""
+    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's is arithmetic."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix_int(x: int) -> int:
+    """The same for one number, unsigned; the first addition keeps 0 from staying 0."""
+    x = (x + _GOLDEN) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def _signed(x: int) -> int:
+    x &= _MASK
+    return x - (1 << 64) if x >> 63 else x
