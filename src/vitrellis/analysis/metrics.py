@@ -1,0 +1,125 @@
+"""How good predictions are. Computed by torchmetrics wherever it has the figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional.classification import (
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+)
+
+from vitrellis.errors import VitrellisError
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one split. Fractions, not percent.
+
+    Attributes:
+        class_names: In order of the class indices.
+        num_images: N.
+        top1: Share of images whose likeliest class is right.
+        top5: Share whose class is among the five likeliest (all, if there are fewer classes).
+        balanced_accuracy: Mean of the classes' recalls; of the classes that occur.
+        macro_f1: Mean of the classes' F1; of the classes that occur or are predicted.
+        calibration_error: Expected calibration error of the likeliest class, 15 bins (Guo et al.,
+            ICML 2017).
+        nll: Mean negative log likelihood, in nats.
+        confusion: `(K, K)` int64, rows are the true classes.
+    """
+
+    class_names: tuple[str, ...]
+    num_images: int
+    top1: float
+    top5: float
+    balanced_accuracy: float
+    macro_f1: float
+    calibration_error: float
+    nll: float
+    confusion: Tensor
+
+    @classmethod
+    def from_logits(cls, logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> Evaluation:
+        """Evaluates predictions.
+
+        Args:
+            logits: `(N, K)`.
+            labels: `(N,)` int64.
+            class_names: K of them.
+
+        Raises:
+            VitrellisError: If there are no predictions.
+        """
+        if not len(labels):
+            raise VitrellisError("there are no predictions to evaluate")
+        num_classes = len(class_names)
+        assert logits.shape == (len(labels), num_classes), tuple(logits.shape)
+        # two classes make one binary problem for torchmetrics' top-k, so ranks are counted here
+        own = logits.gather(1, labels[:, None])
+        rank = (logits > own).sum(dim=1)
+        # of equal logits the first class wins, as with argmax
+        before = torch.arange(num_classes) < labels[:, None]
+        rank += ((logits == own) & before).sum(dim=1)
+        confusion = multiclass_confusion_matrix(logits.argmax(dim=1), labels, num_classes)
+        probabilities = logits.softmax(dim=1)
+        calibration = multiclass_calibration_error(
+            probabilities, labels, num_classes, n_bins=CALIBRATION_BINS
+        )
+        recall, _, f1 = _per_class(confusion)
+        return cls(
+            class_names=tuple(class_names),
+            num_images=len(labels),
+            top1=(rank < 1).double().mean().item(),
+            top5=(rank < 5).double().mean().item(),
+            balanced_accuracy=recall[confusion.sum(dim=1) > 0].mean().item(),
+            macro_f1=f1[confusion.sum(dim=1) + confusion.sum(dim=0) > 0].mean().item(),
+            calibration_error=calibration.item(),
+            nll=F.cross_entropy(logits, labels).item(),
+            confusion=confusion,
+        )
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Name, images, recall, precision and F1 of each class; None where it is undefined."""
+        recall, precision, f1 = _per_class(self.confusion)
+        true, predicted = self.confusion.sum(dim=1), self.confusion.sum(dim=0)
+        return [
+            {
+                "class": name,
+                "images": int(true[k]),
+                "recall": recall[k].item() if true[k] else None,
+                "precision": precision[k].item() if predicted[k] else None,
+                "f1": f1[k].item() if true[k] + predicted[k] else None,
+            }
+            for k, name in enumerate(self.class_names)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "images": self.num_images,
+            "top1": self.top1,
+            "top5": self.top5,
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+            "calibration_error": self.calibration_error,
+            "nll": self.nll,
+            "per_class": self.per_class(),
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def _per_class(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Recall, precision and F1, each `(K,)`; 0 where undefined."""
+    hits = confusion.diagonal().double()
+    true, predicted = confusion.sum(dim=1), confusion.sum(dim=0)
+    recall, precision = hits / true.clamp_min(1), hits / predicted.clamp_min(1)
+    f1 = 2 * hits / (true + predicted).clamp_min(1)
+    return recall, precision, f1

@@ -1,0 +1,60 @@
+"""Learning curves of several runs in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vitrellis.training.atomic import atomic_write
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+
+
+def learning_curves(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, title: str
+) -> None:
+    """Draws validation accuracy against epochs, and against seconds of training.
+
+    Args:
+        runs: Rows of `metrics.jsonl` by the name of the run. Epochs that were not validated are
+            left out. A name with "teacher" in it is drawn dashed.
+        path: The PNG file.
+        title: Above the picture.
+
+    Raises:
+        VitrellisError: If the file cannot be written.
+    """
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for number, (name, rows) in enumerate(runs.items()):
+        points = [row for row in rows if row.get("val_top1") is not None]
+        if not points:
+            continue
+        colour = COLOURS[number % len(COLOURS)]
+        accuracy = [100 * row["val_top1"] for row in points]
+        style = "--" if "teacher" in name else "-"
+        for axes, x in (
+            (left, [row["epoch"] + 1 for row in points]),
+            (right, [row["seconds"] for row in points]),
+        ):
+            axes.plot(x, accuracy, style, color=colour, label=name, linewidth=1.6)
+            axes.plot(x[-1], accuracy[-1], "o", color=colour, markersize=4)
+    _label(left, "epochs")
+    _label(right, "seconds of training")
+    left.set_ylabel("validation accuracy, %")
+    lines, names = left.get_legend_handles_labels()
+    if lines:
+        right.legend(lines, names, frameon=False, loc="lower right")
+    figure.suptitle(title)
+    atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+
+
+def _label(axes: Axes, x: str) -> None:
+    axes.set_xlabel(x)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,32 @@
+"""A finished run in a few lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def results_lines(results: dict[str, Any]) -> list[str]:
+    """What `results.json` says, for a person: best and last checkpoint, then the cost.
+
+    Args:
+        results: As the trainer wrote it; accuracies are fractions.
+    """
+    lines = []
+    for name in ("best", "last"):
+        figures = results[name]
+        if figures["epoch"] is None:
+            lines.append(f"{name}  not chosen: there are no validation images")
+            continue
+        line = f"{name}  epoch {figures['epoch'] + 1} of {results['epochs']}"
+        if figures.get("val_top1") is not None:
+            line += f"  val {100 * figures['val_top1']:.2f} %"
+        if "test" in figures:
+            test = figures["test"]
+            line += f"  test {100 * test['top1']:.2f} %, macro-F1 {100 * test['macro_f1']:.2f} %"
+        lines.append(line)
+    if "test" not in results["last"]:
+        lines.append("No test images: figures on validation images are what was chosen by")
+    speed = results["images_per_second"]
+    if speed is not None:
+        lines.append(f"cost  {results['seconds']:.1f} s of training, {speed:,.0f} images/s")
+    return lines
