@@ -1,0 +1,350 @@
+"""From a recipe to the parts of a run: the only code that reads a whole recipe."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from vitrellis.data.augmentation import Augment, Plain
+from vitrellis.data.canvas import canvas_for, fits_in_memory, measure_normalization
+from vitrellis.data.loader import EvalLoader, TrainLoader
+from vitrellis.data.mixing import Mix
+from vitrellis.data.sources import Source, Split, load_source
+from vitrellis.data.splits import prepare
+from vitrellis.errors import UsageError
+from vitrellis.models import block_channels, create_model, num_blocks
+from vitrellis.objectives import CrossEntropy, Distillation, LocalityGuidance, Objective, Term
+from vitrellis.objectives.weights import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
+from vitrellis.recipe import (
+    AdaptiveWeight,
+    OffAfterWeight,
+    RampWeight,
+    Recipe,
+    Weight,
+    effective_lr,
+)
+from vitrellis.training.exported import Preprocessing, Trained
+from vitrellis.training.guided import GuidedStudent, Teacher
+from vitrellis.training.optimizers import (
+    LearningRate,
+    classifier_names,
+    create_optimizer,
+    parameter_groups,
+)
+
+NORMALIZATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+}
+"""Mean and standard deviation per channel, for images in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process computes, and which of how many it is.
+
+    Attributes:
+        device: Of this process.
+        rank: Of this process, over all.
+        world_size: How many processes there are.
+        workers: Processes that read images, where the set does not fit in memory.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    workers: int = 0
+
+
+def build_source(recipe: Recipe, source: Source | None = None) -> Source:
+    """The recipe's images with their splits.
+
+    Args:
+        recipe: Its `data` section is used, and the seed.
+        source: Images from Python, in place of those that `data.source` names.
+    """
+    data = recipe.data
+    loaded = source if source is not None else load_source(data.source, data.root)
+    seed = recipe.seed if data.seed is None else data.seed
+    return prepare(loaded, train_size=data.train_size, val_fraction=data.val_fraction, seed=seed)
+
+
+def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
+    """How images are brought to the model, for training, evaluation and prediction alike.
+
+    Raises:
+        UsageError: If the recipe's normalisation or channels do not fit the images.
+    """
+    settings = recipe.input
+    img_size = settings.img_size
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size
+    canvas = settings.canvas
+    if canvas is None:
+        canvas = canvas_for(source.train.images, size)
+    elif isinstance(canvas, int):
+        canvas = (canvas, canvas)
+    channels = source.channels
+    if settings.channels is not None and settings.channels != channels:
+        raise UsageError(
+            f"input.channels: {settings.channels}, but the images of {source.name!r} have "
+            f"{channels}"
+        )
+    if settings.normalization == "measured":
+        mean, std = measure_normalization(source.train, canvas, settings.fit)
+    elif isinstance(settings.normalization, str):
+        mean, std = (list(values) for values in NORMALIZATIONS[settings.normalization])
+    else:
+        mean, std = list(settings.normalization.mean), list(settings.normalization.std)
+    if channels == 1 and len(mean) == 3:
+        mean, std = [sum(mean) / 3], [sum(std) / 3]
+    if len(mean) != channels:
+        raise UsageError(
+            f"input.normalization: {settings.normalization!r} is for {len(mean)} channels, the "
+            f"images of {source.name!r} have {channels}. Use input.normalization=measured"
+        )
+    return Preprocessing(
+        img_size=size,
+        channels=channels,
+        mean=tuple(mean),
+        std=tuple(std),
+        interpolation=recipe.augmentation.interpolation,
+        canvas=canvas,
+        fit=settings.fit,
+    )
+
+
+def build_student(recipe: Recipe, source: Source, preprocessing: Preprocessing) -> nn.Module:
+    """The model that the recipe grows."""
+    return create_model(
+        recipe.model.name,
+        num_classes=source.num_classes,
+        img_size=preprocessing.img_size,
+        in_chans=preprocessing.channels,
+        pretrained=recipe.model.pretrained,
+        weights=recipe.model.weights,
+        **recipe.model.args,
+    )
+
+
+def build_teacher(
+    recipe: Recipe, trained: Trained, source: Source, student: Preprocessing
+) -> Teacher:
+    """The trained teacher, ready to be shown the student's images.
+
+    Raises:
+        UsageError: If its classes or channels are not the student's.
+    """
+    assert recipe.teacher is not None
+    shown = trained.preprocessing
+    if list(trained.class_names) != list(source.class_names):
+        raise UsageError(
+            f"teacher: it knows {len(trained.class_names)} classes "
+            f"({', '.join(trained.class_names[:3])}, ...), the data has {source.num_classes} "
+            f"({', '.join(source.class_names[:3])}, ...). Train one on this data: teacher.recipe"
+        )
+    if shown.channels != student.channels and not (student.channels == 1 and shown.channels == 3):
+        raise UsageError(
+            f"teacher: it takes {shown.channels} channels, the images have {student.channels}"
+        )
+    return Teacher(
+        trained.model,
+        img_size=shown.img_size,
+        channels=shown.channels,
+        mean=shown.mean,
+        std=shown.std,
+        student_mean=student.mean,
+        student_std=student.std,
+        resize=recipe.teacher.resize,
+        mode=recipe.teacher.mode,
+        compiled=recipe.training.compile,
+    )
+
+
+def build_objective(
+    recipe: Recipe, student: nn.Module, preprocessing: Preprocessing, teacher: Teacher | None
+) -> Objective:
+    """All the terms of the recipe."""
+    settings = recipe.objective
+    terms: list[Term] = [
+        CrossEntropy(
+            weight=build_weight(settings.cross_entropy.weight),
+            label_smoothing=settings.cross_entropy.label_smoothing,
+        )
+    ]
+    if settings.locality is not None:
+        assert teacher is not None
+        locality = settings.locality
+        learned = locality.student_blocks == "learned"
+        student_blocks = (
+            list(range(num_blocks(student)))
+            if isinstance(locality.student_blocks, str)
+            else list(locality.student_blocks)
+        )
+        terms.append(
+            LocalityGuidance(
+                weight=build_weight(locality.weight),
+                transform=locality.transform,
+                student_blocks=student_blocks,
+                teacher_blocks=list(locality.teacher_blocks),
+                learned=learned,
+                student_channels=block_channels(
+                    student, student_blocks, preprocessing.channels, preprocessing.img_size
+                ),
+                teacher_channels=block_channels(
+                    teacher.model, locality.teacher_blocks, teacher.channels, teacher.img_size
+                ),
+            )
+        )
+    if settings.distillation is not None:
+        distillation = settings.distillation
+        terms.append(
+            Distillation(
+                weight=build_weight(distillation.weight),
+                kind=distillation.kind,
+                temperature=distillation.temperature,
+                standardize=distillation.standardize,
+                reduction=distillation.reduction,
+                head=distillation.head,
+            )
+        )
+    return Objective(terms)
+
+
+def build_weight(weight: Weight) -> WeightSchedule:
+    """A recipe's weight as a schedule over epochs."""
+    if isinstance(weight, RampWeight):
+        return Ramp(weight.value, to=weight.to, epochs=weight.epochs, shape=weight.shape)
+    if isinstance(weight, OffAfterWeight):
+        return OffAfter(weight.value, epoch=weight.off_after)
+    if isinstance(weight, AdaptiveWeight):
+        return Adaptive(
+            weight.value,
+            window=weight.window,
+            threshold=weight.threshold,
+            min_epoch=weight.min_epoch,
+            relative=weight.relative,
+        )
+    return Constant(weight)
+
+
+def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
+    """The optimizer over the student and all that its objective learns."""
+    student = guided.student
+    settings = recipe.optimizer
+    # timm's convention; some of its CNNs have no such method
+    named: Any = getattr(student, "no_weight_decay", set)
+    exempt: set[str] = named()
+    groups = parameter_groups(
+        guided,
+        lr=effective_lr(recipe),
+        weight_decay=settings.weight_decay,
+        no_weight_decay={f"student.{name}" for name in exempt},
+        head=[f"student.{name}" for name in classifier_names(student)],
+        head_lr_ratio=settings.head_lr_ratio,
+    )
+    return create_optimizer(
+        settings.name,
+        groups,
+        betas=settings.betas,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+    )
+
+
+def build_learning_rate(recipe: Recipe, steps_per_epoch: int) -> LearningRate:
+    """The learning rate over the run."""
+    schedule = recipe.schedule
+    return LearningRate(
+        name=schedule.name,
+        epochs=recipe.training.epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_epochs=schedule.warmup_epochs,
+        warmup_factor=schedule.warmup_factor,
+        min_lr=schedule.min_lr,
+        per=schedule.per,
+        shift_cosine=schedule.shift_cosine,
+    )
+
+
+def build_train_loader(
+    recipe: Recipe, source: Source, preprocessing: Preprocessing, place: Place
+) -> TrainLoader:
+    """Augmented, mixed batches of the training split."""
+    settings = recipe.augmentation
+    mix = Mix(
+        mixup=settings.mixup,
+        cutmix=settings.cutmix,
+        switch=settings.mix_switch,
+        probability=settings.mix_probability,
+    )
+    return TrainLoader(
+        source.train,
+        num_classes=source.num_classes,
+        batch_size=recipe.training.batch_size,
+        augment=Augment(
+            size=preprocessing.img_size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            crop=settings.crop,
+            scale=settings.scale,
+            ratio=settings.ratio,
+            padding=settings.padding,
+            interpolation=settings.interpolation,
+            flip=settings.flip,
+            vertical_flip=settings.vertical_flip,
+            rand_augment=settings.rand_augment,
+            erasing=settings.erasing,
+        ),
+        mix=mix if mix.active else None,
+        seed=recipe.seed,
+        device=place.device,
+        rank=place.rank,
+        world_size=place.world_size,
+        drop_last=recipe.training.drop_last,
+        repeats=settings.repeats,
+        canvas=preprocessing.canvas,
+        fit=preprocessing.fit,
+        resident=_is_resident(recipe, source.train, preprocessing, place),
+        workers=place.workers,
+    )
+
+
+def build_eval_loader(
+    recipe: Recipe, split: Split, preprocessing: Preprocessing, place: Place
+) -> EvalLoader:
+    """A split as the model is evaluated on it."""
+    return EvalLoader(
+        split,
+        plain=Plain(
+            size=preprocessing.img_size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            interpolation=preprocessing.interpolation,
+        ),
+        batch_size=max(64, recipe.training.batch_size),
+        device=place.device,
+        rank=place.rank,
+        world_size=place.world_size,
+        canvas=preprocessing.canvas,
+        fit=preprocessing.fit,
+        resident=_is_resident(recipe, split, preprocessing, place),
+        workers=place.workers,
+    )
+
+
+def _is_resident(recipe: Recipe, split: Split, preprocessing: Preprocessing, place: Place) -> bool:
+    if isinstance(recipe.input.resident, bool):
+        return recipe.input.resident
+    return fits_in_memory(len(split), preprocessing.channels, preprocessing.canvas, place.device)
+
+
+def evaluation_place() -> Place:
+    """This process, on the fastest device there is."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    device = accelerator if accelerator is not None else torch.device("cpu")
+    return Place(device, workers=min(8, os.cpu_count() or 1))

@@ -1,0 +1,104 @@
+"""Progress of a run: a live bar on a terminal, one plain line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_INTERVAL = 2.0
+"""Least seconds between two plain lines, so that short epochs do not flood a log."""
+
+
+class Display:
+    """Shows a run's progress. Only process 0 should be given a console that is not quiet.
+
+    Args:
+        console: Where to.
+        title: What is being trained.
+        epochs: How many.
+        steps_per_epoch: How many.
+    """
+
+    def __init__(self, console: Console, title: str, epochs: int, steps_per_epoch: int) -> None:
+        self._console = console
+        self._title = title
+        self._epochs = epochs
+        self._steps_per_epoch = steps_per_epoch
+        self._recent: deque[tuple[float, int]] = deque(maxlen=200)
+        self._last_line = 0.0
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(title, total=epochs * steps_per_epoch, text="")
+        self._parts = ""
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def start_at(self, epoch: int, step: int) -> None:
+        """Tells where a continued run begins."""
+        self._bar.update(self._task, completed=epoch * self._steps_per_epoch + step)
+        self._recent.clear()
+
+    def advance(self, epoch: int, step: int, num_images: int, lr: float) -> None:
+        """One optimizer step is done; `step` counts from 1, `num_images` are its images."""
+        self._recent.append((time.perf_counter(), num_images))
+        text = ""
+        if self._console.is_terminal:
+            text = f"epoch {epoch + 1}/{self._epochs}  {self._parts}lr {lr:.2g}  "
+            text += f"{self.images_per_second():,.0f} img/s"
+        self._bar.update(self._task, completed=epoch * self._steps_per_epoch + step, text=text)
+
+    def images_per_second(self) -> float:
+        """Over the last steps; 0 before the second one."""
+        if len(self._recent) < 2:
+            return 0.0
+        seconds = self._recent[-1][0] - self._recent[0][0]
+        images = sum(num_images for _, num_images in list(self._recent)[1:])
+        return images / seconds if seconds > 0 else 0.0
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """An epoch is done; `row` is what goes into `metrics.jsonl`."""
+        parts = "  ".join(f"{name} {value:.3f}" for name, value in row["parts"].items())
+        val = f"val {100 * row['val_top1']:.1f} %  " if "val_top1" in row else ""
+        self._parts = f"{val}{parts}  "
+        is_last = row["epoch"] + 1 == self._epochs
+        now = time.monotonic()
+        if not self._console.is_terminal and (is_last or now - self._last_line >= PLAIN_INTERVAL):
+            self._last_line = now
+            self._console.print(
+                f"{self._title}  epoch {row['epoch'] + 1}/{self._epochs}  loss {row['loss']:.3f}  "
+                f"{self._parts}lr {row['lr']:.2g}  {row['images_per_second']:,.0f} img/s  "
+                f"{self._time_left()}",
+                soft_wrap=True,
+                highlight=False,
+            )
+        self._recent.clear()  # evaluation and saving must not count as training time
+
+    def _time_left(self) -> str:
+        left = self._bar.tasks[0].time_remaining
+        return "" if left is None else f"{left:.0f} s left"

@@ -1,0 +1,182 @@
+"""The student and its objective as one module, and the frozen teacher beside it.
+
+Student and objective are one module so that everything that learns (the projections of a guidance
+term, too) is optimised, clipped, synchronised over devices and checkpointed together.
+
+How we differ from the published code (github.com/lkhl/tiny-transformers): the teacher stays in eval
+mode whatever `train()` is called on, and is no part of the module that is trained. A teacher in
+train mode, as the published figures were made, has to be asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitrellis.models import forward_with_maps
+from vitrellis.objectives import Needs, Objective, Signals
+
+Tapped = Callable[
+    [nn.Module, Tensor, Sequence[int]], tuple[Tensor | tuple[Tensor, Tensor], list[Tensor]]
+]
+"""The signature of `vitrellis.models.forward_with_maps`."""
+
+
+class Evidence:
+    """What one step is judged by. Not a dataclass: Fabric would cast its fields to half precision.
+
+    Attributes:
+        targets: `(B, K)` class probabilities.
+        teacher_logits: `(B, K)`, or None where no term needs them.
+        teacher_maps: Block index to `(B, C, H, W)`.
+        epoch: 0-based.
+    """
+
+    __slots__ = ("epoch", "targets", "teacher_logits", "teacher_maps")
+
+    def __init__(
+        self,
+        targets: Tensor,
+        epoch: int,
+        teacher_logits: Tensor | None = None,
+        teacher_maps: dict[int, Tensor] | None = None,
+    ) -> None:
+        self.targets = targets
+        self.epoch = epoch
+        self.teacher_logits = teacher_logits
+        self.teacher_maps = teacher_maps or {}
+
+
+class GuidedStudent(nn.Module):
+    """A student and the objective that it is trained with.
+
+    Args:
+        student: Any model that `forward_with_maps` can tap.
+        objective: The weighted sum of terms.
+        compiled: Compile the student's forward pass.
+    """
+
+    def __init__(self, student: nn.Module, objective: Objective, *, compiled: bool = False) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+        self._forward_with_maps = _tapped(compiled)
+
+    def forward(
+        self, images: Tensor, evidence: Evidence
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The loss of a batch.
+
+        Args:
+            images: `(B, C, H, W)`.
+            evidence: Targets and the teacher's outputs.
+
+        Returns:
+            The weighted sum, scalar; the detached unweighted terms by name; the class logits
+            `(B, K)`, detached.
+        """
+        blocks = self.objective.needs(evidence.epoch).student_blocks
+        logits, maps = self._forward_with_maps(self.student, images, blocks)
+        class_logits, distillation_logits = logits if isinstance(logits, tuple) else (logits, None)
+        signals = Signals(
+            logits=class_logits,
+            distillation_logits=distillation_logits,
+            targets=evidence.targets,
+            student_maps=dict(zip(blocks, maps, strict=True)),
+            teacher_logits=evidence.teacher_logits,
+            teacher_maps=evidence.teacher_maps,
+        )
+        value = self.objective(signals, evidence.epoch)
+        return value.total, value.parts, class_logits.detach()
+
+
+class Teacher(nn.Module):
+    """A frozen model that is shown the student's images as it was trained to see them.
+
+    Args:
+        model: Any model that `forward_with_maps` can tap.
+        img_size: `(H, W)` it was trained at; the student's images are resized to it.
+        channels: How many it takes. One-channel images are repeated for a three-channel teacher.
+        mean: Its normalisation, per channel.
+        std: Likewise.
+        student_mean: The normalisation of the images it is shown.
+        student_std: Likewise.
+        resize: Interpolation, without antialiasing, as published.
+        mode: "eval" always uses the running statistics of batch norms. "train" uses the batch's and
+            lets the running ones drift, to reproduce published figures.
+        compiled: Compile the forward pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        img_size: tuple[int, int],
+        channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        student_mean: Sequence[float],
+        student_std: Sequence[float],
+        resize: Literal["bilinear", "bicubic"] = "bilinear",
+        mode: Literal["eval", "train"] = "eval",
+        compiled: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.img_size = img_size
+        self.channels = channels
+        self.resize = resize
+        self.mode = mode
+        self._forward_with_maps = _tapped(compiled)
+        # x_teacher = (x_student * s_std + s_mean - t_mean) / t_std, folded into one multiply-add
+        scale = torch.tensor(student_std) / torch.tensor(std)
+        shift = (torch.tensor(student_mean) - torch.tensor(mean)) / torch.tensor(std)
+        self.same_normalization = bool((scale == 1).all() and (shift == 0).all())
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", scale.view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.view(1, -1, 1, 1), persistent=False)
+        self.train()
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stays in the mode it was built with, whatever is asked."""
+        del mode
+        return super().train(self.mode == "train")
+
+    def view(self, images: Tensor) -> Tensor:
+        """The student's `(B, C, H, W)` images as the teacher wants them."""
+        if images.shape[1] == 1 and self.channels == 3:
+            images = images.expand(-1, 3, -1, -1)
+        if not self.same_normalization:
+            images = images * self.scale + self.shift
+        if images.shape[-2:] != self.img_size:
+            images = F.interpolate(images, self.img_size, mode=self.resize, align_corners=False)
+        return images
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, needs: Needs) -> tuple[Tensor | None, dict[int, Tensor]]:
+        """What the active terms need of the teacher.
+
+        Args:
+            images: `(B, C, H, W)`, normalised as for the student.
+            needs: Nothing is computed if it asks for nothing.
+
+        Returns:
+            Logits `(B, K)` or None, and the maps `(B, C, H, W)` by block.
+        """
+        if not (needs.teacher_blocks or needs.teacher_logits):
+            return None, {}
+        logits, maps = self._forward_with_maps(self.model, self.view(images), needs.teacher_blocks)
+        if isinstance(logits, tuple):  # class and distillation head, in train mode
+            logits = (logits[0] + logits[1]) / 2
+        return logits if needs.teacher_logits else None, dict(
+            zip(needs.teacher_blocks, maps, strict=True)
+        )
+
+
+def _tapped(compiled: bool) -> Tapped:
+    return torch.compile(forward_with_maps) if compiled else forward_with_maps

@@ -1,0 +1,177 @@
+"""Carries a recipe out: the teacher first, then the student, then the figures.
+
+A run that exists is continued, or shown if it is complete; one of another recipe is left alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from rich.console import Console
+
+from vitrellis.data.sources import Source
+from vitrellis.errors import UsageError
+from vitrellis.recipe import Recipe, describe, differences, load_recipe, teacher_recipe
+from vitrellis.training.atomic import atomic_write
+from vitrellis.training.build import build_source
+from vitrellis.training.exported import Trained, load_exported
+from vitrellis.training.run import RunDirectory
+from vitrellis.training.session import train_student
+from vitrellis.training.teachers import teacher_folder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A complete run.
+
+    Attributes:
+        run: Its directory.
+        results: What `results.json` holds.
+        teacher: The run of the teacher that was trained for it, if one was.
+    """
+
+    run: RunDirectory
+    results: dict[str, Any]
+    teacher: Finished | None = None
+
+    def model(self) -> Trained:
+        """The best model, in eval mode, with its class names and preprocessing."""
+        return load_exported(self.run.best_model)
+
+
+def train(
+    recipe: Recipe | str,
+    *,
+    out: Path | str | None = None,
+    fresh: bool = False,
+    source: Source | None = None,
+    console: Console | None = None,
+) -> Finished:
+    """Trains a recipe to its end, its teacher first if it names one.
+
+    Args:
+        recipe: What to do, or a packaged recipe's name.
+        out: The run directory; by default `runs/` and the recipe's name.
+        fresh: Delete what is in the run directory, and begin anew. The teacher is kept.
+        source: Images from Python, in place of `recipe.data.source`.
+        console: Where progress is shown; by default nowhere.
+
+    Raises:
+        UsageError: If the directory holds the run of another recipe, or the recipe does not fit.
+        VitrellisError: If the data is bad, the loss diverges, or a file cannot be written.
+        Interrupted: After SIGTERM or Ctrl-C; the same call continues.
+    """
+    if isinstance(recipe, str):
+        recipe = load_recipe(recipe)
+    names_teacher = recipe.teacher is not None and recipe.teacher.recipe is not None
+    guide = teacher_recipe(recipe) if names_teacher else None  # wrong words end here, not later
+    fabric = _launch(recipe)
+    console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
+    run = RunDirectory(Path(out) if out is not None else Path("runs") / recipe.name)
+    prepared = build_source(recipe, source)
+    with _claimed(run, fabric):
+        if fabric.is_global_zero:
+            _open(run, recipe, prepared, fresh)
+        fabric.barrier()
+        teacher = None
+        if guide is not None:
+            teacher = train(guide, out=teacher_folder(guide, run), source=source, console=console)
+        if run.results_file.exists():
+            console.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
+        else:
+            train_student(recipe, run, prepared, fabric, console)
+    return Finished(run, run.read_results(), teacher)
+
+
+def _launch(recipe: Recipe) -> Fabric:
+    # subnormal numbers brake a processor several times over; before the first parallel work
+    torch.set_flush_denormal(True)
+    machine = recipe.machine
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+    is_parallel = machine.devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    fabric = Fabric(
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        # a term that is switched off leaves its projections without a gradient
+        strategy=DDPStrategy(find_unused_parameters=True) if is_parallel else "auto",
+        precision=recipe.training.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def _claimed(run: RunDirectory, fabric: Fabric) -> Iterator[None]:
+    """Keeps two commands from training in one directory; the claim ends with the process."""
+    if not fabric.is_global_zero:
+        yield
+        return
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{run.path}: cannot be a run directory ({error.strerror})") from error
+    with run.lock_file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{run.path}: another process is training here. Wait for it, or use another --out"
+            ) from error
+        yield
+
+
+def _open(run: RunDirectory, recipe: Recipe, source: Source, fresh: bool) -> None:
+    """Makes sure the directory is new, or holds this recipe on this data."""
+    if fresh and run.exists():
+        _empty(run)
+    if run.exists():
+        _check_same(run, recipe, source)
+        return
+    others = [entry.name for entry in run.path.iterdir() if entry != run.lock_file]
+    if others:
+        raise UsageError(
+            f"{run.path}: holds {sorted(others)[0]!r} and is not a run. Use another --out"
+        )
+    data = {
+        "fingerprint": source.fingerprint(),
+        "class_names": list(source.class_names),
+        "class_counts": source.class_counts.tolist(),
+    }
+    atomic_write(run.data_file, lambda path: path.write_text(json.dumps(data, indent=2)))
+    atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))
+
+
+def _check_same(run: RunDirectory, recipe: Recipe, source: Source) -> None:
+    way_out = "Use --fresh to delete it and begin anew, or another --out"
+    changed = differences(load_recipe(run.recipe_file), recipe)
+    if changed:
+        lines = "\n  ".join(changed)
+        raise UsageError(f"{run.path} holds the run of another recipe:\n  {lines}\n{way_out}")
+    data = json.loads(run.data_file.read_text())
+    if data["fingerprint"] != source.fingerprint():
+        raise UsageError(
+            f"{run.path} was trained on other images: {sum(data['class_counts'])} in "
+            f"{len(data['class_names'])} classes then, {len(source.train)} in "
+            f"{source.num_classes} now, or not the same files. {way_out}"
+        )
+
+
+def _empty(run: RunDirectory) -> None:
+    """Deletes all that a run holds."""
+    for entry in run.path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry != run.lock_file:
+            entry.unlink()

@@ -1,0 +1,141 @@
+"""A run directory: where its files are, and its log of figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrellis.errors import VitrellisError
+from vitrellis.training.atomic import atomic_write
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run.
+
+    Attributes:
+        path: The directory.
+    """
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def data_file(self) -> Path:
+        """Classes, counts and a fingerprint of the images."""
+        return self.path / "data.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """A line for each epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def results_file(self) -> Path:
+        """The final figures; exists once the run is complete."""
+        return self.path / "results.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held while a process trains here."""
+        return self.path / ".lock"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """What training continues from."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The state after the best epoch."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def best_model(self) -> Path:
+        """The model of the best epoch, in timm's local format."""
+        return self.path / "model"
+
+    @property
+    def last_model(self) -> Path:
+        """The model of the last epoch, in timm's local format."""
+        return self.path / "last"
+
+    @property
+    def teacher_model(self) -> Path:
+        """A copy of the teacher, in timm's local format."""
+        return self.path / "teacher"
+
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.recipe_file.exists()
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Adds an epoch to the log.
+
+        Raises:
+            VitrellisError: If it cannot be written.
+        """
+        try:
+            with self.metrics_file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise VitrellisError(
+                f"could not write {self.metrics_file}: {error.strerror}"
+            ) from error
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The epochs in the log. A last line that a kill cut short is left out."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def truncate_metrics(self, from_epoch: int) -> None:
+        """Drops epochs that will be done again.
+
+        Args:
+            from_epoch: The first of them, 0-based.
+        """
+        kept = [row for row in self.read_metrics() if row["epoch"] < from_epoch]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        atomic_write(self.metrics_file, lambda path: path.write_text(text))
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Writes the final figures: the run is complete."""
+        text = json.dumps(results, indent=2) + "\n"
+        atomic_write(self.results_file, lambda path: path.write_text(text))
+
+    def read_results(self) -> dict[str, Any]:
+        """The final figures.
+
+        Raises:
+            VitrellisError: If the run is not complete, or the file is damaged.
+        """
+        if not self.results_file.exists():
+            raise VitrellisError(f"{self.path}: the run is not complete, it has no results yet")
+        try:
+            results: dict[str, Any] = json.loads(self.results_file.read_text())
+        except json.JSONDecodeError as error:
+            raise VitrellisError(f"{self.results_file}: damaged ({error})") from error
+        return results
+
+
+def find_run(path: Path) -> RunDirectory:
+    """The run in a directory.
+
+    Raises:
+        VitrellisError: If there is none; runs nearby are listed.
+    """
+    run = RunDirectory(path.expanduser())
+    if run.exists():
+        return run
+    near = sorted(str(file.parent) for file in Path("runs").glob("**/recipe.yaml"))[:5]
+    hint = f" Runs here: {', '.join(near)}" if near else " There are no runs below ./runs"
+    what = "is no run directory (it has no recipe.yaml)" if path.exists() else "does not exist"
+    raise VitrellisError(f"{path} {what}.{hint}")

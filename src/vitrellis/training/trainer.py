@@ -1,0 +1,348 @@
+"""The training loop.
+
+It counts rather than remembers: what a step sees depends on the seed, the epoch and the step alone,
+so that a run continued from a checkpoint, in the middle of an epoch too, ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.wrappers import _FabricModule, _FabricOptimizer
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from vitrellis.analysis.inference import collect_logits
+from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
+from vitrellis.data.randomness import step_seed
+from vitrellis.errors import VitrellisError
+from vitrellis.objectives import Needs
+from vitrellis.training.display import Display
+from vitrellis.training.guided import Evidence, GuidedStudent, Teacher
+from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
+from vitrellis.training.optimizers import LearningRate
+from vitrellis.training.store import Store
+
+AGREE_EVERY = 10
+"""Steps between the moments at which several processes agree on stopping or saving."""
+CHECK_FINITE_EVERY = 25
+"""Steps between looks at the loss on an accelerator, where each look waits for the device."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come. Epochs and steps are 0-based; `seconds` counts training steps only.
+
+    Attributes:
+        epoch: The epoch to do next, or the one that is going on.
+        step: Steps of it that are done.
+        seconds: Spent in training steps, without evaluation and saving.
+        best_top1: Validation accuracy of the best epoch so far, as a fraction.
+        best_epoch: That epoch.
+        sums: Of this epoch: losses and hits weighted by images, and `images`.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best_top1: float | None = None
+    best_epoch: int | None = None
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains a guided student and keeps its run directory up to date.
+
+    Args:
+        fabric: Launched; decides on devices and precision.
+        guided: The student with its objective, on the device.
+        optimizer: Over all that `guided` learns.
+        learning_rate: Of every step.
+        loader: Training batches.
+        validation: What the best checkpoint is chosen on; None chooses none.
+        teacher: None where no term needs one.
+        ema: A moving average of the student, which is evaluated in its place.
+        store: The run's files.
+        display: Where progress is shown.
+        seed: Of the run.
+        epochs: How many.
+        accumulate: Into how many parts a batch is split.
+        clip_grad: Largest norm of the gradient, or None.
+        eval_every: Epochs between validations. The last epoch is always validated.
+        checkpoint_minutes: Least time between checkpoints that can be resumed from.
+    """
+
+    def __init__(
+        self,
+        *,
+        fabric: Fabric,
+        guided: GuidedStudent,
+        optimizer: torch.optim.Optimizer,
+        learning_rate: LearningRate,
+        loader: TrainLoader,
+        validation: EvalLoader | None,
+        teacher: Teacher | None,
+        ema: ModelEmaV3 | None,
+        store: Store,
+        display: Display,
+        seed: int,
+        epochs: int,
+        accumulate: int,
+        clip_grad: float | None,
+        eval_every: int,
+        checkpoint_minutes: float,
+    ) -> None:
+        self.fabric = fabric
+        self.student = guided.student
+        self.objective = guided.objective
+        module, wrapped = fabric.setup(guided, optimizer)
+        self.guided: _FabricModule = module
+        self.optimizer: _FabricOptimizer = wrapped
+        self.learning_rate = learning_rate
+        self.loader = loader
+        self.validation = validation
+        self.teacher = teacher
+        self.ema = ema
+        self.store = store
+        self.display = display
+        self.seed = seed
+        self.epochs = epochs
+        self.accumulate = accumulate
+        self.clip_grad = clip_grad
+        self.eval_every = eval_every
+        self.checkpoint_minutes = checkpoint_minutes
+        self.progress = Progress()
+        self._last_saved = time.monotonic()
+        self._recent: list[tuple[int, Tensor, dict[str, Tensor]]] = []
+        self._sums: dict[str, Tensor] = {}
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The student, or its moving average where one is kept."""
+        return self.ema.module if self.ema is not None else self.student
+
+    def fit(self) -> Progress:
+        """Trains from where the run stands to its end.
+
+        Raises:
+            Interrupted: After SIGTERM or Ctrl-C; a checkpoint was written.
+            VitrellisError: When the loss is not finite, or a file cannot be written.
+        """
+        with stop_requests() as stop:
+            while self.progress.epoch < self.epochs:
+                self._train_epoch(stop)
+                self._end_epoch()
+                if self.progress.epoch < self.epochs and self._agreed(stop):
+                    self.save()
+                    self._stop(stop)
+        return self.progress
+
+    def _train_epoch(self, stop: StopRequest) -> None:
+        progress = self.progress
+        epoch = progress.epoch
+        needs = self.objective.needs(epoch)
+        self.guided.train()
+        started = time.perf_counter()
+        for batch in self.loader.epoch(epoch, progress.step):
+            torch.manual_seed(step_seed(self.seed, epoch, progress.step, self.fabric.global_rank))
+            lr = self.learning_rate.set(self.optimizer.optimizer, epoch, progress.step)
+            self._train_step(batch, needs, epoch)
+            progress.step += 1
+            self._check_finite(every=self._finite_interval)
+            self.display.advance(epoch, progress.step, batch.size, lr)
+            should_save, should_stop = self._agree(stop)
+            if should_save or should_stop:
+                progress.seconds += time.perf_counter() - started
+                self.save()
+                if should_stop:
+                    self._stop(stop)
+                started = time.perf_counter()
+        self._check_finite(every=1)
+        progress.seconds += time.perf_counter() - started
+
+    def _train_step(self, batch: Batch, needs: Needs, epoch: int) -> None:
+        images = batch.images.chunk(self.accumulate)
+        targets = batch.targets.chunk(self.accumulate)
+        for part in range(len(images)):
+            is_last = part == len(images) - 1
+            with self.fabric.no_backward_sync(self.guided, enabled=not is_last):
+                evidence = Evidence(targets[part], epoch)
+                if self.teacher is not None:
+                    with self.fabric.autocast():
+                        outputs = self.teacher(images[part], needs)
+                    evidence.teacher_logits, evidence.teacher_maps = outputs
+                total, parts, logits = self.guided(images[part], evidence)
+                # each process and part counts by its images: the mean over the global batch
+                share = len(images[part]) * self.fabric.world_size / batch.size
+                self.fabric.backward(total * share)
+            self._count(total.detach(), parts, logits, targets[part])
+        if self.clip_grad is not None:
+            self.fabric.clip_gradients(
+                self.guided, self.optimizer, max_norm=self.clip_grad, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.student)
+
+    def _end_epoch(self) -> None:
+        progress = self.progress
+        epoch = progress.epoch
+        means = self._epoch_means()
+        weights = self.objective.weights(epoch)
+        parts = {name: means[name] for name in weights if name in means}
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "step": (epoch + 1) * self.loader.steps_per_epoch,
+            "seconds": progress.seconds,
+            "lr": self.optimizer.param_groups[-1]["lr"],
+            "images_per_second": self.display.images_per_second(),
+            "loss": means["loss"],
+            "parts": parts,
+            "weights": weights,
+            "train_top1": means["correct"],
+        }
+        self.objective.end_epoch(epoch, parts)
+        progress.epoch, progress.step = epoch + 1, 0
+        self._sums = {}
+        if self.validation is not None and self._validates(epoch):
+            row["val_top1"], row["val_loss"] = self._validate(self.validation)
+            if progress.best_top1 is None or row["val_top1"] > progress.best_top1:
+                progress.best_top1, progress.best_epoch = row["val_top1"], epoch
+                self.store.save_best(self.evaluated_model, self._state())
+        self.store.log(row)
+        self.display.epoch(row)
+        if progress.epoch == self.epochs or self._save_is_due():
+            self.save()
+
+    def save(self) -> None:
+        """Writes the checkpoint that the run continues from."""
+        self._check_finite(every=1)
+        self.store.save_last(self._state())
+        self._last_saved = time.monotonic()
+
+    def resume(self) -> bool:
+        """Continues from the last checkpoint, if there is one."""
+        state = self._state()
+        if not self.store.load_last(state):
+            return False
+        self.progress = Progress(**state["progress"])
+        device = self.fabric.device
+        self._sums = {
+            name: torch.tensor(value, dtype=torch.float64, device=device)
+            for name, value in self.progress.sums.items()
+        }
+        return True
+
+    def _state(self) -> dict[str, Any]:
+        """Everything that resuming needs. Schedules and randomness are functions of the count."""
+        self.progress.sums = {name: value.item() for name, value in self._sums.items()}
+        state: dict[str, Any] = {
+            "guided": self.guided,
+            "optimizer": self.optimizer,
+            "progress": asdict(self.progress),
+            "precision": self.fabric.strategy.precision,
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.module
+        if self.teacher is not None and self.teacher.mode == "train":
+            state["teacher"] = self.teacher.model  # its running statistics drift
+        return state
+
+    def _count(
+        self, total: Tensor, parts: dict[str, Tensor], logits: Tensor, targets: Tensor
+    ) -> None:
+        """Adds a batch to the epoch's sums, on the device: nothing waits for it."""
+        num_images = len(targets)
+        hits = (logits.argmax(dim=-1) == targets.argmax(dim=-1)).sum()
+        counted = {
+            "loss": total * num_images,
+            "correct": hits,
+            "images": hits.new_tensor(num_images),
+        }
+        counted |= {name: value * num_images for name, value in parts.items()}
+        for name, value in counted.items():
+            zero = self._sums.get(name)
+            self._sums[name] = value.double() if zero is None else zero + value
+        self._recent.append((self.progress.step, total, parts))
+
+    def _epoch_means(self) -> dict[str, float]:
+        """Means per image over the epoch and all processes."""
+        names = sorted(self._sums)
+        sums = self.fabric.all_reduce(
+            torch.stack([self._sums[name] for name in names]), reduce_op="sum"
+        )
+        assert isinstance(sums, Tensor)
+        by_name = dict(zip(names, sums.tolist(), strict=True))
+        return {name: value / by_name["images"] for name, value in by_name.items()}
+
+    def _check_finite(self, every: int) -> None:
+        """Looks at the losses since the last look.
+
+        Raises:
+            VitrellisError: Naming the step, the term and the last good checkpoint.
+        """
+        if len(self._recent) < every or not self._recent:
+            return
+        recent, self._recent = self._recent, []
+        if bool(torch.stack([total for _, total, _ in recent]).isfinite().all()):
+            return
+        step, total, parts = next(entry for entry in recent if not entry[1].isfinite())
+        bad = [name for name, value in parts.items() if not value.isfinite()]
+        values = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
+        raise VitrellisError(
+            f"the loss is {total.item()} in epoch {self.progress.epoch}, step {step}: "
+            f"{'term ' + ', '.join(bad) if bad else 'the weighted sum'} is not finite ({values}). "
+            f"Last good checkpoint: {self.store.describe_last()}. "
+            "A lower optimizer.lr, training.clip_grad=1 or training.precision=32-true may help"
+        )
+
+    @property
+    def _finite_interval(self) -> int:
+        return 1 if self.fabric.device.type == "cpu" else CHECK_FINITE_EVERY
+
+    def _validate(self, loader: EvalLoader) -> tuple[float, float]:
+        """Accuracy as a fraction, and mean cross-entropy."""
+        with self.fabric.autocast():
+            logits, labels = collect_logits(self.evaluated_model, loader)
+        counts = torch.stack(
+            [
+                (logits.argmax(dim=-1) == labels).sum().double(),
+                nn.functional.cross_entropy(logits, labels, reduction="sum").double(),
+                torch.tensor(len(labels)).double(),
+            ]
+        )
+        hits, loss, num_images = self.fabric.all_reduce(  # type: ignore[union-attr]  # a tensor
+            counts.to(self.fabric.device), reduce_op="sum"
+        ).tolist()
+        return hits / num_images, loss / num_images
+
+    def _validates(self, epoch: int) -> bool:
+        return (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
+
+    def _save_is_due(self) -> bool:
+        is_due = time.monotonic() - self._last_saved >= 60 * self.checkpoint_minutes
+        return bool(self.fabric.broadcast(is_due)) if self.fabric.world_size > 1 else is_due
+
+    def _agree(self, stop: StopRequest) -> tuple[bool, bool]:
+        """Whether to save and whether to stop, the same in every process."""
+        if self.fabric.world_size > 1 and self.progress.step % AGREE_EVERY:
+            return False, False
+        return self._save_is_due(), self._agreed(stop)
+
+    def _agreed(self, stop: StopRequest) -> bool:
+        if self.fabric.world_size == 1:
+            return bool(stop)
+        asked = torch.tensor(float(bool(stop)), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)  # type: ignore[operator]
+
+    def _stop(self, stop: StopRequest) -> None:
+        raise Interrupted(
+            f"stopped by {stop.signal_name or 'another process'} in epoch {self.progress.epoch} of "
+            f"{self.epochs}, after step {self.progress.step} of {self.loader.steps_per_epoch}. "
+            f"Saved: {self.store.describe_last()}. The same command continues from there"
+        )

@@ -1,0 +1,142 @@
+"""Parameter groups and learning rates against the published ones and timm's."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from torch import nn
+
+from vitrellis.training.optimizers import (
+    LearningRate,
+    classifier_names,
+    create_optimizer,
+    parameter_groups,
+)
+
+VECTORS = json.loads((Path(__file__).parents[1] / "parity" / "training.json").read_text())
+
+
+def schedule(**changes: Any) -> LearningRate:
+    settings: dict[str, Any] = {
+        "name": "cosine",
+        "epochs": 10,
+        "steps_per_epoch": 7,
+        "warmup_epochs": 2,
+        "warmup_factor": 0.1,
+        "min_lr": 1e-5,
+        "per": "step",
+        "shift_cosine": True,
+    }
+    return LearningRate(**(settings | changes))
+
+
+@pytest.mark.parametrize("case", VECTORS["lr_schedule"], ids=lambda case: case["name"])
+def test_published_schedule(case: dict[str, Any]) -> None:
+    rate = schedule(
+        epochs=case["epochs"],
+        warmup_epochs=case["warmup_epochs"],
+        warmup_factor=case["warmup_factor"],
+        min_lr=case["min_lr"],
+        per="epoch",
+        shift_cosine=False,
+    )
+    mine = [rate.at(epoch, 3, case["base_lr"]) for epoch in range(case["epochs"])]
+    assert mine == pytest.approx(case["lr_by_epoch"], rel=1e-9)
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_per_step_equals_timm(shift: bool) -> None:
+    rate = schedule(shift_cosine=shift)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    theirs = CosineLRScheduler(
+        optimizer,
+        t_initial=70 - (14 if shift else 0),
+        lr_min=1e-5,
+        warmup_t=14,
+        warmup_lr_init=0.03,
+        warmup_prefix=shift,
+        t_in_epochs=False,
+    )
+    for step in range(70):
+        theirs.step_update(step)
+        assert rate.at(step // 7, step % 7, 0.3) == pytest.approx(
+            optimizer.param_groups[0]["lr"], rel=1e-9
+        )
+
+
+def test_constant_after_warmup() -> None:
+    rate = schedule(name="constant")
+    assert rate.at(0, 0, 1.0) == pytest.approx(0.1)
+    assert rate.at(2, 0, 1.0) == rate.at(9, 6, 1.0) == 1.0
+
+
+def test_set_reaches_every_group_with_its_own_base() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    groups = parameter_groups(model, lr=0.1, weight_decay=0.05, head=["1"], head_lr_ratio=10)
+    optimizer = create_optimizer("sgd", groups, betas=(0.9, 0.999), momentum=0.9, nesterov=True)
+    assert schedule(warmup_epochs=0).set(optimizer, 0, 0) == pytest.approx(0.1)
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == pytest.approx(
+        {"head_no_decay": 1.0, "head_decay": 1.0, "body_no_decay": 0.1, "body_decay": 0.1}
+    )
+
+
+NAMES = {
+    "deit-ti": ("deit_tiny_patch16_224", ["head"]),
+    "deit-ti_distillation_token_student_only": ("deit_tiny_distilled_patch16_224", ["head"]),
+}
+
+
+def to_timm(name: str) -> str:
+    for theirs, timms in (
+        ("layers.", "blocks."),
+        ("qkv_transform", "qkv"),
+        ("attn.projection", "attn.proj"),
+        ("patch_embed.projection", "patch_embed.proj"),
+        ("distill_token", "dist_token"),
+        ("distill_head", "head_dist"),
+    ):
+        name = name.replace(theirs, timms)
+    return name
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in VECTORS["optimizer_groups"] if case["name"] in NAMES],
+    ids=lambda case: case["name"],
+)
+def test_published_groups(case: dict[str, Any]) -> None:
+    architecture, head = NAMES[case["name"]]
+    model = timm.create_model(architecture, num_classes=100)
+    mine = {
+        group["name"]: group
+        for group in parameter_groups(
+            model,
+            lr=5e-4,
+            weight_decay=0.05,
+            no_weight_decay=model.no_weight_decay(),
+            head=head,
+        )
+    }
+    for theirs in case["groups"]:
+        group = mine[theirs["group"]]
+        assert set(group["param_names"]) == {to_timm(name) for name in theirs["names"]}
+        assert sum(p.numel() for p in group["params"]) == theirs["elements"]
+        assert group["weight_decay"] == theirs["weight_decay"]
+
+
+def test_both_heads_are_found() -> None:
+    model = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3)
+    assert classifier_names(model) == ["head", "head_dist"]
+    assert classifier_names(timm.create_model("resnet18", num_classes=3)) == ["fc"]
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    (group,) = parameter_groups(model, lr=1, weight_decay=1)
+    assert group["param_names"] == ["weight"]
