@@ -1,0 +1,86 @@
+"""Where the commands write: tables and lines on standard output, errors on standard error.
+
+In a terminal, output is coloured and fitted to its width. Anywhere else it is plain, and lines are
+as long as they need to be.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vitrellis.errors import VitrellisError
+
+_WIDE = 1000  # columns; no table of ours needs as many
+
+console = Console()
+"""Standard output."""
+
+error_console = Console(stderr=True)
+"""Standard error."""
+
+
+def fail(error: VitrellisError) -> None:
+    """Says what went wrong, in red and without a traceback."""
+    text = Text("error: ", style="bold red") + Text(str(error), style="red")
+    error_console.print(text, soft_wrap=True)
+
+
+def print_json(values: Any) -> None:
+    """JSON, for other programs: nothing else may be printed beside it.
+
+    Args:
+        values: Plain values.
+    """
+    typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+
+
+def new_table(*columns: str, title: str | None = None) -> Table:
+    """An empty table; columns that begin with `>` are for numbers, and align to the right.
+
+    Args:
+        *columns: Their headings.
+        title: Printed above.
+    """
+    is_fancy = console.is_terminal
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD if is_fancy else None,
+        pad_edge=is_fancy,
+    )
+    for position, column in enumerate(columns):
+        table.add_column(
+            column.removeprefix(">"),
+            justify="right" if column.startswith(">") else "left",
+            no_wrap=position == 0 or not is_fancy,
+        )
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Prints a table from `new_table`."""
+    if console.is_terminal:
+        console.print(table, markup=False)
+        return
+    plain = Console(width=_WIDE, file=io.StringIO())
+    with plain.capture() as captured:
+        plain.print(table, markup=False)
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())
+
+
+def help_of(command: Callable[..., Any]) -> str:
+    """A command's docstring as its help text, with the lines of its examples kept as they are."""
+    text = inspect.cleandoc(command.__doc__ or "")
+    return text.replace("\n\nExamples:\n", "\n\n\b\nExamples:\n")  # click's sign for "do not fill"

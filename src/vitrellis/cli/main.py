@@ -1,0 +1,85 @@
+"""The command `vitrellis`: what commands there are, and how their errors end.
+
+Exit codes: 0 done, 1 the job failed, 2 the words were wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from vitrellis import __version__
+from vitrellis.cli.console import fail, help_of
+from vitrellis.cli.demo import demo
+from vitrellis.cli.evaluate import evaluate
+from vitrellis.cli.models import models
+from vitrellis.cli.predict import predict
+from vitrellis.cli.recipes import recipes
+from vitrellis.cli.train import train
+from vitrellis.errors import VitrellisError
+
+_EXIT_OF_AN_INTERRUPTED_COMMAND = 130  # typer's, for Ctrl-C; ours is "the job failed"
+
+app = typer.Typer(
+    name="vitrellis",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "train": train,
+    "eval": evaluate,
+    "predict": predict,
+    "models": models,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, help=help_of(_command))(_command)
+app.add_typer(recipes, name="recipes")
+
+
+def main() -> None:
+    """Runs the command line and ends the process."""
+    try:
+        app(prog_name="vitrellis")
+    except VitrellisError as error:
+        fail(error)
+        sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == _EXIT_OF_AN_INTERRUPTED_COMMAND:
+            fail(VitrellisError("interrupted"))
+            sys.exit(VitrellisError.exit_code)
+        raise
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"vitrellis {__version__}")
+        raise typer.Exit
+
+
+def _about(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Train Vision Transformers from scratch when images are few or classes unbalanced.
+
+    Examples:
+      vitrellis demo                               the whole idea in minutes
+      vitrellis train photos data.root=~/my-photos
+      vitrellis eval runs/photos
+      vitrellis predict runs/photos new-photos/
+      vitrellis recipes                            what can be trained
+    """
+
+
+app.callback(help=help_of(_about))(_about)

@@ -1,0 +1,98 @@
+"""`vitrellis models`: what can be trained."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from vitrellis.cli.console import new_table, print_json, print_table
+from vitrellis.errors import UsageError
+
+
+def models(
+    pattern: Annotated[
+        str, typer.Argument(metavar="FILTER", help="Part of a name, or a pattern such as dhvt*.")
+    ] = "",
+    all_models: Annotated[
+        bool, typer.Option("--all", help="Also the models of timm, all of which can be trained.")
+    ] = False,
+    num_classes: Annotated[
+        int, typer.Option(min=1, help="Number of classes for which parameters are counted.")
+    ] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the models that can be students or teachers.
+
+    Parameters are counted for the models of this package.
+
+    Examples:
+      vitrellis models
+      vitrellis models resnet --num-classes 100
+      vitrellis models --all "deit_*"
+    """
+    rows = _rows(pattern, all_models, num_classes)
+    if as_json:
+        print_json(rows)
+        return
+    table = new_table("model", f">parameters ({num_classes} classes)", ">pixels")
+    for row in rows:
+        parameters = row["parameters"]
+        height, width = row["img_size"]
+        table.add_row(
+            row["name"],
+            "" if parameters is None else f"{parameters:,}",
+            str(height) if height == width else f"{height}x{width}",
+        )
+    print_table(table)
+
+
+def _rows(pattern: str, all_models: bool, num_classes: int) -> list[dict[str, Any]]:
+    import timm
+
+    from vitrellis.models import list_models
+
+    ours = list_models()
+    names = [*ours, *(sorted(set(timm.list_models()) - set(ours)) if all_models else [])]
+    chosen = _matching(pattern, names, all_models)
+    return [
+        {
+            "name": name,
+            "parameters": _count_parameters(name, num_classes) if name in ours else None,
+            "img_size": _default_size(name),
+        }
+        for name in chosen
+    ]
+
+
+def _matching(pattern: str, names: Sequence[str], all_models: bool) -> list[str]:
+    is_glob = any(sign in pattern for sign in "*?[")
+    wanted = pattern if is_glob else f"*{pattern}*"
+    chosen = [name for name in names if fnmatch.fnmatchcase(name, wanted)]
+    if not chosen:
+        nearest = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
+        hint = f" Did you mean {', '.join(nearest)}?" if nearest else ""
+        more = "" if all_models else " `vitrellis models --all` also has the models of timm."
+        raise UsageError(f"no model matches {pattern!r}.{hint}{more}")
+    return chosen
+
+
+def _count_parameters(name: str, num_classes: int) -> int:
+    import torch
+
+    from vitrellis.models import create_model
+
+    with torch.device("meta"):  # shapes without memory
+        model = create_model(name, num_classes=num_classes)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _default_size(name: str) -> tuple[int, int]:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    height, width = config.input_size[1:] if config is not None else (224, 224)
+    return int(height), int(width)

@@ -1,0 +1,46 @@
+"""`vitrellis train`: carries a recipe out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as optimizer.lr=1e-3."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run directory. By default runs/ and the recipe's name.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete what the run directory holds and begin anew.")
+    ] = False,
+) -> None:
+    """Train a recipe, its teacher first if it names one.
+
+    The same command continues a run that was stopped, or killed. A run directory that holds
+    another recipe is left alone, and you are told what differs.
+
+    Examples:
+      vitrellis train photos data.root=~/my-photos
+      vitrellis train photos data.root=~/my-photos training.epochs=100 --out runs/longer
+      vitrellis train cifar100-deit-ti-lg data.root=~/cifar machine.devices=2
+      vitrellis train my-recipe.yaml --fresh
+    """
+    from vitrellis.cli.console import console
+    from vitrellis.recipe import load_recipe
+    from vitrellis.report.results import results_lines
+    from vitrellis.training.launch import train as train_recipe
+
+    finished = train_recipe(
+        load_recipe(recipe, overrides or []), out=out, fresh=fresh, console=console
+    )
+    for line in results_lines(finished.results):
+        console.print(line, highlight=False, soft_wrap=True)
+    run = finished.run.path
+    console.print(f"Run: {run}\n  vitrellis eval {run}\n  vitrellis predict {run} IMAGE...")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tests.cli.command import vitrellis
+from vitrellis import __version__
+from vitrellis.cli import main as module
+from vitrellis.cli.console import help_of
+from vitrellis.errors import UsageError, VitrellisError
+
+COMMANDS = ["demo", "train", "eval", "predict", "recipes", "models"]
+
+
+def run_with(monkeypatch: pytest.MonkeyPatch, ending: BaseException) -> int:
+    """How `main` ends when the command raises `ending`."""
+
+    def command(prog_name: str) -> None:
+        raise ending
+
+    monkeypatch.setattr(module, "app", command)
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_the_commands_with_examples(option: str) -> None:
+    ended = vitrellis(option)
+    assert ended.returncode == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in ended.stdout
+    assert "\n    vitrellis eval runs/photos\n" in ended.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command: str) -> None:
+    ended = vitrellis(command, "--help")
+    assert ended.returncode == 0
+    assert f"\n    vitrellis {command}" in ended.stdout
+
+
+def test_the_version_is_printed() -> None:
+    assert vitrellis("--version").stdout == f"vitrellis {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["bogus"], ["train"], ["recipes", "show"], ["models", "--x"]])
+def test_wrong_words_end_with_2(words: list[str]) -> None:
+    ended = vitrellis(*words)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(VitrellisError("a.jpg: [bold] torn"), 1), (UsageError("a.jpg: [bold] torn"), 2)],
+)
+def test_an_error_is_one_line_and_a_code(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: VitrellisError,
+    code: int,
+) -> None:
+    assert run_with(monkeypatch, error) == code
+    assert capsys.readouterr().err == "error: a.jpg: [bold] torn\n"
+
+
+def test_a_long_error_is_not_broken_into_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_with(monkeypatch, VitrellisError("word " * 100 + "end"))
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_with(monkeypatch, ZeroDivisionError())
+
+
+def test_ctrl_c_ends_with_1_and_without_a_traceback() -> None:
+    script = (
+        "import os, signal, typer\n"
+        "from vitrellis.cli import main\n"
+        "main.app = typer.Typer(pretty_exceptions_enable=False)\n"
+        "main.app.command()(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "main.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_reader_who_stops_reading_is_no_error() -> None:
+    command = f"{sys.executable} -m vitrellis recipes show demo | head -1"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert ended.stdout.count("\n") == 1
+    assert ended.stderr == ""
+
+
+def test_examples_keep_their_lines() -> None:
+    def command() -> None:
+        """Do it.
+
+        Examples:
+          one
+          two
+        """
+
+    app = typer.Typer(rich_markup_mode=None)
+    app.command(help=help_of(command))(command)
+    assert "  Examples:\n    one\n    two\n" in CliRunner().invoke(app, ["--help"]).output
