@@ -6,7 +6,6 @@ Every claim is checked against what was just measured, and withdrawn where it do
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -14,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from vitrellis.recipe import Recipe, load_recipe
 from vitrellis.report.curves import learning_curves
+from vitrellis.report.hardware import describe_hardware
 from vitrellis.training.atomic import atomic_write
 from vitrellis.training.launch import Finished, train
 from vitrellis.training.run import RunDirectory
@@ -92,7 +91,7 @@ def demonstrate(
     console.print(_table(measured))
     for line in verdict(measured):
         console.print(line, highlight=False, soft_wrap=True)
-    console.print(f"Measured on {_hardware()}", highlight=False, soft_wrap=True)
+    console.print(f"Measured on {describe_hardware()}", highlight=False, soft_wrap=True)
     console.print(f"Learning curves: {picture}", highlight=False, soft_wrap=True)
     for m in first:
         console.print(f"  {m.arm + ':':26} {m.run}", highlight=False, soft_wrap=True)
@@ -190,18 +189,3 @@ def _table(measured: Sequence[Measured]) -> Table:
             f"{statistics.fmean(m.images_per_second for m in rows):,.0f}",
         )
     return table
-
-
-def _hardware() -> str:
-    cpu = platform.processor() or platform.machine()
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            cpu = line.split(":", 1)[1].strip()
-            break
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
-    return f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []

@@ -20,7 +20,7 @@ TINY = [
     "machine.accelerator=cpu",
     "model.name=vit_micro_patch7_28",
     "objective.locality.student_blocks=[0, 1, 3]",
-    "teacher.overrides=[training.epochs=1, model.name=cifar_resnet8]",
+    "teacher.overrides=[training.epochs=1, schedule.warmup_epochs=0, model.name=cifar_resnet8]",
 ]
 """Makes `demo` a matter of seconds."""
 

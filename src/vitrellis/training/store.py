@@ -103,4 +103,7 @@ class Store:
         return f"{path} ({written:%H:%M:%S})"
 
     def _save(self, path: Path, state: dict[str, Any]) -> None:
-        atomic_write(path, lambda temporary: self.fabric.save(temporary, state))
+        if self.fabric.is_global_zero:
+            atomic_write(path, lambda temporary: self.fabric.save(temporary, state))
+        else:
+            self.fabric.save(path, state)  # writes nothing here, but all processes take part

@@ -1,0 +1,118 @@
+"""Bad input by the real command: one clear message, the right exit code, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.training.command import run
+
+QUICK = ["training.epochs=1", "schedule.warmup_epochs=0", "machine.accelerator=cpu"]
+QUICK += ["model.name=vit_micro_patch8_64", "machine.threads=1"]
+
+
+def photos(folder: Path, classes: tuple[str, ...] = ("ash", "fir"), each: int = 4) -> Path:
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for index in range(each):
+            pixels = np.full((20 + index, 24, 3), 40 * number + 20, dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.jpg")
+    return folder
+
+
+def fails(tmp_path: Path, *words: str, code: int) -> str:
+    message = " ".join(run(*words, cwd=tmp_path, code=code).split())
+    assert "error:" in message
+    return message
+
+
+def train_fails(tmp_path: Path, *words: str, code: int = 1) -> str:
+    message = fails(tmp_path, "train", "photos-alone", *QUICK, *words, code=code)
+    assert not list(tmp_path.glob("runs/**/*.yaml"))
+    return message
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    assert "nowhere" in train_fails(tmp_path, "data.root=nowhere")
+
+
+def empty_class(folder: Path) -> str:
+    (folder / "oak").mkdir()
+    return "oak"
+
+
+def text_as_png(folder: Path) -> str:
+    (folder / "ash" / "note.png").write_text("not a picture")
+    return "note.png"
+
+
+def truncated(folder: Path) -> str:
+    path = folder / "fir" / "2.jpg"
+    os.truncate(path, path.stat().st_size - 100)
+    return "2.jpg"
+
+
+@pytest.mark.parametrize("spoil", [empty_class, text_as_png, truncated])
+def test_spoilt_folders(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
+    folder = photos(tmp_path / "photos")
+    name = spoil(folder)
+    message = " ".join(
+        run("train", "photos-alone", *QUICK, "data.root=photos", cwd=tmp_path, code=1).split()
+    )
+    assert name in message
+    assert not list(tmp_path.glob("runs/**/results.json"))
+
+
+def test_a_class_with_one_image_is_learned_from(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos")
+    photos(tmp_path / "more", classes=("yew",), each=1)
+    (tmp_path / "more" / "yew").rename(folder / "yew")
+    out = run("train", "photos-alone", *QUICK, "data.root=photos", cwd=tmp_path)
+    assert "3 classes" in out
+    assert "1 to 4" in out or "1 to 3" in out
+
+
+@pytest.mark.parametrize(
+    ("word", "hints"),
+    [
+        ("training.epoch=3", ["training.epoch", "epochs"]),
+        ("training.epochs=ten", ["training.epochs", "ten"]),
+        ("training.batch_size=0", ["training.batch_size", "0"]),
+        ("model.name=dhvt_mikro_patch4", ["dhvt_micro_patch4"]),
+        ("data.source=cifar1000", ["cifar100"]),
+    ],
+)
+def test_wrong_words(tmp_path: Path, word: str, hints: list[str]) -> None:
+    photos(tmp_path / "photos")
+    message = fails(tmp_path, "train", "photos-alone", "data.root=photos", word, code=2)
+    for hint in hints:
+        assert hint in message
+
+
+def test_a_pickle_with_a_payload_posing_as_cifar(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for name in ("train", "test", "meta"):
+        (folder / name).write_bytes(pickle.dumps({b"data": Payload()}, protocol=2))
+    message = train_fails(tmp_path, "data.source=cifar100", "data.root=cifar-100-python")
+    assert "cifar-100-python" in message
+    assert not (tmp_path / "executed").exists()
+
+
+def test_weights_of_another_model(tmp_path: Path) -> None:
+    import torch
+
+    photos(tmp_path / "photos")
+    torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    words = ["train", "photos-alone", *QUICK, "data.root=photos", "model.weights=other.pt"]
+    assert "other.pt" in fails(tmp_path, *words, code=1)
