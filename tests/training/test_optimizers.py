@@ -118,7 +118,7 @@ def test_published_groups(case: dict[str, Any]) -> None:
             model,
             lr=5e-4,
             weight_decay=0.05,
-            no_weight_decay=model.no_weight_decay(),
+            no_weight_decay=model.no_weight_decay(),  # type: ignore[operator]  # timm
             head=head,
         )
     }

@@ -144,7 +144,7 @@ def test_another_process_is_training_here(tmp_path: Path) -> None:
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("x")
-    with pytest.raises(UsageError, match="thesis.tex"):
+    with pytest.raises(UsageError, match=r"thesis\.tex"):
         tiny(tmp_path)
     assert (tmp_path / "run" / "thesis.tex").exists()
 

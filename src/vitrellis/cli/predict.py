@@ -90,7 +90,7 @@ def _files(paths: list[str]) -> list[Path]:
     files: list[Path] = []
     for path in _expanded(paths):
         if path.is_dir():
-            inside = list(list_images(path).files)
+            inside = list(list_images(path).images)
             if not inside:
                 raise VitrellisError(f"{path}: holds no images")
             files += inside

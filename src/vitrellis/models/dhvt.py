@@ -11,8 +11,9 @@ take effect, and neither affine scales nor head position embeddings are decayed 
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
@@ -60,7 +61,7 @@ class SOPE(nn.Module):
         halvings = patch_size.bit_length() - 1
         widths = [in_chans, *(embed_dim // 2**k for k in reversed(range(halvings)))]
         layers: list[nn.Module] = []
-        for width, out_width in zip(widths, widths[1:], strict=False):
+        for width, out_width in itertools.pairwise(widths):
             conv = nn.Conv2d(width, out_width, 3, 2, 1, bias=False)
             layers += [nn.Sequential(conv, nn.BatchNorm2d(out_width)), nn.GELU()]
         if halvings > 1:
@@ -239,9 +240,10 @@ class DHVT(nn.Module):
         ]
         self.patch_embed = SOPE(patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        rates = cast(list[float], calculate_drop_path_rates(drop_path_rate, depth))
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, mlp_ratio, qkv_bias, proj_drop_rate, attn_drop_rate, rate)
-            for rate in calculate_drop_path_rates(drop_path_rate, depth)
+            for rate in rates
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)

@@ -100,7 +100,7 @@ def block_channels(
 
 
 def _first_level(model: nn.Module) -> int:
-    """timm counts the stem of a ResNet as a level; the published recipes count stages."""
+    """Of a ResNet timm counts the stem as a level; the published recipes count stages only."""
     return 1 if isinstance(model, ResNet) else 0
 
 

@@ -168,10 +168,11 @@ def load_exported(folder: Path | str) -> Trained:
     try:
         config = json.loads(config_file.read_text())
         ours = config["vitrellis"]
-        values = ours["preprocessing"]
-        preprocessing = Preprocessing(
-            **{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        )
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in ours["preprocessing"].items()
+        }
+        preprocessing = Preprocessing(**values)
         class_names = tuple(ours["class_names"])
         architecture, model_args = config["architecture"], ours["model_args"]
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

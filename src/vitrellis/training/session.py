@@ -115,7 +115,7 @@ def _parts(recipe: Recipe, run: RunDirectory, source: Source, fabric: Fabric) ->
     if recipe.training.channels_last:
         for module in (guided, teacher):
             if module is not None:
-                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                module.to(memory_format=torch.channels_last)
     workers = recipe.machine.workers
     place = build.Place(
         fabric.device,

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import FashionMNIST  # type: ignore[import-untyped]
+from torchvision.datasets import FashionMNIST
 
 from vitrellis.data.sources import Source, TensorImages
 from vitrellis.data.sources.fashion_mnist import CLASS_NAMES, PACKAGED, load_fashion_mnist

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
+from torchvision.datasets import ImageFolder
 
 from vitrellis.data.sources.folder import load_folder
 from vitrellis.errors import VitrellisError
