@@ -70,11 +70,11 @@ class Display:
         text = ""
         if self._console.is_terminal:
             text = f"epoch {epoch + 1}/{self._epochs}  {self._parts}lr {lr:.2g}  "
-            text += f"{self.images_per_second():,.0f} img/s"
+            text += f"{self._images_per_second():,.0f} img/s"
         self._bar.update(self._task, completed=epoch * self._steps_per_epoch + step, text=text)
 
-    def images_per_second(self) -> float:
-        """Over the last steps; 0 before the second one."""
+    def _images_per_second(self) -> float:
+        """Of the last steps; 0 before the second one."""
         if len(self._recent) < 2:
             return 0.0
         seconds = self._recent[-1][0] - self._recent[0][0]

@@ -41,6 +41,7 @@ class Progress:
         epoch: The epoch to do next, or the one that is going on.
         step: Steps of it that are done.
         seconds: Spent in training steps, without evaluation and saving.
+        seconds_before: Of those, before this epoch.
         best_top1: Validation accuracy of the best epoch so far, as a fraction.
         best_epoch: That epoch.
         sums: Of this epoch: losses and hits weighted by images, and `images`.
@@ -49,6 +50,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+    seconds_before: float = 0.0
     best_top1: float | None = None
     best_epoch: int | None = None
     sums: dict[str, float] = field(default_factory=dict)
@@ -195,19 +197,20 @@ class Trainer:
         means = self._epoch_means()
         weights = self.objective.weights(epoch)
         parts = {name: means[name] for name in weights if name in means}
+        seconds = progress.seconds - progress.seconds_before
         row: dict[str, Any] = {
             "epoch": epoch,
             "step": (epoch + 1) * self.loader.steps_per_epoch,
             "seconds": progress.seconds,
             "lr": self.optimizer.param_groups[-1]["lr"],
-            "images_per_second": self.display.images_per_second(),
+            "images_per_second": self.loader.images_per_epoch / max(seconds, 1e-9),
             "loss": means["loss"],
             "parts": parts,
             "weights": weights,
             "train_top1": means["correct"],
         }
         self.objective.end_epoch(epoch, parts)
-        progress.epoch, progress.step = epoch + 1, 0
+        progress.epoch, progress.step, progress.seconds_before = epoch + 1, 0, progress.seconds
         self._sums = {}
         if self.validation is not None and self._validates(epoch):
             row["val_top1"], row["val_loss"] = self._validate(self.validation)

@@ -1,0 +1,100 @@
+"""Figures against scikit-learn, and calibration against a slow computation of its definition."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+from torch import Tensor
+
+from vitrellis.analysis.metrics import Evaluation
+from vitrellis.errors import VitrellisError
+
+
+def predictions(count: int, num_classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, num_classes, (count,), generator=generator)
+    logits = torch.randn(count, num_classes, generator=generator)
+    logits[torch.arange(count), labels] += 1
+    return logits, labels
+
+
+def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
+    return Evaluation.from_logits(logits, labels, [f"c{k}" for k in range(logits.shape[1])])
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 12])
+def test_against_scikit_learn(num_classes: int) -> None:
+    logits, labels = predictions(300, num_classes)
+    guess, names = logits.argmax(dim=1), range(num_classes)
+    mine = evaluate(logits, labels)
+    assert mine.top1 == pytest.approx(sk.accuracy_score(labels, guess))
+    assert mine.balanced_accuracy == pytest.approx(sk.balanced_accuracy_score(labels, guess))
+    assert mine.macro_f1 == pytest.approx(sk.f1_score(labels, guess, average="macro"))
+    assert mine.nll == pytest.approx(
+        sk.log_loss(labels, logits.double().softmax(dim=1), labels=list(names)), rel=1e-5
+    )
+    assert mine.confusion.tolist() == sk.confusion_matrix(labels, guess).tolist()
+    precision, recall, f1, support = sk.precision_recall_fscore_support(labels, guess)
+    for k, row in enumerate(mine.per_class()):
+        assert row["images"] == support[k]
+        assert row["precision"] == pytest.approx(precision[k])
+        assert row["recall"] == pytest.approx(recall[k])
+        assert row["f1"] == pytest.approx(f1[k])
+
+
+def test_top5_against_scikit_learn() -> None:
+    logits, labels = predictions(300, 12)
+    expected = sk.top_k_accuracy_score(labels, logits, k=5)
+    assert evaluate(logits, labels).top5 == pytest.approx(expected)
+
+
+def test_top5_of_three_classes_is_all() -> None:
+    assert evaluate(*predictions(30, 3)).top5 == 1
+
+
+def test_calibration_by_its_definition() -> None:
+    logits, labels = predictions(500, 5)
+    probabilities = logits.double().softmax(dim=1).numpy()
+    confidence, guess = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    expected = 0.0
+    for low in np.linspace(0, 1, 16)[:-1]:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            gap = (guess == labels.numpy())[inside].mean() - confidence[inside].mean()
+            expected += inside.mean() * abs(gap)
+    assert evaluate(logits, labels).calibration_error == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_class_that_does_not_occur() -> None:
+    logits, labels = predictions(40, 4)
+    keep = labels != 2
+    logits[:, 2] = -10
+    mine = evaluate(logits[keep], labels[keep])
+    guess = logits[keep].argmax(dim=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = sk.balanced_accuracy_score(labels[keep], guess)
+    assert mine.balanced_accuracy == pytest.approx(expected)
+    assert mine.per_class()[2] == {
+        "class": "c2",
+        "images": 0,
+        "recall": None,
+        "precision": None,
+        "f1": None,
+    }
+    assert "NaN" not in json.dumps(mine.to_dict())
+
+
+def test_equal_logits_count_as_the_first_class() -> None:
+    mine = evaluate(torch.zeros(4, 3), torch.tensor([0, 0, 1, 2]))
+    assert mine.top1 == 0.5
+
+
+def test_nothing_to_evaluate() -> None:
+    with pytest.raises(VitrellisError, match="no predictions"):
+        evaluate(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))

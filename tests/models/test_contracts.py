@@ -1,0 +1,159 @@
+"""What every model of ours must do, as timm's models do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitrellis.models import (
+    block_channels,
+    create_model,
+    forward_with_maps,
+    list_models,
+    num_blocks,
+)
+
+SMALL = [name for name in list_models() if "small" not in name and "110" not in name]
+SIZES = {"patch2": 8, "patch4": 16, "patch7": 14, "patch8": 16, "patch16": 32, "resnet": 16}
+
+
+def size_of(name: str) -> int:
+    return next(size for key, size in reversed(SIZES.items()) if key in name)
+
+
+def build(name: str, **kwargs: Any) -> Any:
+    torch.manual_seed(0)
+    return create_model(name, **({"num_classes": 5, "img_size": size_of(name)} | kwargs))
+
+
+def picture(
+    name: str, batch: int = 2, channels: int = 3, factor: tuple[int, int] = (1, 1)
+) -> Tensor:
+    side = size_of(name)
+    torch.manual_seed(1)
+    return torch.randn(batch, channels, side * factor[0], side * factor[1])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_parameter_learns(name: str) -> None:
+    model = build(name).train()
+    logits = model(picture(name, batch=3))
+    assert logits.shape == (3, 5)
+    logits.square().sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_channels_and_shapes(name: str, channels: int) -> None:
+    side = size_of(name)
+    model = build(name, in_chans=channels, img_size=(side, 2 * side)).eval()
+    images = picture(name, 1, channels, (1, 2))
+    logits, maps = forward_with_maps(model, images, list(range(num_blocks(model))))
+    assert isinstance(logits, Tensor)
+    assert logits.shape == (1, 5)
+    torch.testing.assert_close(logits, model(images))
+    for taken in maps:
+        assert taken.shape[-1] == 2 * taken.shape[-2]
+
+
+@pytest.mark.parametrize("name", [n for n in SMALL if n.startswith(("dhvt", "cifar"))])
+@torch.no_grad()
+def test_other_sizes_without_being_told(name: str) -> None:
+    model = build(name).eval()
+    side = size_of(name)
+    assert model(torch.randn(1, 3, side + 3, side + 8)).shape == (1, 5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_taps_are_the_blocks_outputs_in_the_order_asked_for(name: str) -> None:
+    model = build(name).eval()
+    blocks = model.stages if hasattr(model, "stages") else model.blocks
+    seen: dict[int, Tensor] = {}
+    for number, block in enumerate(blocks):
+        block.register_forward_hook(lambda _m, _a, out, n=number: seen.update({n: out}))
+    asked = [2, 0, 1, 0]
+    _, maps = forward_with_maps(model, picture(name), asked)
+    for block, taken in zip(asked, maps, strict=True):
+        out = seen[block]
+        if out.ndim == 3:
+            out = out[:, 1:].mT.unflatten(-1, taken.shape[-2:])
+        assert torch.equal(taken, out)
+    side = size_of(name)
+    assert block_channels(model, asked, 3, (side, side)) == [taken.shape[1] for taken in maps]
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_another_classifier(name: str) -> None:
+    model = build(name).eval()
+    features = model.forward_features(picture(name))
+    pooled = model.forward_head(features, pre_logits=True)
+    assert pooled.shape == (2, model.num_features)
+    model.reset_classifier(7)
+    assert model(picture(name)).shape == (2, 7)
+    assert model.num_classes == 7
+    model.reset_classifier(0)
+    assert model(picture(name)).shape == (2, model.num_features)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_checkpointing_changes_nothing(name: str) -> None:
+    plain, saving = build(name).train(), build(name).train()
+    saving.set_grad_checkpointing(True)
+    first, second = plain(picture(name)), saving(picture(name))
+    torch.testing.assert_close(first, second)
+    first.sum().backward()
+    second.sum().backward()
+    for mine, theirs in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_conventions(name: str) -> None:
+    model = build(name)
+    if not name.startswith("vit"):  # timm's class lists tokens that it may not have
+        assert model.no_weight_decay() <= dict(model.named_parameters()).keys()
+    assert isinstance(model.get_classifier(), nn.Linear)
+    assert model.pretrained_cfg["architecture"] == name
+    assert callable(model.group_matcher)
+    assert len(model.feature_info) == num_blocks(model)
+
+
+@pytest.mark.parametrize("name", ["dhvt_micro_patch4", "cifar_resnet8", "vit_micro_patch7_28"])
+@torch.no_grad()
+def test_compiles_without_a_break(name: str) -> None:
+    model = build(name).eval()
+    blocks = list(range(num_blocks(model)))
+    compiled = torch.compile(forward_with_maps, fullgraph=True, backend="eager")
+    logits, maps = compiled(model, picture(name), blocks)
+    expected, expected_maps = forward_with_maps(model, picture(name), blocks)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(maps, expected_maps)
+
+
+@pytest.mark.parametrize("name", ["dhvt_micro_patch4", "cifar_resnet8", "vit_micro_patch7_28"])
+@torch.no_grad()
+def test_half_precision_and_channels_last(name: str) -> None:
+    model = build(name).eval()
+    expected = model(picture(name))
+    last = model.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(
+        last(picture(name).to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-4
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(model(picture(name)).float(), expected, rtol=0.1, atol=0.1)
+
+
+def test_stochastic_depth_and_dropout_act_in_training_only() -> None:
+    model = build("dhvt_micro_patch4", drop_path_rate=0.5, drop_rate=0.5, proj_drop_rate=0.1)
+    images = picture("dhvt_micro_patch4")
+    model.eval()
+    assert torch.equal(model(images), model(images))
+    model.train()
+    assert not torch.equal(model(images), model(images))
