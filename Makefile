@@ -9,10 +9,10 @@ demo: $(READY)  ## set up, then the main job: does guidance help a small ViT, he
 	$(BIN)/vitrellis demo
 
 test: $(READY)  ## set up, then the default tests
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(READY)  ## the slow tests, too
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

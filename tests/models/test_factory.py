@@ -47,6 +47,14 @@ def test_timm_models_at_other_sizes_and_channels(name: str, size: int) -> None:
     assert model(torch.randn(1, 2, size, size)).shape == (1, 3)
 
 
+@torch.no_grad()
+def test_both_heads_can_start_at_zero() -> None:
+    model = create_model(
+        "deit_tiny_distilled_patch16_224", num_classes=3, img_size=32, zero_head=True
+    ).eval()
+    assert torch.equal(model(torch.randn(2, 3, 32, 32)), torch.zeros(2, 3))
+
+
 def weights_file(folder: Path, num_classes: int = 3, name: str = "cifar_resnet8") -> Path:
     path = folder / "weights.safetensors"
     save_file(create_model(name, num_classes=num_classes).state_dict(), path)

@@ -67,7 +67,8 @@ def test_round_trip(
     assert trained.preprocessing == preprocessing(size, channels)
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert torch.equal(theirs(images), model(images))
-    assert theirs.pretrained_cfg["mean"] == [0.5] * channels
+    cfg: dict[str, Any] = theirs.pretrained_cfg  # type: ignore[assignment]
+    assert cfg["mean"] == [0.5] * channels
 
 
 def test_predict_takes_any_sizes(tmp_path: Path) -> None:

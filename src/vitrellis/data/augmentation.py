@@ -1,7 +1,8 @@
 """From stored images to what a model sees: augmented for training, plain for evaluation.
 
 Both take a whole batch of uint8 images on any device. Order as in timm: crop and flip, RandAugment,
-normalisation, random erasing.
+normalisation, random erasing. What is random is decided on the CPU, in a few numbers for each
+image, so that it is the same on every device and an accelerator is never waited for.
 """
 
 from __future__ import annotations
@@ -12,14 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vitrellis.data.geometry import Interpolation, crop_resize, padded_crop
-from vitrellis.data.rand_augment import Policy, parse_policy, rand_augment
-from vitrellis.data.randomness import uniform
-
-CROP_ATTEMPTS = 10
-"""Boxes that a resized crop draws before it takes the centre, as torchvision and timm."""
-NOISE_LENGTH = 1 << 18
-"""Normal numbers in the table from which random erasing reads its noise."""
+from vitrellis.data.boxes import crop_boxes
+from vitrellis.data.erasing import Erasing
+from vitrellis.data.geometry import Interpolation, cached_parts, crop_resize, padded_crop
+from vitrellis.data.rand_augment import parse_policy, rand_augment
+from vitrellis.data.randomness import integers, uniform
 
 
 class Plain:
@@ -46,11 +44,7 @@ class Plain:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 `(B, C, h, w)`."""
-        if images.shape[-2:] != self.size:
-            batch, _, height, width = images.shape
-            whole = torch.tensor([0, 0, height, width], device=images.device).expand(batch, 4)
-            return self._normalize(crop_resize(images, whole, self.size, self.interpolation))
-        return self._normalize(images)
+        return self._normalize(_resize(images, self.size, self.interpolation, dtype=torch.float32))
 
 
 class Augment:
@@ -69,7 +63,7 @@ class Augment:
         flip: Probability of mirroring left to right.
         vertical_flip: Probability of mirroring top to bottom.
         rand_augment: timm's notation, or None.
-        erasing: Probability of replacing a rectangle by noise (Zhong et al., AAAI 2020).
+        erasing: Probability of replacing a rectangle by noise.
 
     Raises:
         UsageError: If `rand_augment` cannot be read.
@@ -95,61 +89,47 @@ class Augment:
         self.crop = crop
         self.scale = scale
         self.ratio = ratio
-        self.padding = padding
+        self.padding = padding if crop == "padded" else 0
         self.interpolation: Interpolation = interpolation
         self.flip = flip
         self.vertical_flip = vertical_flip
-        self.policy: Policy | None = parse_policy(rand_augment) if rand_augment else None
-        self.erasing = erasing
+        self.policy = None if rand_augment is None else parse_policy(rand_augment)
         self._normalize = Normalize(mean, std)
-        self._fill = torch.tensor([round(255 * value) for value in mean]).float()
-        generator = torch.Generator().manual_seed(0)
-        self._noise = torch.randn(NOISE_LENGTH if erasing > 0 else 0, generator=generator)
+        self._erasing = Erasing(erasing) if erasing > 0 else None
+        self._fill = torch.tensor([min(255.0, round(255 * value)) for value in mean])
 
     def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
-        """uint8 `(B, C, H, W)` and keys `(B,)` to float32 `(B, C, h, w)`."""
-        images = self._crop_and_flip(images, keys)
+        """Augments a batch.
+
+        Args:
+            images: uint8 `(B, C, H, W)`.
+            keys: `(B,)` of the samples; best on the CPU, whatever the images are on.
+
+        Returns:
+            float32 `(B, C, h, w)`, normalised.
+        """
+        keys = keys.cpu()
+        images = self._crop_and_flip(images, keys)  # no longer the caller's
         if self.policy is not None:
-            if images.is_floating_point():
-                images = images.round_().to(torch.uint8)
             self._fill = self._fill.to(images.device)
-            images = rand_augment(images, keys, self.policy, self._fill)
+            rand_augment(images, keys, self.policy, self._fill)
         out = self._normalize(images)
-        return self._erase(out, keys) if self.erasing > 0 else out
+        return out if self._erasing is None else self._erasing(out, keys)
 
     def _crop_and_flip(self, images: Tensor, keys: Tensor) -> Tensor:
-        """Floats if the images were resized, uint8 otherwise."""
-        batch, _, height, width = images.shape
-        flips = uniform(keys, "flip", 2)
-        flip_x, flip_y = flips[:, 0] < self.flip, flips[:, 1] < self.vertical_flip
-        whole = torch.tensor([0, 0, height, width], device=images.device).expand(batch, 4)
+        """`(B, C, h, w)`, uint8 unless nothing but normalisation follows a resize."""
+        size, device = (images.shape[-2], images.shape[-1]), images.device
+        chances = torch.tensor([self.flip, self.vertical_flip])
+        flip_x, flip_y = (uniform(keys, "flip", 2) < chances).to(device).unbind(dim=1)
         if self.crop == "resized":
-            boxes = random_boxes(keys, (height, width), self.scale, self.ratio)
-            return crop_resize(images, boxes, self.size, self.interpolation, flip_x, flip_y)
-        if (height, width) != self.size:
-            images = crop_resize(images, whole, self.size, self.interpolation)
-            images = images.round_().to(torch.uint8)
-        padding = self.padding if self.crop == "padded" else 0
-        offsets = (uniform(keys, "crop", 2) * (2 * padding + 1)).long()
-        return padded_crop(images, offsets, padding, self.size, flip_x, flip_y)
-
-    def _erase(self, images: Tensor, keys: Tensor) -> Tensor:
-        """Replaces a rectangle of some normalised images by noise, as timm's pixel mode."""
-        rows = (uniform(keys, "erase", 1).squeeze(1) < self.erasing).nonzero().squeeze(1)
-        if not len(rows):
-            return images
-        channels, height, width = images.shape[1:]
-        boxes = random_boxes(keys[rows], (height, width), (0.02, 1 / 3), (0.3, 3.3), "erase-box")
-        top, left, tall, wide = boxes[:, :, None, None].unbind(dim=1)  # (b, 1, 1)
-        y = torch.arange(height, device=images.device)[:, None]
-        x = torch.arange(width, device=images.device)
-        inside = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)  # (b, H, W)
-        self._noise = self._noise.to(images.device)
-        start = (uniform(keys[rows], "erase-noise", 1) * NOISE_LENGTH).long()  # (b, 1)
-        pixels = torch.arange(channels * height * width, device=images.device)
-        noise = self._noise[(start + pixels) % NOISE_LENGTH].view(-1, channels, height, width)
-        images[rows] = torch.where(inside[:, None], noise, images[rows])
-        return images
+            boxes = crop_boxes(keys, size, self.scale, self.ratio).to(device)
+            dtype = torch.float32 if self.policy is None else torch.uint8
+            return crop_resize(
+                images, boxes, self.size, self.interpolation, flip_x, flip_y, dtype=dtype
+            )
+        images = _resize(images, self.size, self.interpolation, dtype=torch.uint8)
+        offsets = integers(keys, "padded-crop", 2, below=2 * self.padding + 1).to(device)
+        return padded_crop(images, offsets, self.padding, self.size, flip_x, flip_y)
 
 
 class Normalize:
@@ -161,58 +141,32 @@ class Normalize:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        deviation = torch.tensor(std, dtype=torch.float64)
-        self._scale = (1 / (255 * deviation)).float().view(1, -1, 1, 1)
-        self._shift = (
-            (-torch.tensor(mean, dtype=torch.float64) / deviation).float().view(1, -1, 1, 1)
-        )
+        deviation = torch.tensor(std, dtype=torch.float64).view(1, -1, 1, 1)
+        self._scale = (1 / (255 * deviation)).float()
+        self._shift = (-torch.tensor(mean).double().view(1, -1, 1, 1) / deviation).float()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """`(B, C, H, W)` to float32 of the same shape."""
-        self._scale, self._shift = self._scale.to(images.device), self._shift.to(images.device)
-        return torch.addcmul(self._shift, images.float(), self._scale)
+        """`(B, C, H, W)` to float32 of the same shape; floats are overwritten."""
+        channels, device = images.shape[1], images.device
+        assert channels == self._scale.shape[1], (
+            f"{channels} channels, {self._scale.shape[1]} means"
+        )
+        self._scale, self._shift = self._scale.to(device), self._shift.to(device)
+        is_float = images.is_floating_point()
+        out = images if is_float else torch.empty(images.shape, device=device)
+        for part in cached_parts(len(images), images.shape[1:].numel(), device):
+            pixels = out[part] if is_float else out[part].copy_(images[part])
+            # two roundings wherever a pixel lies; a fused one would depend on its place
+            pixels.mul_(self._scale).add_(self._shift)
+        return out
 
 
-def random_boxes(
-    keys: Tensor,
-    size: tuple[int, int],
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    stream: str = "box",
+def _resize(
+    images: Tensor, size: tuple[int, int], interpolation: Interpolation, *, dtype: torch.dtype
 ) -> Tensor:
-    """Boxes of random area, aspect and place.
-
-    The area is uniform, the aspect log-uniform; the first of ten that fits is taken, else the
-    largest centred box whose aspect is allowed.
-
-    Args:
-        keys: `(B,)` of the samples.
-        size: `(H, W)` of the images.
-        scale: Smallest and largest share of the area.
-        ratio: Narrowest and widest aspect, width over height.
-        stream: What the randomness is for.
-
-    Returns:
-        `(B, 4)` int64: top, left, height, width.
-    """
-    height, width = size
-    draws = uniform(keys, stream, 2 * CROP_ATTEMPTS + 2)
-    areas = draws[:, :CROP_ATTEMPTS] * (scale[1] - scale[0]) + scale[0]  # (B, attempts)
-    low, high = torch.tensor(ratio).log().tolist()
-    aspects = torch.exp(draws[:, CROP_ATTEMPTS:-2] * (high - low) + low)
-    pixels = areas * (height * width)
-    widths = torch.sqrt(pixels * aspects).round().long()
-    heights = torch.sqrt(pixels / aspects).round().long()
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    first = fits.int().argmax(dim=1, keepdim=True)
-    found = fits.any(dim=1)
-    aspect = min(max(width / height, ratio[0]), ratio[1])
-    centre_width = min(width, round(height * aspect))
-    centre_height = min(height, round(width / aspect))
-    wide = torch.where(found, widths.gather(1, first).squeeze(1), centre_width)
-    tall = torch.where(found, heights.gather(1, first).squeeze(1), centre_height)
-    top = (draws[:, -2] * (height - tall + 1)).long()
-    left = (draws[:, -1] * (width - wide + 1)).long()
-    top = torch.where(found, top, (height - centre_height) // 2)
-    left = torch.where(found, left, (width - centre_width) // 2)
-    return torch.stack([top, left, tall, wide], dim=1)
+    """Whole images at `size`: of `dtype` if they had to be resized, uint8 as they are otherwise."""
+    height, width = images.shape[-2:]
+    if (height, width) == size:
+        return images
+    whole = torch.tensor([0, 0, height, width], device=images.device).expand(len(images), 4)
+    return crop_resize(images, whole, size, interpolation, dtype=dtype)

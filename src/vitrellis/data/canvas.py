@@ -6,7 +6,9 @@ Training, evaluation and prediction bring images to it in the same way.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,16 +16,20 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from vitrellis.data.sources.base import Images, Split, TensorImages
+from vitrellis.data.sources.base import Images, Split, Subset, TensorImages
 
 Fit = Literal["squash", "crop"]
+Tick = Callable[[int, int], None]
+"""Told how many images of how many are done."""
 
 MARGIN = 1.15
 """A stored image has at most so many times the model's pixels on a side: room for crops."""
-MEASURED_IMAGES = 10_000
-"""Most images that a normalisation is measured on, evenly spread."""
+MEASURED_IMAGES = 2000
+"""Most image files that a normalisation is measured on, evenly spread."""
 MEMORY_SHARE = 0.3
 """Share of the free memory that images may take."""
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Where Linux says how many bytes a container may use, or `max`."""
 
 
 def canvas_for(images: Images, img_size: tuple[int, int]) -> tuple[int, int]:
@@ -54,33 +60,46 @@ def to_canvas(image: Tensor, canvas: tuple[int, int], fit: Fit) -> Tensor:
     height, width = image.shape[-2:]
     if (height, width) == canvas:
         return image
-    size = canvas
-    if fit == "crop":
-        factor = max(canvas[0] / height, canvas[1] / width)
-        size = (max(canvas[0], round(height * factor)), max(canvas[1], round(width * factor)))
-    resized = TF.resize(image, list(size), InterpolationMode.BICUBIC, antialias=True)
-    return TF.center_crop(resized, list(canvas))
+    if fit == "squash":
+        return _resize(image, canvas)
+    factor = max(canvas[0] / height, canvas[1] / width)
+    # the far ends of a panorama are cut off beforehand: enlarged, they could take gigabytes
+    kept = [2 * -(-side // factor) + 8 for side in canvas]
+    height, width = min(height, int(kept[0])), min(width, int(kept[1]))
+    image = TF.center_crop(image, [height, width])
+    size = (max(canvas[0], round(height * factor)), max(canvas[1], round(width * factor)))
+    return TF.center_crop(_resize(image, size), list(canvas))
 
 
-def read_canvases(images: Images, canvas: tuple[int, int], fit: Fit) -> Tensor:
+def read_canvases(
+    images: Images, canvas: tuple[int, int], fit: Fit, progress: Tick | None = None
+) -> Tensor:
     """All images, decoded by threads.
 
+    Args:
+        images: To be read.
+        canvas: `(H, W)` in pixels.
+        fit: How they are brought to it.
+        progress: Told of every image.
+
     Returns:
-        uint8 `(N, C, *canvas)` on the CPU.
+        uint8 `(N, C, *canvas)` on the CPU, possibly the images' own memory.
 
     Raises:
         VitrellisError: Naming an image that cannot be read.
     """
-    if isinstance(images, TensorImages) and images.size == canvas:
-        return images.tensor
+    held = _held_in_memory(images)
+    if held is not None and held.shape[-2:] == canvas:
+        return held
     out = torch.empty(len(images), images.channels, *canvas, dtype=torch.uint8)
 
     def read(index: int) -> None:
         out[index] = to_canvas(images[index], canvas, fit)
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for _ in pool.map(read, range(len(images))):
-            pass
+        for count, _ in enumerate(pool.map(read, range(len(images))), start=1):
+            if progress is not None:
+                progress(count, len(images))
     return out
 
 
@@ -90,25 +109,25 @@ def measure_normalization(
     """Mean and standard deviation of each channel over the images, in [0, 1].
 
     Args:
-        split: The training split. At most `MEASURED_IMAGES` are looked at.
+        split: The training split. Of files, at most `MEASURED_IMAGES` are looked at.
         canvas: `(H, W)` at which images are stored.
         fit: How they are brought to it.
     """
-    every = max(1, -(-len(split) // MEASURED_IMAGES))
-    some = split.subset(torch.arange(0, len(split), every))
-    total = torch.zeros(split.images.channels, dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for start in range(0, len(some), 500):
-        part = some.subset(torch.arange(start, min(start + 500, len(some))))
-        pixels = read_canvases(part.images, canvas, fit).double() / 255  # (n, C, H, W)
-        total += pixels.sum(dim=(0, 2, 3))
-        squares += pixels.square().sum(dim=(0, 2, 3))
-    count = len(some) * canvas[0] * canvas[1]
-    mean = total / count
-    variance = squares / count - mean.square()
+    count = len(split)
+    if _held_in_memory(split.images) is None:
+        count = min(count, MEASURED_IMAGES)
+    some = torch.arange(count) * len(split) // count
+    histogram = torch.zeros(split.images.channels, 256, dtype=torch.int64)
+    for part in some.split(500):
+        pixels = read_canvases(split.subset(part).images, canvas, fit)  # (n, C, H, W)
+        for counts, channel in zip(histogram, pixels.unbind(dim=1), strict=True):
+            counts += torch.bincount(channel.flatten(), minlength=256)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    shares = histogram / histogram.sum(dim=1, keepdim=True)  # (C, 256)
+    mean = shares.double() @ levels
+    variance = (shares.double() * (levels - mean[:, None]).square()).sum(dim=1)
     # images of one flat colour must not divide by zero
-    std = variance.clamp_min(0).sqrt().clamp_min(1 / 255)
-    return mean.tolist(), std.tolist()
+    return mean.tolist(), variance.sqrt().clamp_min(1 / 255).tolist()
 
 
 def fits_in_memory(
@@ -125,5 +144,30 @@ def fits_in_memory(
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
     else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = _free_memory()
     return num_images * channels * canvas[0] * canvas[1] <= MEMORY_SHARE * free
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    return TF.resize(image, list(size), InterpolationMode.BICUBIC, antialias=True)
+
+
+def _held_in_memory(images: Images) -> Tensor | None:
+    """The images as one tensor, if that is what they are."""
+    if isinstance(images, TensorImages):
+        return images.tensor
+    if isinstance(images, Subset):
+        base = _held_in_memory(images.base)
+        return None if base is None else base[images.indices]
+    return None
+
+
+def _free_memory() -> int:
+    """Bytes that can be had without swapping; caches count, because they make room."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if Path("/proc/meminfo").exists():
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    if CONTAINER_LIMIT.exists() and (limit := CONTAINER_LIMIT.read_text().strip()).isdigit():
+        free = min(free, int(limit))
+    return free

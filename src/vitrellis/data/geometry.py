@@ -1,7 +1,14 @@
-"""Batched geometry: every sample its own crop, flip or warp, without a loop over samples."""
+"""Batched geometry: every sample its own crop and flip, without a loop over samples.
+
+Resizing is exact: weights are rounded to multiples of 2^-14 and what the first of the two passes
+returns to whole grey levels (as Pillow and torchvision do, with 22 and up to 15 bits), so that
+every sum fits the 24 bits of a float32 and its terms can be added in any order. What becomes of an
+image then depends, bit by bit, neither on the other images of the batch nor on the device.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -9,6 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Interpolation = Literal["bilinear", "bicubic"]
+
+CACHED_NUMBERS = 1 << 18
+"""How many numbers are worked on at a time on a CPU, to stay within its caches."""
+LEAST_IMAGES = 4
+"""So many images are worked on at a time, large as they may be."""
 
 
 def crop_resize(
@@ -18,37 +30,52 @@ def crop_resize(
     interpolation: Interpolation,
     flip_x: Tensor | None = None,
     flip_y: Tensor | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Crops a box of each image and resizes it, antialiased, as torchvision and Pillow do.
 
     Resizing is linear and separable: two matrix products per image, and a flip costs nothing.
+    torchvision's `resized_crop(..., antialias=True)` of a uint8 image differs by a grey level at
+    most. (Its `antialias=False` is another kernel for bicubic enlargement, too.)
 
     Args:
-        images: `(B, C, H, W)` float, or uint8.
+        images: `(B, C, H, W)` uint8.
         boxes: `(B, 4)` top, left, height, width in pixels.
         size: `(h, w)` of the result.
         interpolation: The kernel.
         flip_x: `(B,)` bool, which results to mirror left to right.
         flip_y: `(B,)` bool, which results to mirror top to bottom.
+        dtype: uint8 for whole grey levels, float32 for what they are rounded from.
 
     Returns:
-        `(B, C, h, w)` float32, in the range of the images.
+        `(B, C, h, w)` in [0, 255].
     """
-    images = images.float()
-    top, left, height, width = boxes.float().unbind(dim=1)
-    rows = resize_matrix(top, height, images.shape[-2], size[0], interpolation)  # (B, h, H)
-    columns = resize_matrix(left, width, images.shape[-1], size[1], interpolation)  # (B, w, W)
-    if flip_y is not None:
-        rows = torch.where(flip_y[:, None, None], rows.flip(1), rows)
-    if flip_x is not None:
-        columns = torch.where(flip_x[:, None, None], columns.flip(1), columns)
-    resized = rows[:, None] @ images @ columns.mT[:, None]
-    # bicubic kernels overshoot; 8-bit pictures cannot
-    return resized.clamp_(0, 255) if interpolation == "bicubic" else resized
+    batch, channels, height, width = images.shape
+    top, left, tall, wide = boxes.float().unbind(dim=1)
+    out = torch.empty(batch, channels, *size, dtype=dtype, device=images.device)
+    numbers = max(channels * size[0] * size[1], size[0] * height, size[1] * width)
+    for part in cached_parts(batch, numbers, images.device):
+        mirror_y = None if flip_y is None else flip_y[part]
+        mirror_x = None if flip_x is None else flip_x[part]
+        rows = resize_matrix(top[part], tall[part], height, size[0], interpolation, mirror_y)
+        columns = resize_matrix(left[part], wide[part], width, size[1], interpolation, mirror_x)
+        pixels = images[part].transpose(1, 2).float().flatten(1, 2)  # (b, H * C, W)
+        squeezed = torch.bmm(pixels, columns.mT).add_(0.5)  # (b, H * C, w)
+        squeezed = _clamp(squeezed, interpolation).floor_().unflatten(1, (height, channels))
+        resized = torch.bmm(rows, squeezed.flatten(2))  # (b, h, C * w)
+        resized = _clamp(resized, interpolation).unflatten(2, (channels, size[1]))
+        out[part] = (resized.add_(0.5) if dtype == torch.uint8 else resized).transpose(1, 2)
+    return out
 
 
 def resize_matrix(
-    start: Tensor, length: Tensor, num_in: int, num_out: int, interpolation: Interpolation
+    start: Tensor,
+    length: Tensor,
+    num_in: int,
+    num_out: int,
+    interpolation: Interpolation,
+    mirrored: Tensor | None = None,
 ) -> Tensor:
     """The matrix that resizes one side of a crop.
 
@@ -58,19 +85,21 @@ def resize_matrix(
         num_in: Pixels of the whole side.
         num_out: Pixels of the result.
         interpolation: The kernel, widened where the result is smaller than the crop.
+        mirrored: `(B,)` bool, where to put the last pixel first.
 
     Returns:
-        `(B, num_out, num_in)`, rows sum to 1.
+        `(B, num_out, num_in)`, multiples of 2^-14; rows sum to 1, give or take their rounding.
     """
-    scale = (length / num_out)[:, None, None]  # (B, 1, 1)
-    width = scale.clamp_min(1.0)
+    scale = (length / num_out)[:, None]  # (B, 1)
     out = torch.arange(num_out, device=start.device) + 0.5
-    centres = start[:, None, None] + out[None, :, None] * scale  # (B, num_out, 1)
-    pixels = torch.arange(num_in, device=start.device, dtype=torch.float32)
-    weights = _kernel((pixels + 0.5 - centres) / width, interpolation)  # (B, num_out, num_in)
-    inside = (pixels >= start[:, None]) & (pixels < (start + length)[:, None])  # (B, num_in)
-    weights = weights * inside[:, None]
-    return weights / weights.sum(dim=-1, keepdim=True)
+    if mirrored is not None:
+        out = torch.where(mirrored[:, None], out.flip(0), out)  # (B, num_out)
+    centres = (start[:, None] + out * scale)[:, :, None]  # (B, num_out, 1)
+    pixels = torch.arange(num_in, device=start.device) + 0.5
+    distances = (pixels - centres).mul_(1 / scale.clamp_min(1.0)[:, :, None]).abs_()
+    inside = (pixels > start[:, None]) & (pixels < (start + length)[:, None])  # (B, num_in)
+    weights = _to_grid(_kernel(distances, interpolation).mul_(inside[:, None]))
+    return _to_grid(weights.div_(weights.sum(dim=-1, keepdim=True)))
 
 
 def padded_crop(
@@ -94,8 +123,7 @@ def padded_crop(
     Returns:
         `(B, C, h, w)` uint8.
     """
-    batch, channels = images.shape[:2]
-    device = images.device
+    channels, device = images.shape[1], images.device
     padded = F.pad(images, (padding,) * 4)
     row, column = torch.arange(size[0], device=device), torch.arange(size[1], device=device)
     rows = torch.where(flip_y[:, None], row.flip(0), row) + offsets[:, :1]  # (B, h)
@@ -103,44 +131,43 @@ def padded_crop(
     width = padded.shape[-1]
     positions = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)  # (B, h * w)
     flat = padded.flatten(2)  # (B, C, H' * W')
-    taken = flat.gather(2, positions[:, None].expand(-1, channels, -1))
-    return taken.view(batch, channels, *size)
+    return flat.gather(2, positions[:, None].expand(-1, channels, -1)).unflatten(2, size)
 
 
-def warp(images: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
-    """Affine warps as Pillow's `Image.transform`, bilinear.
+def cached_parts(batch: int, numbers_per_image: int, device: torch.device) -> Iterator[slice]:
+    """Cuts a batch into parts that fit a CPU's caches; other devices take it whole.
 
     Args:
-        images: `(B, C, H, W)` float.
-        matrices: `(B, 2, 3)`: where each output pixel `(x, y, 1)` comes from, in pixels, with
-            centres at halves.
-        fill: `(C,)` value of what comes from outside.
-
-    Returns:
-        `(B, C, H, W)`.
+        batch: Images.
+        numbers_per_image: How many numbers are at work for each.
+        device: Where.
     """
-    height, width = images.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=images.device) + 0.5,
-        torch.arange(width, device=images.device) + 0.5,
-        indexing="ij",
-    )
-    places = torch.stack([x, y, torch.ones_like(x)], dim=-1)  # (H, W, 3)
-    origins = torch.einsum("bij,hwj->bhwi", matrices, places)  # (B, H, W, 2)
-    extent = origins.new_tensor([width, height])
-    warped = F.grid_sample(
-        images, origins / extent * 2 - 1, padding_mode="border", align_corners=False
-    )
-    inside = ((origins >= 0) & (origins < extent)).all(dim=-1)  # (B, H, W)
-    return torch.where(inside[:, None], warped, fill.view(1, -1, 1, 1))
+    size = max(LEAST_IMAGES, CACHED_NUMBERS // max(1, numbers_per_image))
+    if device.type != "cpu":
+        size = max(1, batch)
+    for start in range(0, batch, size):
+        yield slice(start, start + size)
 
 
-def _kernel(x: Tensor, interpolation: Interpolation) -> Tensor:
-    """Triangle, or Keys' cubic with a = -0.5, as in Pillow."""
-    x = x.abs()
+def _kernel(distances: Tensor, interpolation: Interpolation) -> Tensor:
+    """Triangle, or Keys' cubic with a = -0.5 as in Pillow, of distances >= 0.
+
+    The cubic's two pieces are a sum of two that vanish, with their slopes, at 1 and 2.
+    """
+    near = (1 - distances).clamp_min_(0)
     if interpolation == "bilinear":
-        return (1 - x).clamp_min(0)
-    a = -0.5
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * a
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+        return near
+    far = distances.neg_().add_(2).clamp_min_(0)
+    inner = near.square().mul_(near.mul_(-2).add_(1))
+    outer = far.square().mul_(far.sub_(1)).mul_(0.5)
+    return inner.add_(outer)
+
+
+def _to_grid(weights: Tensor) -> Tensor:
+    """Rounds numbers far below 256 to multiples of 2^-14, which are the floats above 512."""
+    return weights.add_(768).sub_(768)
+
+
+def _clamp(pixels: Tensor, interpolation: Interpolation) -> Tensor:
+    """Cubic kernels overshoot; 8-bit pictures cannot."""
+    return pixels.clamp_(0, 255) if interpolation == "bicubic" else pixels

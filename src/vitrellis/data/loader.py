@@ -6,21 +6,21 @@ device. A batch is defined over all processes together, and each takes its share
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from vitrellis.data.augmentation import Augment, Plain
-from vitrellis.data.canvas import Fit, read_canvases, to_canvas
+from vitrellis.data.canvas import Fit, Tick
 from vitrellis.data.mixing import Mix
 from vitrellis.data.randomness import epoch_order, sample_keys
 from vitrellis.data.sources.base import Split
-from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.data.store import open_store
+from vitrellis.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,14 @@ class TrainLoader:
         device: Where batches are made.
         rank: Of this process.
         world_size: How many processes there are.
-        drop_last: Leave out an epoch's last batch if it is not full, and not the only one.
+        drop_last: Leave out an epoch's last batch if it is not full, and not the only one. One
+            that has not an image for every process is left out anyway.
         repeats: Views of the same image in an epoch.
         canvas: `(H, W)` at which images are stored.
         fit: How they are brought to it.
         resident: Hold all of them as one tensor on the device.
         workers: Processes that read images if they are not resident.
+        progress: Told of every image that is read while the loader is built.
 
     Raises:
         UsageError: If there are fewer images than processes.
@@ -85,17 +87,18 @@ class TrainLoader:
         fit: Fit = "squash",
         resident: bool = True,
         workers: int = 0,
+        progress: Tick | None = None,
     ) -> None:
         count = len(split)
-        if min(batch_size, count) < world_size:
-            raise UsageError(
-                f"{world_size} devices share batches of {min(batch_size, count)} images; "
-                "each needs at least one. Use fewer machine.devices"
-            )
         self.num_classes = num_classes
         self.batch_size = min(batch_size, count)
-        is_even = count % self.batch_size == 0
-        self.steps_per_epoch = count // self.batch_size + (0 if drop_last or is_even else 1)
+        if self.batch_size < world_size:
+            raise UsageError(
+                f"{world_size} devices share batches of {self.batch_size} images; "
+                "each needs at least one. Use fewer machine.devices"
+            )
+        has_rest = not drop_last and count % self.batch_size >= world_size
+        self.steps_per_epoch = count // self.batch_size + int(has_rest)
         self.augment = augment
         # a single image has no partner
         self.mix = mix if mix is not None and mix.active and count > 1 else None
@@ -104,7 +107,15 @@ class TrainLoader:
         self._rank = rank
         self._world_size = world_size
         self._labels = split.labels.to(device)
-        self._store = _Store(split, device, canvas, fit, resident, workers)
+        self._store = open_store(
+            split.images,
+            device=device,
+            canvas=canvas,
+            fit=fit,
+            resident=resident,
+            workers=workers,
+            progress=progress,
+        )
 
     @property
     def images_per_epoch(self) -> int:
@@ -118,41 +129,73 @@ class TrainLoader:
             epoch: 0-based.
             start_step: Batches to skip, at no cost.
         """
-        indices, views = epoch_order(len(self._labels), self.seed, epoch, self.repeats)
-        shares, sizes = [], []
+        ahead, here = itertools.tee(self._shares(epoch, start_step))
+        batches = self._store.read(share.wanted for share in ahead)
+        for stored, share in zip(batches, here, strict=True):
+            yield self._batch(share, stored)
+
+    def _shares(self, epoch: int, start_step: int) -> Iterator[_Share]:
+        order, views = epoch_order(len(self._labels), self.seed, epoch, self.repeats)
+        keys = sample_keys(self.seed, epoch, order, views)
         for step in range(start_step, self.steps_per_epoch):
-            whole = torch.arange(
-                step * self.batch_size, min((step + 1) * self.batch_size, len(indices))
-            )
-            positions = whole.tensor_split(self._world_size)[self._rank]
-            keys = sample_keys(self.seed, epoch, indices[positions], views[positions])
-            shares.append((indices[positions], keys))
-            sizes.append(len(whole))
-        wanted = [self._wanted(*share) for share in shares]
-        batches = self._store.read(wanted)
-        for (own, keys), size, stored in zip(shares, sizes, batches, strict=True):
-            yield self._make(own, keys, size, stored)
+            first = step * self.batch_size
+            whole = torch.arange(first, min(first + self.batch_size, len(order)))
+            own = whole.tensor_split(self._world_size)[self._rank]
+            yield self._share(order[own], keys[own], len(whole))
 
-    def _wanted(self, indices: Tensor, keys: Tensor) -> Tensor:
-        """Images to read for a batch: its own, and their partners behind them."""
+    def _share(self, indices: Tensor, keys: Tensor, size: int) -> _Share:
         if self.mix is None:
-            return indices
-        partners, _ = self.mix.partners(indices, keys, len(self._labels))
-        return torch.cat([indices, partners])
+            return _Share(indices, keys, size, indices[:0], indices[:0], keys[:0])
+        rows = self.mix.is_mixed(keys).nonzero().squeeze(1)
+        partners, views = self.mix.partners(indices[rows], keys[rows], len(self._labels))
+        return _Share(indices, keys, size, rows, partners, views)
 
-    def _make(self, indices: Tensor, keys: Tensor, size: int, stored: Tensor) -> Batch:
+    def _batch(self, share: _Share, stored: Tensor) -> Batch:
         device = stored.device
-        indices, keys = indices.to(device), keys.to(device)
+        indices = share.indices.to(device, non_blocking=True)
         labels = self._labels[indices]
-        targets = F.one_hot(labels, self.num_classes).float()
-        if self.mix is None:
-            return Batch(self.augment(stored, keys), targets, labels, indices, size)
-        partners, partner_keys = self.mix.partners(indices, keys, len(self._labels))
-        both = self.augment(stored, torch.cat([keys, partner_keys]))
-        own, other = both.chunk(2)
-        partner_targets = F.one_hot(self._labels[partners], self.num_classes).float()
-        images, targets = self.mix(own, targets, other, partner_targets, keys)
-        return Batch(images, targets, labels, indices, size)
+        targets = self._one_hot(labels)
+        shown = self.augment(stored, torch.cat([share.keys, share.partner_keys]))
+        images, partner_images = shown.split([len(indices), len(share.rows)])
+        if self.mix is not None and len(share.rows):
+            rows = share.rows.to(device, non_blocking=True)
+            images[rows], targets[rows] = self.mix(
+                images[rows],
+                targets[rows],
+                partner_images,
+                self._one_hot(self._labels[share.partners.to(device, non_blocking=True)]),
+                share.keys[share.rows],
+            )
+        return Batch(images, targets, labels, indices, share.size)
+
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        return F.one_hot(labels, self.num_classes).float()
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What a process is to make of a batch; all on the CPU.
+
+    Attributes:
+        indices: `(b,)` images.
+        keys: `(b,)` of the samples.
+        size: Images in the whole batch.
+        rows: `(m,)` which samples are mixed.
+        partners: `(m,)` images they are mixed with.
+        partner_keys: `(m,)` of the partners' views.
+    """
+
+    indices: Tensor
+    keys: Tensor
+    size: int
+    rows: Tensor
+    partners: Tensor
+    partner_keys: Tensor
+
+    @property
+    def wanted(self) -> Tensor:
+        """Images to read: its own, and the partners behind them, `(b + m,)`."""
+        return torch.cat([self.indices, self.partners])
 
 
 @dataclass(frozen=True)
@@ -182,8 +225,9 @@ class EvalLoader:
         world_size: How many processes there are.
         canvas: `(H, W)` at which images are stored.
         fit: How they are brought to it.
-        resident: Hold all of them as one tensor on the device.
+        resident: Hold all of this process's images as one tensor on the device.
         workers: Processes that read images if they are not resident.
+        progress: Told of every image that is read while the loader is built.
 
     Raises:
         VitrellisError: If an image cannot be read.
@@ -202,102 +246,34 @@ class EvalLoader:
         fit: Fit = "squash",
         resident: bool = True,
         workers: int = 0,
+        progress: Tick | None = None,
     ) -> None:
-        share = torch.arange(len(split)).tensor_split(world_size)[rank]
+        self._indices = torch.arange(len(split)).tensor_split(world_size)[rank]
+        own = split if world_size == 1 else split.subset(self._indices)
         self.plain = plain
+        self.batch_size = batch_size
         self.device = device
-        self._batches = list(share.split(batch_size)) if len(share) else []
-        self._labels = split.labels.to(device)
-        self._store = _Store(split, device, canvas, fit, resident, workers)
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[EvalBatch]:
-        stored = self._store.read(self._batches)
-        for indices, images in zip(self._batches, stored, strict=True):
-            own = indices.to(self.device)
-            yield EvalBatch(self.plain(images), self._labels[own], own)
-
-
-class _Store:
-    """Images at the canvas's size, on the device, by their numbers."""
-
-    def __init__(
-        self,
-        split: Split,
-        device: torch.device,
-        canvas: tuple[int, int],
-        fit: Fit,
-        resident: bool,
-        workers: int,
-    ) -> None:
-        self._device = device
-        self._tensor: Tensor | None = None
-        if resident:
-            self._tensor = read_canvases(split.images, canvas, fit).to(device)
-            return
-        self._schedule = _Schedule()
-        self._stream: DataLoader[Tensor | _Unreadable] = DataLoader(
-            _Canvases(split, canvas, fit),
-            batch_sampler=self._schedule,
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=device.type == "cuda",
+        self._labels = own.labels.to(device)
+        self._store = open_store(
+            own.images,
+            device=device,
+            canvas=canvas,
+            fit=fit,
+            resident=resident,
+            workers=workers,
+            progress=progress,
         )
 
-    def read(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """uint8 `(b, C, *canvas)` for each batch of image numbers."""
-        if self._tensor is not None:
-            for indices in batches:
-                yield self._tensor[indices.to(self._device)]
-            return
-        self._schedule.batches = batches
-        for stored in self._stream:
-            if isinstance(stored, _Unreadable):
-                raise VitrellisError(stored.message)
-            yield stored.to(self._device, non_blocking=True)
-
-
-class _Schedule:
-    """Which images to read next. The workers live on from epoch to epoch, this changes."""
-
-    def __init__(self) -> None:
-        self.batches: Sequence[Tensor] = ()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for indices in self.batches:
-            yield indices.tolist()
-
     def __len__(self) -> int:
-        return len(self.batches)
+        return -(-len(self._indices) // self.batch_size)
 
-
-@dataclass(frozen=True)
-class _Unreadable:
-    """An error on its way out of a worker, without the worker's traceback around it."""
-
-    message: str
-
-
-class _Canvases(Dataset[Any]):
-    """Reads whole batches in a worker."""
-
-    def __init__(self, split: Split, canvas: tuple[int, int], fit: Fit) -> None:
-        self._images = split.images
-        self._canvas = canvas
-        self._fit: Fit = fit
-
-    def __getitem__(self, index: int) -> Tensor:
-        return to_canvas(self._images[index], self._canvas, self._fit)
-
-    def __getitems__(self, indices: list[int]) -> Tensor | _Unreadable:
-        try:
-            return torch.stack([self[index] for index in indices])
-        except VitrellisError as error:
-            return _Unreadable(str(error))
-
-
-def _as_it_is(batch: Tensor | _Unreadable) -> Tensor | _Unreadable:
-    return batch
+    def __iter__(self) -> Iterator[EvalBatch]:
+        count = len(self._indices)
+        parts = torch.arange(count).split(self.batch_size) if count else ()
+        for part, stored in zip(parts, self._store.read(parts), strict=True):
+            first, last = int(part[0]), int(part[-1])
+            yield EvalBatch(
+                self.plain(stored),
+                self._labels[first : last + 1],
+                self._indices[first : last + 1].to(self.device, non_blocking=True),
+            )

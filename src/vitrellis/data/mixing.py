@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vitrellis.data.randomness import beta, child_keys, uniform
+from vitrellis.data.randomness import beta, child_keys, integers, uniform
 
 
 def mixup(
@@ -95,16 +95,24 @@ class Mix:
         """Whether anything is ever mixed."""
         return (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
 
+    def is_mixed(self, keys: Tensor) -> Tensor:
+        """Which samples are mixed, `(B,)` bool.
+
+        Args:
+            keys: `(B,)` of the samples.
+        """
+        return uniform(keys, "mix", 1).squeeze(1) < self.probability
+
     def partners(self, indices: Tensor, keys: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
         """Another training image for each sample, and the key of its view.
 
         Args:
             indices: `(B,)` sample numbers.
             keys: `(B,)` of the samples.
-            num_images: In the training split.
+            num_images: In the training split, at least 2.
         """
-        steps = (uniform(keys, "partner", 1).squeeze(1).double() * (num_images - 1)).long() + 1
-        return (indices + steps) % num_images, child_keys(keys, "partner-view")
+        steps = integers(keys, "mix-partner", 1, below=num_images - 1).squeeze(1) + 1
+        return (indices + steps) % num_images, child_keys(keys, "mix-view")
 
     def __call__(
         self,
@@ -114,24 +122,33 @@ class Mix:
         partner_targets: Tensor,
         keys: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Mixes what is to be mixed; shapes as in `mixup`."""
-        draws = uniform(keys, "mix", 4)
-        is_mixed = draws[:, 0] < self.probability
-        is_cut = is_mixed & (draws[:, 1] < self.switch)
-        lam = torch.ones_like(draws[:, 0])
-        if self.mixup > 0:
-            lam = torch.where(is_mixed & ~is_cut, beta(keys, "mixup", self.mixup), lam)
-        blended, soft = mixup(images, targets, partner_images, partner_targets, lam)
-        if self.cutmix <= 0:
-            return blended, soft
-        lam = torch.where(is_cut, beta(keys, "cutmix", self.cutmix), torch.ones_like(lam))
-        extent = torch.tensor([images.shape[-1], images.shape[-2]], device=images.device)
-        centre_xy = (draws[:, 2:] * extent).long()
-        pasted, by_area = cutmix(images, targets, partner_images, partner_targets, lam, centre_xy)
-        return (
-            torch.where(is_cut.view(-1, 1, 1, 1), pasted, blended),
-            torch.where(is_cut.view(-1, 1), by_area, soft),
-        )
+        """Mixes every sample with its partner, one way or the other.
+
+        Args:
+            images: `(B, C, H, W)`.
+            targets: `(B, K)` class probabilities.
+            partner_images: `(B, C, H, W)`.
+            partner_targets: `(B, K)`.
+            keys: `(B,)` of the samples; best on the CPU, whatever the images are on.
+        """
+        keys, device = keys.cpu(), images.device
+        is_cut = uniform(keys, "mix-switch", 1).squeeze(1) < self.switch
+        mixed, soft = torch.empty_like(images), torch.empty_like(targets)
+        rows = (~is_cut).nonzero().squeeze(1)
+        if len(rows):
+            lam = beta(keys[rows], "mixup", self.mixup).to(device)
+            rows = rows.to(device)
+            both = (images[rows], targets[rows], partner_images[rows], partner_targets[rows])
+            mixed[rows], soft[rows] = mixup(*both, lam)
+        rows = is_cut.nonzero().squeeze(1)
+        if len(rows):
+            extent = torch.tensor([images.shape[-1], images.shape[-2]])
+            centre_xy = integers(keys[rows], "cutmix-centre", 2, below=extent).to(device)
+            lam = beta(keys[rows], "cutmix", self.cutmix).to(device)
+            rows = rows.to(device)
+            both = (images[rows], targets[rows], partner_images[rows], partner_targets[rows])
+            mixed[rows], soft[rows] = cutmix(*both, lam, centre_xy)
+        return mixed, soft
 
 
 def _mix_targets(targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:

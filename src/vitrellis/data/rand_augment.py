@@ -2,30 +2,32 @@
 
 Paper: Cubuk et al., "RandAugment", 2020, https://arxiv.org/abs/1909.13719, in timm's version, whose
 notation, operations, magnitudes and probability of 0.5 an operation this follows
-(`timm/data/auto_augment.py`; checked against Pillow, one image at a time).
+(`timm/data/auto_augment.py`).
 
-How we differ: warps are bilinear (timm draws bilinear or bicubic), colour is left alone in images
-that do not have three channels, and images that do not have three are grey to Contrast by the mean
-of their channels.
+How we differ: warps are bilinear (timm draws bilinear or bicubic unless told), and of timm's
+notation the parts `mmax`, `t` and `w` are left out.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from vitrellis.data.geometry import warp
-from vitrellis.data.randomness import normal, uniform
+from vitrellis.data.randomness import integers, normal, uniform
+from vitrellis.data.tones import LOOK_UPS, color, look_up, sharpness
+from vitrellis.data.warping import WARPS, warp
 from vitrellis.errors import UsageError
 
-LEVELS = 10.0
-"""Magnitudes are tenths."""
+OPERATIONS = (*LOOK_UPS, *WARPS, "Color", "Sharpness")
+"""All fifteen, each drawn equally often."""
+HIGHEST_MAGNITUDE = 10.0
+"""Magnitudes are tenths of an operation's greatest strength."""
+UNIFORM_FROM_STD = 100.0
+"""A larger `mstd` means magnitudes that are uniform up to `m`."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,18 @@ class Policy:
         increasing: `inc1`: every operation grows stronger with the magnitude.
     """
 
-    magnitude: float = 10.0
+    magnitude: float = HIGHEST_MAGNITUDE
     magnitude_std: float = 0.0
     num_layers: int = 2
     probability: float = 0.5
     increasing: bool = False
+
+    def magnitudes(self, keys: Tensor, stream: str) -> Tensor:
+        """One for each sample, `(B,)` float64."""
+        if self.magnitude_std > UNIFORM_FROM_STD:
+            return uniform(keys, stream, 1).squeeze(1).double() * self.magnitude
+        noise = normal(keys, stream, 1).squeeze(1).double()
+        return (self.magnitude + self.magnitude_std * noise).clamp(0, HIGHEST_MAGNITUDE)
 
 
 def parse_policy(text: str) -> Policy:
@@ -54,234 +63,162 @@ def parse_policy(text: str) -> Policy:
         UsageError: If it is something else, or has a part that is not supported here.
     """
     name, *parts = text.split("-")
-    readers: dict[str, tuple[str, Callable[[str], float]]] = {
-        "m": ("magnitude", float),
-        "mstd": ("magnitude_std", float),
-        "n": ("num_layers", int),
-        "p": ("probability", float),
-        "inc": ("increasing", lambda value: bool(int(value))),
-    }
-    settings = {}
-    for part in parts:
-        match = re.fullmatch(r"([a-z]+)([\d.]+)", part)
-        if match is None or match[1] not in readers:
-            raise UsageError(
-                f"augmentation.rand_augment: {text!r} has {part!r}; known are m, mstd, n, p and "
-                "inc with a number, as in rand-m9-mstd0.5-inc1"
-            )
-        field, read = readers[match[1]]
-        settings[field] = read(match[2])
     if name != "rand":
         raise UsageError(f"augmentation.rand_augment: {text!r} should begin with 'rand-'")
-    return Policy(**settings)  # type: ignore[arg-type]  # the readers give the fields' types
+    values: dict[str, float] = {}
+    for part in parts:
+        match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
+        if match is None or match[1] not in _PARTS:
+            raise UsageError(
+                f"augmentation.rand_augment: {text!r} has {part!r}; known are m, mstd, n, p and "
+                "inc, each with a number, as in rand-m9-mstd0.5-inc1"
+            )
+        name, value = match[1], float(match[2])
+        highest, is_whole = _PARTS[name]
+        if value > highest or (is_whole and value != int(value)):
+            kind = "a whole number" if is_whole else "a number"
+            raise UsageError(
+                f"augmentation.rand_augment: {text!r} has {part!r}; "
+                f"after {name!r} comes {kind} up to {highest:g}"
+            )
+        values[name] = value
+    return Policy(
+        magnitude=values.get("m", HIGHEST_MAGNITUDE),
+        magnitude_std=values.get("mstd", 0.0),
+        num_layers=int(values.get("n", 2)),
+        probability=values.get("p", 0.5),
+        increasing=bool(values.get("inc", 0)),
+    )
 
 
-def rand_augment(images: Tensor, keys: Tensor, policy: Policy, fill: Tensor) -> Tensor:
-    """Applies the policy.
+def rand_augment(images: Tensor, keys: Tensor, policy: Policy, fill: Tensor) -> None:
+    """Applies the policy, in place.
 
     Args:
         images: `(B, C, H, W)` uint8.
-        keys: `(B,)` of the samples.
+        keys: `(B,)` of the samples, on the CPU.
         policy: See `parse_policy`.
-        fill: `(C,)` grey levels for what warps bring in from outside.
-
-    Returns:
-        `(B, C, H, W)` uint8.
+        fill: `(C,)` float32, grey levels for what warps bring in from outside.
     """
     for layer in range(policy.num_layers):
-        draws = uniform(keys, f"rand-augment-{layer}", 3)  # operation, whether, sign
-        noise = normal(keys, f"rand-augment-magnitude-{layer}", 1).squeeze(1)
-        levels = (policy.magnitude + policy.magnitude_std * noise).clamp(0, LEVELS) / LEVELS
-        signs = torch.where(draws[:, 2] < 0.5, -1.0, 1.0)
-        chosen = (draws[:, 0] * len(OPERATIONS)).long()
-        chosen = torch.where(draws[:, 1] < policy.probability, chosen, -1)
-        images = apply_operations(images, chosen, levels, signs, policy.increasing, fill)
-    return images
+        stream = f"rand-augment-{layer}"
+        whether, sign = uniform(keys, stream, 2).unbind(dim=1)
+        chosen = integers(keys, f"{stream}-operation", 1, below=len(OPERATIONS)).squeeze(1)
+        apply_operations(
+            images,
+            torch.where(whether < policy.probability, chosen, -1),
+            policy.magnitudes(keys, f"{stream}-magnitude"),
+            torch.where(sign < 0.5, -1.0, 1.0),
+            increasing=policy.increasing,
+            fill=fill,
+        )
 
 
 def apply_operations(
-    images: Tensor, chosen: Tensor, levels: Tensor, signs: Tensor, increasing: bool, fill: Tensor
-) -> Tensor:
-    """One operation to each image.
+    images: Tensor,
+    chosen: Tensor,
+    magnitudes: Tensor,
+    signs: Tensor,
+    *,
+    increasing: bool,
+    fill: Tensor,
+) -> None:
+    """One operation to each image, in place.
 
     Args:
         images: `(B, C, H, W)` uint8.
-        chosen: `(B,)` index into `OPERATIONS`, or -1 for none.
-        levels: `(B,)` in [0, 1].
-        signs: `(B,)` of -1 and 1, for the operations that go both ways.
-        increasing: Whether strength grows with the level throughout.
-        fill: `(C,)` grey levels.
+        chosen: `(B,)` int64 on the CPU, index into `OPERATIONS`, or -1 for none.
+        magnitudes: `(B,)` float64 on the CPU, in [0, 10].
+        signs: `(B,)` of -1 and 1 on the CPU, for the operations that go both ways.
+        increasing: Whether strength grows with the magnitude throughout.
+        fill: `(C,)` float32, grey levels.
     """
-    out = images.clone()
-    for members, operate in (
-        (TABLES, _look_up),
-        (WARPS, _warp),
-        (("Color",), _color),
-        (("Sharpness",), _sharpness),
-    ):
-        codes = torch.tensor([OPERATIONS.index(name) for name in members], device=images.device)
-        rows = torch.isin(chosen, codes).nonzero().squeeze(1)
-        if len(rows):
-            call = Call(chosen[rows], levels[rows], signs[rows], increasing, fill)
-            out[rows] = operate(images[rows], call)
-    return out
+    counts = torch.bincount(chosen + 1, minlength=len(OPERATIONS) + 1).tolist()
+    members = chosen.argsort(stable=True).split(counts)[1:]  # rows, by operation
+    rows = {name: own for name, own in zip(OPERATIONS, members, strict=True) if len(own)}
+    for family, operate in _FAMILIES.items():
+        names = [name for name in family if name in rows]
+        if not names:
+            continue
+        strengths = [
+            strength(name, magnitudes[rows[name]], signs[rows[name]], increasing).to(images.device)
+            for name in names
+        ]
+        own = torch.cat([rows[name] for name in names]).to(images.device)
+        changed = operate(images.index_select(0, own), names, strengths, fill)
+        images.index_copy_(0, own, changed)
 
 
-@dataclass(frozen=True)
-class Call:
-    """Operations and magnitudes of some images, `(b,)` each."""
+def strength(name: str, magnitudes: Tensor, signs: Tensor, increasing: bool) -> Tensor:
+    """What an operation is told.
 
-    chosen: Tensor
-    levels: Tensor
-    signs: Tensor
-    increasing: bool
-    fill: Tensor
+    Args:
+        name: Of the operation.
+        magnitudes: `(B,)` float64 in [0, 10].
+        signs: `(B,)` of -1 and 1.
+        increasing: Whether strength grows with the magnitude throughout.
 
-    def factors(self) -> Tensor:
-        """Of the enhancements: 1 changes nothing."""
-        if self.increasing:
-            return (1 + 0.9 * self.levels * self.signs).clamp_min(0.1)
-        return 1.8 * self.levels + 0.1
-
-
-def _look_up(images: Tensor, call: Call) -> Tensor:
-    """All operations that are a table of 256 grey levels per image and channel."""
-    tables = torch.empty(*images.shape[:2], 256, device=images.device)  # (b, C, 256)
-    for name, make in TABLES.items():
-        rows = (call.chosen == OPERATIONS.index(name)).nonzero().squeeze(1)
-        if len(rows):
-            part = Call(
-                call.chosen[rows], call.levels[rows], call.signs[rows], call.increasing, call.fill
-            )
-            tables[rows] = make(images[rows], part).expand(-1, images.shape[1], -1)
-    # Pillow truncates
-    tables = tables.clamp(0, 255).to(torch.uint8)
-    return tables.gather(2, images.flatten(2).long()).view_as(images)
+    Returns:
+        `(B,)`: bits or grey levels int64, shares and degrees float64, factors float32.
+    """
+    levels = magnitudes / HIGHEST_MAGNITUDE
+    if name in ("Color", "Contrast", "Brightness", "Sharpness"):
+        factors = (1 + signs * (levels * 0.9)).clamp_min(0.1) if increasing else levels * 1.8 + 0.1
+        return factors.float()
+    if name in ("Posterize", "Solarize"):
+        most = 4 if name == "Posterize" else 256
+        whole = (levels * most).long()
+        return most - whole if increasing else whole
+    if name == "SolarizeAdd":
+        return (levels * 110).long()
+    return levels * signs * _GREATEST.get(name, 1.0)
 
 
-def _levels_of_grey(images: Tensor) -> Tensor:
-    return torch.arange(256.0, device=images.device).view(1, 1, 256)
+def _look_up(images: Tensor, names: list[str], strengths: list[Tensor], fill: Tensor) -> Tensor:
+    del fill
+    channels = images.shape[1]
+    parts = zip(names, strengths, images.split([len(own) for own in strengths]), strict=True)
+    tables = [LOOK_UPS[name](part, own).expand(-1, channels, -1) for name, own, part in parts]
+    return look_up(images, torch.cat(tables))
 
 
-def _autocontrast(images: Tensor, call: Call) -> Tensor:
-    del call
-    grey = _levels_of_grey(images)
-    low, high = images.flatten(2).float().aminmax(dim=2, keepdim=True)  # (b, C, 1)
-    scale = 255 / (high - low)
-    # floor with a little room: Pillow multiplies in double precision
-    return torch.where(high > low, torch.floor(grey * scale - low * scale + 1e-3), grey)
-
-
-def _equalize(images: Tensor, call: Call) -> Tensor:
-    del call
-    flat = images.flatten(2).long()
-    counts = torch.zeros(*images.shape[:2], 256, dtype=torch.int64, device=images.device)
-    counts.scatter_add_(2, flat, torch.ones_like(flat))
-    last = flat.amax(dim=2, keepdim=True)
-    step = (counts.sum(dim=2, keepdim=True) - counts.gather(2, last)) // 255
-    below = counts.cumsum(dim=2) - counts
-    table = (step // 2 + below) // step.clamp_min(1)
-    return torch.where(step > 0, table.float(), _levels_of_grey(images))
-
-
-def _invert(images: Tensor, call: Call) -> Tensor:
-    del call
-    return 255 - _levels_of_grey(images)
-
-
-def _posterize(images: Tensor, call: Call) -> Tensor:
-    bits = (call.levels * 4).long()
-    bits = (4 - bits if call.increasing else bits).view(-1, 1, 1)
-    grey = torch.arange(256, device=images.device).view(1, 1, 256)
-    return (grey >> (8 - bits) << (8 - bits)).float()
-
-
-def _solarize(images: Tensor, call: Call) -> Tensor:
-    threshold = (call.levels * 256).long().clamp_max(256)
-    threshold = (256 - threshold if call.increasing else threshold).view(-1, 1, 1)
-    grey = _levels_of_grey(images)
-    return torch.where(grey < threshold, grey, 255 - grey)
-
-
-def _solarize_add(images: Tensor, call: Call) -> Tensor:
-    add = (call.levels * 110).long().clamp_max(128).view(-1, 1, 1)
-    grey = _levels_of_grey(images)
-    return torch.where(grey < 128, grey + add, grey)
-
-
-def _brightness(images: Tensor, call: Call) -> Tensor:
-    return _levels_of_grey(images) * call.factors().view(-1, 1, 1)
-
-
-def _contrast(images: Tensor, call: Call) -> Tensor:
-    mean = torch.floor(_grey(images).float().mean(dim=(1, 2, 3)) + 0.5).view(-1, 1, 1)
-    return mean + (_levels_of_grey(images) - mean) * call.factors().view(-1, 1, 1)
-
-
-def _warp(images: Tensor, call: Call) -> Tensor:
+def _warp(images: Tensor, names: list[str], strengths: list[Tensor], fill: Tensor) -> Tensor:
     height, width = images.shape[-2:]
-    signed = call.levels * call.signs
-    matrices = torch.zeros(len(images), 2, 3, device=images.device)
-    matrices[:, 0, 0] = matrices[:, 1, 1] = 1
-
-    def put(name: str, row: int, column: int, value: Tensor) -> None:
-        is_it = call.chosen == OPERATIONS.index(name)
-        matrices[:, row, column] = torch.where(is_it, value, matrices[:, row, column])
-
-    put("ShearX", 0, 1, 0.3 * signed)
-    put("ShearY", 1, 0, 0.3 * signed)
-    put("TranslateXRel", 0, 2, 0.45 * width * signed)
-    put("TranslateYRel", 1, 2, 0.45 * height * signed)
-    angles = -math.radians(30.0) * signed
-    cos, sin = torch.cos(angles), torch.sin(angles)
-    x, y = width / 2, height / 2
-    put("Rotate", 0, 0, cos)
-    put("Rotate", 0, 1, sin)
-    put("Rotate", 0, 2, x - x * cos - y * sin)
-    put("Rotate", 1, 0, -sin)
-    put("Rotate", 1, 1, cos)
-    put("Rotate", 1, 2, y + x * sin - y * cos)
-    return torch.round(warp(images.float(), matrices, call.fill)).to(torch.uint8)
+    parts = zip(names, strengths, strict=True)
+    matrices = [WARPS[name](own, (height, width)) for name, own in parts]
+    return warp(images, torch.cat(matrices), fill)
 
 
-def _color(images: Tensor, call: Call) -> Tensor:
-    if images.shape[1] != 3:
-        return images
-    grey = _grey(images).float()
-    factors = call.factors().view(-1, 1, 1, 1)
-    return (grey + (images.float() - grey) * factors).clamp(0, 255).to(torch.uint8)
+def _color(images: Tensor, names: list[str], strengths: list[Tensor], fill: Tensor) -> Tensor:
+    del names, fill
+    return color(images, *strengths)
 
 
-def _sharpness(images: Tensor, call: Call) -> Tensor:
-    kernel = torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]], device=images.device) / 13
-    pixels = images.float()
-    smooth = pixels.clone()  # the border stays as it is, as in Pillow
-    inner = F.conv2d(pixels.flatten(0, 1)[:, None], kernel[None, None]).unflatten(
-        0, images.shape[:2]
-    )
-    smooth[:, :, 1:-1, 1:-1] = torch.floor(inner[:, :, 0] + 0.5)
-    factors = call.factors().view(-1, 1, 1, 1)
-    return (smooth + (pixels - smooth) * factors).clamp(0, 255).to(torch.uint8)
+def _sharpness(images: Tensor, names: list[str], strengths: list[Tensor], fill: Tensor) -> Tensor:
+    del names, fill
+    return sharpness(images, *strengths)
 
 
-def _grey(images: Tensor) -> Tensor:
-    """`(B, 1, H, W)` int64: ITU-R 601 luma of three channels as Pillow rounds it, else the mean."""
-    if images.shape[1] != 3:
-        return images.float().mean(dim=1, keepdim=True).round().long()
-    weights = torch.tensor([19595, 38470, 7471], device=images.device).view(1, 3, 1, 1)
-    return ((images.long() * weights).sum(dim=1, keepdim=True) + 0x8000) >> 16
-
-
-TABLES: dict[str, Callable[[Tensor, Call], Tensor]] = {
-    "AutoContrast": _autocontrast,
-    "Equalize": _equalize,
-    "Invert": _invert,
-    "Posterize": _posterize,
-    "Solarize": _solarize,
-    "SolarizeAdd": _solarize_add,
-    "Contrast": _contrast,
-    "Brightness": _brightness,
+_FAMILIES: dict[tuple[str, ...], Callable[[Tensor, list[str], list[Tensor], Tensor], Tensor]] = {
+    tuple(LOOK_UPS): _look_up,
+    tuple(WARPS): _warp,
+    ("Color",): _color,
+    ("Sharpness",): _sharpness,
 }
-WARPS = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
-OPERATIONS = (*TABLES, *WARPS, "Color", "Sharpness")
-"""All fifteen, each drawn equally often."""
+"""Operations that are done together, by one function of images, names, strengths and fill."""
+_GREATEST = {
+    "Rotate": 30.0,
+    "ShearX": 0.3,
+    "ShearY": 0.3,
+    "TranslateXRel": 0.45,
+    "TranslateYRel": 0.45,
+}
+"""In degrees, and in shares of the image's side."""
+_PARTS = {
+    "m": (HIGHEST_MAGNITUDE, False),
+    "mstd": (float("inf"), False),
+    "n": (100.0, True),
+    "p": (1.0, False),
+    "inc": (1.0, True),
+}
+"""Of the notation: the highest number, and whether it must be whole."""

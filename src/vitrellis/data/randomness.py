@@ -31,7 +31,8 @@ def sample_keys(seed: int, epoch: int, indices: Tensor, view: Tensor | int = 0) 
     """
     start = _mix_int(_mix_int(seed) + epoch)
     keys = _mix(indices * _signed(_GOLDEN) + _signed(start))
-    return _mix(keys + (view + 1) * _signed(_GOLDEN))
+    views = torch.as_tensor(view, device=keys.device)
+    return _mix(keys + (views + 1) * _signed(_GOLDEN))
 
 
 def child_keys(keys: Tensor, stream: str) -> Tensor:
@@ -41,7 +42,7 @@ def child_keys(keys: Tensor, stream: str) -> Tensor:
         keys: `(B,)` int64.
         stream: Its name.
     """
-    return _mix(keys ^ _stream(stream))
+    return _mix(keys ^ _signed(_mix_int(zlib.crc32(stream.encode()))))
 
 
 def uniform(keys: Tensor, stream: str, n: int) -> Tensor:
@@ -55,9 +56,22 @@ def uniform(keys: Tensor, stream: str, n: int) -> Tensor:
     Returns:
         `(B, n)` float32, multiples of 2^-24.
     """
-    counters = torch.arange(1, n + 1, device=keys.device) * _signed(_GOLDEN)  # (n,)
-    bits = _mix(child_keys(keys, stream)[:, None] + counters)  # (B, n)
-    return _shift(bits, 40).to(torch.float32) * 2.0**-24
+    return _shift(_bits(keys, stream, n), 40).to(torch.float32) * 2.0**-24
+
+
+def integers(keys: Tensor, stream: str, n: int, *, below: int | Tensor) -> Tensor:
+    """Whole numbers from 0 to `below - 1`, equally likely (to `below` parts in 2^31).
+
+    Args:
+        keys: `(B,)` int64.
+        stream: What they are for.
+        n: How many for each sample.
+        below: Up to 2^31, or `(B, n)` of such numbers.
+
+    Returns:
+        `(B, n)` int64.
+    """
+    return _shift(_bits(keys, stream, n), 33) * below >> 31
 
 
 def normal(keys: Tensor, stream: str, n: int) -> Tensor:
@@ -68,8 +82,7 @@ def normal(keys: Tensor, stream: str, n: int) -> Tensor:
         stream: What they are for.
         n: How many for each sample.
     """
-    radius, angle = uniform(keys, stream, 2 * n).unflatten(1, (2, n)).unbind(1)
-    return torch.sqrt(-2 * torch.log1p(-radius)) * torch.cos(2 * torch.pi * angle)
+    return _normal(keys, stream, n).to(torch.float32)
 
 
 def beta(keys: Tensor, stream: str, alpha: float) -> Tensor:
@@ -83,9 +96,9 @@ def beta(keys: Tensor, stream: str, alpha: float) -> Tensor:
         stream: What they are for.
         alpha: Positive.
     """
-    log_first = _log_gamma_variate(child_keys(keys, stream), "first", alpha)
-    log_second = _log_gamma_variate(child_keys(keys, stream), "second", alpha)
-    return torch.sigmoid(log_first - log_second).to(torch.float32)
+    own = child_keys(keys, stream)
+    logit = _log_gamma_variate(own, "first", alpha) - _log_gamma_variate(own, "second", alpha)
+    return torch.sigmoid(logit).to(torch.float32)
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
@@ -101,7 +114,8 @@ def epoch_order(num_images: int, seed: int, epoch: int, repeats: int = 1) -> tup
         seed: Of the run.
         epoch: 0-based.
         repeats: Views of the same image, one after the other (repeated augmentation, Hoffer et
-            al., CVPR 2020); as many fewer images are shown.
+            al., CVPR 2020); as many fewer images are shown. The last has fewer views where
+            `num_images` is no multiple.
 
     Returns:
         Image indices and view numbers, both `(num_images,)` int64 on the CPU.
@@ -112,24 +126,38 @@ def epoch_order(num_images: int, seed: int, epoch: int, repeats: int = 1) -> tup
     return order[positions // repeats], positions % repeats
 
 
+def _normal(keys: Tensor, stream: str, n: int) -> Tensor:
+    """In double precision, so that the last bits of a device's logarithm do not matter."""
+    own = child_keys(keys, stream)
+    radius = torch.sqrt(-2 * torch.log1p(-_uniform_double(own, "radius", n)))
+    return radius * torch.cos(2 * torch.pi * _uniform_double(own, "angle", n))
+
+
 def _log_gamma_variate(keys: Tensor, stream: str, alpha: float) -> Tensor:
     """Logarithm of Gamma(alpha) variables: logarithms, because small alphas underflow."""
     candidates = 8
     shape = alpha + 1  # at least 1, as the method wants; brought back to alpha below
     d = shape - 1 / 3
-    x = normal(keys, f"{stream}-x", candidates).double()
-    u = uniform(keys, f"{stream}-u", candidates).double()
+    x = _normal(keys, f"{stream}-x", candidates)
+    u = _uniform_double(keys, f"{stream}-u", candidates)
     v = (1 + x / (9 * d) ** 0.5) ** 3
     log_v = torch.log(v.clamp_min(1e-300))
     accepted = (v > 0) & (torch.log(u.clamp_min(1e-300)) < 0.5 * x**2 + d - d * v + d * log_v)
     first = accepted.int().argmax(dim=1, keepdim=True)
-    log_gamma = torch.log(torch.tensor(d, dtype=torch.float64)) + log_v.gather(1, first).squeeze(1)
-    boost = uniform(keys, f"{stream}-boost", 1).squeeze(1).double()
-    return log_gamma + torch.log(boost.clamp_min(2.0**-25)) / alpha
+    boost = _uniform_double(keys, f"{stream}-boost", 1)
+    # the factor d is left out: it is the same in both variables of a beta
+    return (log_v.gather(1, first) + torch.log(boost.clamp_min(2.0**-54)) / alpha).squeeze(1)
 
 
-def _stream(name: str) -> int:
-    return _signed(_mix_int(zlib.crc32(name.encode())))
+def _uniform_double(keys: Tensor, stream: str, n: int) -> Tensor:
+    """`(B, n)` float64 in [0, 1), multiples of 2^-53."""
+    return _shift(_bits(keys, stream, n), 11).to(torch.float64) * 2.0**-53
+
+
+def _bits(keys: Tensor, stream: str, n: int) -> Tensor:
+    """`(B, n)` int64, all 64 bits random."""
+    counters = torch.arange(1, n + 1, device=keys.device) * _signed(_GOLDEN)  # (n,)
+    return _mix(child_keys(keys, stream)[:, None] + counters)
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ def create_model(
     in_chans: int = 3,
     pretrained: bool = False,
     weights: Path | None = None,
+    zero_head: bool = False,
     **kwargs: Any,
 ) -> nn.Module:
     """A model by name, timm's or ours.
@@ -41,6 +42,8 @@ def create_model(
         in_chans: Image channels.
         pretrained: Start from timm's published weights, which are downloaded.
         weights: Start from the weights in this file; a head of other classes is left new.
+        zero_head: Start the classifier at exactly zero, so that all logits are 0 before the first
+            step, as in DeiT's code. Terms that standardize logits should not start so.
         **kwargs: Further arguments of the model, such as `drop_path_rate`.
 
     Raises:
@@ -71,9 +74,21 @@ def create_model(
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UsageError(f"{name}: {' '.join(str(error).split())[:300]}") from error
     assert isinstance(model, nn.Module)
+    if zero_head:
+        for classifier in classifiers(model):
+            nn.init.zeros_(classifier.weight)
+            nn.init.zeros_(classifier.bias)
     if weights is not None:
         load_initial(model, weights.expanduser())
     return model
+
+
+def classifiers(model: nn.Module) -> list[nn.Linear]:
+    """The linear layers that `model.get_classifier()` returns: one, or one for each head."""
+    get_classifier: Any = getattr(model, "get_classifier", tuple)
+    found = get_classifier()
+    layers = found if isinstance(found, tuple | list) else (found,)
+    return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
 
 def takes_img_size(architecture: str) -> bool:

@@ -83,6 +83,8 @@ class Input(Section):
         Discriminator(_normalization_tag),
     ] = "measured"
     """Mean and deviation: ImageNet's, CIFAR's, measured on the training images, or given."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How images are resized in evaluation; `augmentation.interpolation` if not given."""
     fit: Literal["squash", "crop"] = "squash"
     """Other shapes become the model's by squashing, or by cropping the centre."""
     canvas: Size | None = None
@@ -103,7 +105,7 @@ class Augmentation(Section):
     padding: Index = 4
     """Width of the border for a padded crop, in pixels."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
-    """How images are resized, in training and evaluation."""
+    """How images are resized, in evaluation too if `input.interpolation` does not say."""
     flip: Fraction = 0.5
     """How often left and right are exchanged."""
     vertical_flip: Fraction = 0.0
@@ -142,6 +144,8 @@ class Model(Section):
     """Start from timm's published weights (downloaded once)."""
     weights: File | None = None
     """Start from the weights in this file."""
+    zero_head: bool = False
+    """Start the classifier at exactly zero, as the published DeiT runs; not for distillation."""
     args: Arguments = Field(default_factory=dict)
     """Further arguments of the model, such as `drop_path_rate`."""
 

@@ -112,7 +112,7 @@ def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
         channels=channels,
         mean=tuple(mean),
         std=tuple(std),
-        interpolation=recipe.augmentation.interpolation,
+        interpolation=settings.interpolation or recipe.augmentation.interpolation,
         canvas=canvas,
         fit=settings.fit,
     )
@@ -127,6 +127,7 @@ def build_student(recipe: Recipe, source: Source, preprocessing: Preprocessing) 
         in_chans=preprocessing.channels,
         pretrained=recipe.model.pretrained,
         weights=recipe.model.weights,
+        zero_head=recipe.model.zero_head,
         **recipe.model.args,
     )
 

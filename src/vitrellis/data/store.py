@@ -1,0 +1,182 @@
+"""Where loaders get stored images from: one tensor on the device, or processes that read files.
+
+Either gives uint8 images at the canvas's size, on the device, by their numbers.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vitrellis.data.canvas import Fit, Tick, read_canvases, to_canvas
+from vitrellis.data.sources.base import Images
+from vitrellis.errors import VitrellisError
+
+
+class Store(Protocol):
+    """Stored images by their numbers."""
+
+    def read(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """uint8 `(b, C, *canvas)` for each of the batches of image numbers, `(b,)`."""
+        ...
+
+
+def open_store(
+    images: Images,
+    *,
+    device: torch.device,
+    canvas: tuple[int, int],
+    fit: Fit,
+    resident: bool,
+    workers: int,
+    progress: Tick | None,
+) -> Store:
+    """A store as a loader wants it; its arguments are the loader's.
+
+    Raises:
+        VitrellisError: If an image cannot be read.
+    """
+    if resident:
+        return Resident(read_canvases(images, canvas, fit, progress).to(device))
+    return Stream(images, device=device, canvas=canvas, fit=fit, workers=workers)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """All images as one tensor.
+
+    Attributes:
+        tensor: uint8 `(N, C, *canvas)`.
+    """
+
+    tensor: Tensor
+
+    def read(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Copies out of the tensor."""
+        for indices in batches:
+            yield self.tensor.index_select(0, indices.to(self.tensor.device, non_blocking=True))
+
+
+class Stream:
+    """Reads images when they are wanted, some batches ahead, in processes of its own.
+
+    The processes live on from one `read` to the next, and end with their parent.
+
+    Args:
+        images: To be read.
+        device: Where batches go.
+        canvas: `(H, W)` in pixels.
+        fit: How images are brought to it.
+        workers: How many processes; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        device: torch.device,
+        canvas: tuple[int, int],
+        fit: Fit,
+        workers: int,
+    ) -> None:
+        self._device = device
+        self._schedule = _Schedule()
+        self._batches: DataLoader[Tensor | _Failure] = DataLoader(
+            _Canvases(images, canvas, fit),
+            batch_sampler=self._schedule,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_outlive_signals,
+            generator=torch.Generator(),  # the loader draws a seed; not from what training draws
+        )
+
+    def read(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Reads the batches in their order.
+
+        Raises:
+            VitrellisError: If an image cannot be read, or the system ended a process.
+        """
+        self._schedule.batches = batches
+        stored = iter(self._batches)
+        while (images := _next(stored)) is not None:
+            if isinstance(images, _Failure):
+                raise VitrellisError(images.message)
+            yield images.to(self._device, non_blocking=True)
+
+
+class _Schedule:
+    """What to read next. The processes live on from epoch to epoch, this changes."""
+
+    def __init__(self) -> None:
+        self.batches: Iterable[Tensor] = ()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for indices in self.batches:
+            yield indices.tolist()
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way out of a worker, without the worker's traceback around it."""
+
+    message: str
+
+
+class _Canvases(Dataset[Any]):
+    """Reads whole batches in a worker."""
+
+    def __init__(self, images: Images, canvas: tuple[int, int], fit: Fit) -> None:
+        self._images = images
+        self._canvas = canvas
+        self._fit: Fit = fit
+
+    def __getitem__(self, index: int) -> Tensor:
+        return to_canvas(self._images[index], self._canvas, self._fit)
+
+    def __getitems__(self, indices: list[int]) -> Tensor | _Failure:
+        try:
+            return torch.stack([self[index] for index in indices])
+        except VitrellisError as error:
+            return _Failure(str(error))
+
+
+def _next(stored: Iterator[Tensor | _Failure]) -> Tensor | _Failure | None:
+    """The next batch, or None after the last."""
+    try:
+        return next(stored, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise VitrellisError(
+            "a process that reads images was ended by the system, most likely for want of memory "
+            "(or of /dev/shm in a container). Use fewer machine.workers"
+        ) from None
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _outlive_signals(worker: int) -> None:
+    """Leaves Ctrl-C and a first SIGTERM, which reach all processes of a job, to the parent.
+
+    It saves and then ends the workers. A second SIGTERM is meant for them: it is what they get, at
+    the latest when the parent exits.
+    """
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def on_first(number: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, on_first)
