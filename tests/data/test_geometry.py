@@ -12,7 +12,7 @@ from vitrellis.data.geometry import (
     cached_parts,
     crop_resize,
     padded_crop,
-    resize_matrix,
+    resize_matrices,
 )
 
 MODES: dict[Interpolation, InterpolationMode] = {
@@ -115,7 +115,9 @@ def test_an_image_is_resized_to_the_same_bits_in_any_company(
 
 
 def test_sums_are_exact_whatever_their_order() -> None:
-    rows = resize_matrix(torch.zeros(1), torch.tensor([100.0]), 100, 30, "bicubic")
+    rows = resize_matrices(
+        torch.tensor([0]), torch.tensor([100]), torch.tensor([False]), 100, 30, "bicubic"
+    )
     assert torch.equal(rows * 2**14, (rows * 2**14).round())
     pixels = images(1, 100, 50).float()
     assert torch.equal(rows @ pixels, (rows.double() @ pixels.double()).float())

@@ -160,7 +160,8 @@ def test_timms_notation_is_read(text: str, policy: Policy) -> None:
 
 
 def test_a_very_large_deviation_means_uniform_magnitudes() -> None:
-    magnitudes = parse_policy("rand-m8-mstd101").magnitudes(KEYS, "a")
+    magnitudes = parse_policy("rand-m8-mstd101").magnitudes(KEYS)
+    assert magnitudes.shape == (3000, 2)
     assert abs(magnitudes.mean() - 4) < 0.2
     assert magnitudes.max() < 8
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.parity.rule import assert_matches, load_case, reference_input, state_by_rule
+from tests.parity.rule import (
+    assert_matches,
+    load_case,
+    reference_input,
+    state_by_rule,
+    weight_by_rule,
+)
 from vitrellis.models import create_model, forward_with_maps, load_reference_weights
 
 TINY_TRANSFORMERS = {
     "deit-ti_c100": ("deit_tiny_patch16_224", [0, 6, 11]),
     "deit-ti_c100_distill": ("deit_tiny_distilled_patch16_224", [0, 6, 11]),
+    "pit-ti_c100": ("pit_ti_224", [0, 6, 11]),
+    "pvtv2-b0_c100": ("pvt_v2_b0", [0, 3, 7]),
     "resnet-56_c100": ("cifar_resnet56", [0, 1, 2]),
 }
 
@@ -23,13 +34,42 @@ def check(case: str, name: str, mine: Tensor, factor: float) -> None:
 
 
 def build(case: str, architecture: str, source: str) -> tuple[nn.Module, Tensor]:
-    description, _ = load_case(case)
-    model = create_model(architecture, num_classes=100)
+    description, arrays = load_case(case)
+    model = create_model(architecture, num_classes=arrays["logits"].shape[1])
     load_reference_weights(model, state_by_rule(description["state_dict"]), source)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trainable == description["parameters"]["trainable"]
     given = description["input"]
     return model.eval(), reference_input(given["seed"], tuple(given["shape"]))
+
+
+def record(model: nn.Module, names: set[str]) -> dict[str, Tensor]:
+    """Fills with the outputs of these modules when the model runs."""
+    seen: dict[str, Tensor] = {}
+    for name in names:
+        model.get_submodule(name).register_forward_hook(
+            lambda _module, _args, out, name=name: seen.update({name: out})
+        )
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "first", "total"),
+    [
+        ("head.weight", (100, 192), [-0.1322872, -0.0386922, -0.0533049], 1107.18683),
+        ("norm.weight", (192,), [0.9159130, 1.1767941, 1.0153358], 191.027352),
+        ("norm.bias", (192,), [-0.0640793, 0.0490971, -0.0021232], 16.0710513),
+        ("stem.bn.running_var", (16,), [0.6502479, 4.1302457, 1.7266206], 21.9956999),
+        ("stem.bn.running_mean", (16,), [-0.1029688, -0.0903374, 0.0589248], 1.34649148),
+        ("cls_token", (1, 1, 192), [0.0286697, -0.0221068, -0.0228482], 10.7745299),
+    ],
+)
+def test_the_weight_rule(
+    name: str, shape: tuple[int, ...], first: list[float], total: float
+) -> None:
+    value = weight_by_rule(name, shape)
+    assert value.reshape(-1)[:3] == pytest.approx(first, abs=1e-7)
+    assert np.abs(value).sum(dtype=np.float64) == pytest.approx(total, rel=1e-6)
 
 
 @pytest.mark.parametrize("case", TINY_TRANSFORMERS)
@@ -55,32 +95,50 @@ def test_both_heads_in_training() -> None:
     check(case, "train_distill_logits", distillation_logits, 2e-5)
 
 
+@pytest.mark.parametrize("case", ["dhvt_tiny_cifar_patch4", "dhvt_tiny_imagenet_patch16"])
 @torch.no_grad()
-def test_dhvt() -> None:
-    case = "dhvt_tiny_cifar_patch4"
-    model, images = build(case, "dhvt_tiny_cifar_patch4", "dhvt")
-    seen: dict[str, Tensor] = {}
-
-    def record(name: str, module: nn.Module) -> None:
-        module.register_forward_hook(lambda _module, _args, out: seen.update({name: out}))
-
-    record("patch_embed", model.get_submodule("patch_embed"))
-    record("attn_block_0", model.get_submodule("blocks.0.attn"))
-    record("daff_block_0", model.get_submodule("blocks.0.mlp"))
-    record("norm", model.get_submodule("norm"))
-    for number in range(12):
-        record(f"block_{number}", model.get_submodule(f"blocks.{number}"))
+def test_dhvt(case: str) -> None:
+    model, images = build(case, case, "dhvt")
+    seen = record(model, {"patch_embed", "blocks.0.attn", "blocks.0.mlp", "norm"})
+    block_outputs = record(model, {f"blocks.{number}" for number in range(12)})
     logits, maps = forward_with_maps(model, images, [5])
-    blocks = [seen[f"block_{number}"] for number in range(12)]
     assert isinstance(logits, Tensor)
+    blocks = [block_outputs[f"blocks.{number}"] for number in range(12)]
     check(case, "patch_embed", seen["patch_embed"].flatten(2).mT, 1e-4)
-    for name in ("attn_block_0", "daff_block_0", "block_0", "block_5", "block_11"):
-        check(case, name, seen[name], 1e-4)
+    check(case, "attn_block_0", seen["blocks.0.attn"], 1e-4)
+    check(case, "daff_block_0", seen["blocks.0.mlp"], 1e-4)
+    for number in (0, 5, 11):
+        check(case, f"block_{number}", blocks[number], 1e-4)
     check(case, "cls_token_by_block", torch.stack([b[:, 0] for b in blocks]), 1e-4)
     check(case, "block_l2", torch.stack([b.flatten(1).norm(dim=1) for b in blocks]), 1e-4)
     check(case, "final_cls", seen["norm"][:, 0], 1e-4)
     check(case, "logits", logits, 1e-4)
-    assert torch.equal(maps[0], blocks[5][:, 1:].mT.unflatten(-1, (8, 8)))
+    assert torch.equal(maps[0], blocks[5][:, 1:].mT.unflatten(-1, maps[0].shape[-2:]))
+
+
+@pytest.mark.parametrize(
+    ("case", "cosine"), [("deitlt_resnet32_c100", False), ("deitlt_resnet32_c10_norm", True)]
+)
+@torch.no_grad()
+def test_long_tail_resnet(case: str, cosine: bool) -> None:
+    description, _ = load_case(case)
+    num_classes = description["config"]["num_classes"]
+    model = create_model("cifar_resnet32", num_classes=num_classes, shortcut="pad", cosine=cosine)
+    state = {}
+    for name, value in state_by_rule(description["state_dict"]).items():
+        mine = re.sub(r"^layer(\d)", lambda match: f"stages.{int(match[1]) - 1}", name)
+        mine = mine.replace("linear.", "fc.")
+        state[mine] = value.mT if cosine and mine == "fc.weight" else value
+    model.load_state_dict(state)
+    seen = record(model, {f"stages.{n // 5}.{n % 5}" for n in range(15)} | {"global_pool"})
+    given = description["input"]
+    logits = model.eval()(reference_input(given["seed"], tuple(given["shape"])))
+    blocks = [seen[f"stages.{n // 5}.{n % 5}"] for n in range(15)]
+    for number in (0, 5, 10, 14):
+        check(case, f"block_{number}", blocks[number], 1e-4)
+    check(case, "block_l2", torch.stack([b.flatten(1).norm(dim=1) for b in blocks]), 1e-4)
+    check(case, "final_feature", seen["global_pool"], 1e-4)
+    check(case, "logits", logits, 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,16 @@ class Evaluation:
             class_names: K of them.
 
         Raises:
-            VitrellisError: If there are no predictions.
+            VitrellisError: If there are no predictions, or some are not finite.
         """
         if not len(labels):
             raise VitrellisError("there are no predictions to evaluate")
+        spoilt = int((~logits.isfinite().all(dim=1)).sum())
+        if spoilt:  # comparisons with NaN are false, so they would count as right
+            raise VitrellisError(
+                f"{spoilt:,} of {len(labels):,} predictions are not finite numbers: the model has "
+                "diverged"
+            )
         num_classes = len(class_names)
         assert logits.shape == (len(labels), num_classes), tuple(logits.shape)
         # two classes make one binary problem for torchmetrics' top-k, so ranks are counted here

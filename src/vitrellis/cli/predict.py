@@ -38,6 +38,8 @@ def predict(
       vitrellis predict runs/photos new-photos/ --top 3
       find . -name "*.jpg" | vitrellis predict runs/photos - --csv > labels.csv
     """
+    from rich.progress import Progress
+
     from vitrellis.cli.console import error_console, fail, new_table, print_json, print_table
     from vitrellis.errors import UsageError, VitrellisError
     from vitrellis.training.build import evaluation_place
@@ -48,12 +50,11 @@ def predict(
         raise UsageError("--json and --csv: choose one")
     found = find_run(run)
     trained = load_exported(found.best_model if weights == "best" else found.last_model)
-    trained.model.to(evaluation_place().device)
+    top = min(top, len(trained.class_names))
     files = _files(paths)
+    trained.model.to(evaluation_place().device)
     rows: list[dict[str, Any]] = []
     failed: list[VitrellisError] = []
-    from rich.progress import Progress
-
     with Progress(
         console=error_console, transient=True, disable=not error_console.is_terminal
     ) as progress:
@@ -70,7 +71,7 @@ def predict(
         for row in rows:
             for rank, guess in enumerate(row["predictions"], start=1):
                 writer.writerow([row["file"], rank, guess["class"], f"{guess['probability']:.6f}"])
-    else:
+    elif rows:
         table = new_table("file", *(["class", ">probability %"] * top))
         for row in rows:
             cells = ((g["class"], f"{100 * g['probability']:.1f}") for g in row["predictions"])
@@ -96,13 +97,15 @@ def _files(paths: list[str]) -> list[Path]:
             files += inside
         else:
             files.append(path)
+    if not files:
+        raise VitrellisError("no images: standard input names none")
     return files
 
 
 def _expanded(paths: list[str]) -> Iterator[Path]:
     for text in paths:
         if text == "-":
-            yield from (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+            yield from (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
         else:
             yield Path(text).expanduser()
 
@@ -123,7 +126,7 @@ def _predict(
             failed.append(error)
     if not images:
         return []
-    probabilities, classes = trained.predict(images).topk(min(top, len(trained.class_names)))
+    probabilities, classes = trained.predict(images).topk(top)
     return [
         {
             "file": str(file),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vitrellis.data.randomness import integers, uniform
+from vitrellis.data.randomness import uniform
 
 ATTEMPTS = 10
 """Boxes that are drawn for a sample before it is given up, as in torchvision and timm."""
@@ -64,7 +64,8 @@ def random_boxes(
         largest: Greatest height and width that fit.
         stream: What the randomness is for.
     """
-    areas, aspects = uniform(keys, stream, 2 * ATTEMPTS).double().split(ATTEMPTS, dim=1)
+    draws = uniform(keys, stream, 2 * ATTEMPTS + 2).double()
+    areas, aspects, places = draws.split((ATTEMPTS, ATTEMPTS, 2), dim=1)
     pixels = (areas * (scale[1] - scale[0]) + scale[0]) * (size[0] * size[1])
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspects = torch.exp(aspects * (high - low) + low)
@@ -73,10 +74,9 @@ def random_boxes(
     fits = (heights > 0) & (heights <= largest[0]) & (widths > 0) & (widths <= largest[1])
     first = fits.int().argmax(dim=1, keepdim=True)
     sides = torch.cat([heights.gather(1, first), widths.gather(1, first)], dim=1)  # (B, 2)
-    places = integers(
-        keys, f"{stream}-place", 2, below=torch.tensor(size, device=keys.device) - sides + 1
-    )
-    return Boxes(torch.cat([places, sides], dim=1), fits.any(dim=1))
+    room = torch.tensor(size, device=keys.device) - sides + 1
+    corners = (places * room).long()  # (B, 2)
+    return Boxes(torch.cat([corners, sides], dim=1), fits.any(dim=1))
 
 
 def _centred_box(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int, int, int]:

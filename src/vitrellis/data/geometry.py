@@ -9,6 +9,7 @@ image then depends, bit by bit, neither on the other images of the batch nor on 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -19,6 +20,8 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 CACHED_NUMBERS = 1 << 18
 """How many numbers are worked on at a time on a CPU, to stay within its caches."""
+TABLED_NUMBERS = 1 << 23
+"""Up to so many numbers, the matrices of all crops of a side are computed once and kept."""
 LEAST_IMAGES = 4
 """So many images are worked on at a time, large as they may be."""
 
@@ -41,7 +44,7 @@ def crop_resize(
 
     Args:
         images: `(B, C, H, W)` uint8.
-        boxes: `(B, 4)` top, left, height, width in pixels.
+        boxes: `(B, 4)` int64 top, left, height, width in pixels.
         size: `(h, w)` of the result.
         interpolation: The kernel.
         flip_x: `(B,)` bool, which results to mirror left to right.
@@ -52,14 +55,14 @@ def crop_resize(
         `(B, C, h, w)` in [0, 255].
     """
     batch, channels, height, width = images.shape
-    top, left, tall, wide = boxes.float().unbind(dim=1)
+    straight = torch.zeros(batch, dtype=torch.bool, device=images.device)
+    flip_x, flip_y = straight if flip_x is None else flip_x, straight if flip_y is None else flip_y
+    top, left, tall, wide = boxes.unbind(dim=1)
     out = torch.empty(batch, channels, *size, dtype=dtype, device=images.device)
     numbers = max(channels * size[0] * size[1], size[0] * height, size[1] * width)
     for part in cached_parts(batch, numbers, images.device):
-        mirror_y = None if flip_y is None else flip_y[part]
-        mirror_x = None if flip_x is None else flip_x[part]
-        rows = resize_matrix(top[part], tall[part], height, size[0], interpolation, mirror_y)
-        columns = resize_matrix(left[part], wide[part], width, size[1], interpolation, mirror_x)
+        rows = _matrices(top[part], tall[part], flip_y[part], height, size[0], interpolation)
+        columns = _matrices(left[part], wide[part], flip_x[part], width, size[1], interpolation)
         pixels = images[part].transpose(1, 2).float().flatten(1, 2)  # (b, H * C, W)
         squeezed = torch.bmm(pixels, columns.mT).add_(0.5)  # (b, H * C, w)
         squeezed = _clamp(squeezed, interpolation).floor_().unflatten(1, (height, channels))
@@ -69,31 +72,30 @@ def crop_resize(
     return out
 
 
-def resize_matrix(
+def resize_matrices(
     start: Tensor,
     length: Tensor,
+    mirrored: Tensor,
     num_in: int,
     num_out: int,
     interpolation: Interpolation,
-    mirrored: Tensor | None = None,
 ) -> Tensor:
-    """The matrix that resizes one side of a crop.
+    """The matrices that resize one side of crops.
 
     Args:
-        start: `(B,)` first pixel of the crop.
+        start: `(B,)` first pixel of each crop.
         length: `(B,)` its length in pixels.
+        mirrored: `(B,)` bool, where to put the last pixel first.
         num_in: Pixels of the whole side.
         num_out: Pixels of the result.
         interpolation: The kernel, widened where the result is smaller than the crop.
-        mirrored: `(B,)` bool, where to put the last pixel first.
 
     Returns:
         `(B, num_out, num_in)`, multiples of 2^-14; rows sum to 1, give or take their rounding.
     """
     scale = (length / num_out)[:, None]  # (B, 1)
     out = torch.arange(num_out, device=start.device) + 0.5
-    if mirrored is not None:
-        out = torch.where(mirrored[:, None], out.flip(0), out)  # (B, num_out)
+    out = torch.where(mirrored[:, None], out.flip(0), out)  # (B, num_out)
     centres = (start[:, None] + out * scale)[:, :, None]  # (B, num_out, 1)
     pixels = torch.arange(num_in, device=start.device) + 0.5
     distances = (pixels - centres).mul_(1 / scale.clamp_min(1.0)[:, :, None]).abs_()
@@ -147,6 +149,38 @@ def cached_parts(batch: int, numbers_per_image: int, device: torch.device) -> It
         size = max(1, batch)
     for start in range(0, batch, size):
         yield slice(start, start + size)
+
+
+def _matrices(
+    start: Tensor,
+    length: Tensor,
+    mirrored: Tensor,
+    num_in: int,
+    num_out: int,
+    interpolation: Interpolation,
+) -> Tensor:
+    """As `resize_matrices`, looked up where images are small."""
+    num_crops = num_in * (num_in + 1) // 2
+    if 2 * num_crops * num_in * num_out > TABLED_NUMBERS:
+        return resize_matrices(start, length, mirrored, num_in, num_out, interpolation)
+    table = _all_matrices(num_in, num_out, interpolation, start.device)
+    place = (length - 1) * (2 * num_in + 2 - length) // 2 + start
+    return table.index_select(0, place + mirrored * num_crops)
+
+
+@lru_cache(maxsize=16)
+def _all_matrices(
+    num_in: int, num_out: int, interpolation: Interpolation, device: torch.device
+) -> Tensor:
+    """The matrices of all crops, by length and then start; behind them the mirrored ones."""
+    crops = [(first, n) for n in range(1, num_in + 1) for first in range(num_in - n + 1)]
+    start, length = torch.tensor(crops * 2, device=device).unbind(dim=1)
+    mirrored = torch.arange(2, device=device).repeat_interleave(len(crops)) == 1
+    parts = [
+        resize_matrices(start[p], length[p], mirrored[p], num_in, num_out, interpolation)
+        for p in cached_parts(len(start), num_in * num_out, device)
+    ]
+    return torch.cat(parts)
 
 
 def _kernel(distances: Tensor, interpolation: Interpolation) -> Tensor:

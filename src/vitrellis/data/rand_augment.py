@@ -10,14 +10,16 @@ notation the parts `mmax`, `t` and `w` are left out.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vitrellis.data.randomness import integers, normal, uniform
+from vitrellis.data.randomness import normal, uniform
 from vitrellis.data.tones import LOOK_UPS, color, look_up, sharpness
 from vitrellis.data.warping import WARPS, warp
 from vitrellis.errors import UsageError
@@ -48,11 +50,12 @@ class Policy:
     probability: float = 0.5
     increasing: bool = False
 
-    def magnitudes(self, keys: Tensor, stream: str) -> Tensor:
-        """One for each sample, `(B,)` float64."""
+    def magnitudes(self, keys: Tensor) -> Tensor:
+        """One for each sample and layer, `(B, num_layers)` float64."""
         if self.magnitude_std > UNIFORM_FROM_STD:
-            return uniform(keys, stream, 1).squeeze(1).double() * self.magnitude
-        noise = normal(keys, stream, 1).squeeze(1).double()
+            share = uniform(keys, "rand-augment-magnitude", self.num_layers)
+            return share.double() * self.magnitude
+        noise = normal(keys, "rand-augment-magnitude", self.num_layers).double()
         return (self.magnitude + self.magnitude_std * noise).clamp(0, HIGHEST_MAGNITUDE)
 
 
@@ -100,15 +103,16 @@ def rand_augment(images: Tensor, keys: Tensor, policy: Policy, fill: Tensor) -> 
         policy: See `parse_policy`.
         fill: `(C,)` float32, grey levels for what warps bring in from outside.
     """
+    draws = uniform(keys, "rand-augment", 3 * policy.num_layers).unflatten(1, (3, -1))
+    which, whether, sign = draws.unbind(dim=1)  # (B, num_layers)
+    chosen = torch.where(whether < policy.probability, (which * len(OPERATIONS)).long(), -1)
+    magnitudes, signs = policy.magnitudes(keys), torch.where(sign < 0.5, -1.0, 1.0)
     for layer in range(policy.num_layers):
-        stream = f"rand-augment-{layer}"
-        whether, sign = uniform(keys, stream, 2).unbind(dim=1)
-        chosen = integers(keys, f"{stream}-operation", 1, below=len(OPERATIONS)).squeeze(1)
         apply_operations(
             images,
-            torch.where(whether < policy.probability, chosen, -1),
-            policy.magnitudes(keys, f"{stream}-magnitude"),
-            torch.where(sign < 0.5, -1.0, 1.0),
+            chosen[:, layer],
+            magnitudes[:, layer],
+            signs[:, layer],
             increasing=policy.increasing,
             fill=fill,
         )
@@ -134,86 +138,109 @@ def apply_operations(
         fill: `(C,)` float32, grey levels.
     """
     counts = torch.bincount(chosen + 1, minlength=len(OPERATIONS) + 1).tolist()
-    members = chosen.argsort(stable=True).split(counts)[1:]  # rows, by operation
-    rows = {name: own for name, own in zip(OPERATIONS, members, strict=True) if len(own)}
+    order = chosen.argsort(stable=True)
+    told = strengths(chosen[order], magnitudes[order], signs[order], increasing).to(images.device)
+    rows = order.to(images.device).split(counts)[1:]
+    calls = {
+        name: (own, strength)
+        for name, own, strength in zip(OPERATIONS, rows, told.split(counts)[1:], strict=True)
+        if len(own)
+    }
     for family, operate in _FAMILIES.items():
-        names = [name for name in family if name in rows]
-        if not names:
-            continue
-        strengths = [
-            strength(name, magnitudes[rows[name]], signs[rows[name]], increasing).to(images.device)
-            for name in names
-        ]
-        own = torch.cat([rows[name] for name in names]).to(images.device)
-        changed = operate(images.index_select(0, own), names, strengths, fill)
-        images.index_copy_(0, own, changed)
+        names = [name for name in family if name in calls]
+        if names:
+            own = torch.cat([calls[name][0] for name in names])
+            asked = {name: calls[name][1] for name in names}
+            images.index_copy_(0, own, operate(images.index_select(0, own), asked, fill))
 
 
-def strength(name: str, magnitudes: Tensor, signs: Tensor, increasing: bool) -> Tensor:
-    """What an operation is told.
+def strengths(chosen: Tensor, magnitudes: Tensor, signs: Tensor, increasing: bool) -> Tensor:
+    """What operations are told: bits, grey levels, degrees, shares or factors.
 
     Args:
-        name: Of the operation.
+        chosen: `(B,)` int64, index into `OPERATIONS`; what -1 is told means nothing.
         magnitudes: `(B,)` float64 in [0, 10].
         signs: `(B,)` of -1 and 1.
         increasing: Whether strength grows with the magnitude throughout.
 
     Returns:
-        `(B,)`: bits or grey levels int64, shares and degrees float64, factors float32.
+        `(B,)` float64.
     """
-    levels = magnitudes / HIGHEST_MAGNITUDE
-    if name in ("Color", "Contrast", "Brightness", "Sharpness"):
-        factors = (1 + signs * (levels * 0.9)).clamp_min(0.1) if increasing else levels * 1.8 + 0.1
-        return factors.float()
-    if name in ("Posterize", "Solarize"):
-        most = 4 if name == "Posterize" else 256
-        whole = (levels * most).long()
-        return most - whole if increasing else whole
-    if name == "SolarizeAdd":
-        return (levels * 110).long()
-    return levels * signs * _GREATEST.get(name, 1.0)
+    scales = [_SCALES[name, increasing] for name in OPERATIONS]
+    greatest, from_, least = torch.tensor(
+        [[scale.greatest, scale.start, scale.least] for scale in scales], dtype=torch.float64
+    )[chosen].unbind(dim=1)
+    is_whole, is_signed = torch.tensor([[s.is_whole, s.is_signed] for s in scales])[chosen].T
+    strength = magnitudes / HIGHEST_MAGNITUDE * greatest.abs()
+    strength = torch.where(is_whole, strength.trunc(), strength) * greatest.sign()
+    return (from_ + torch.where(is_signed, strength * signs, strength)).clamp_min(least)
 
 
-def _look_up(images: Tensor, names: list[str], strengths: list[Tensor], fill: Tensor) -> Tensor:
+def _look_up(images: Tensor, asked: dict[str, Tensor], fill: Tensor) -> Tensor:
     del fill
     channels = images.shape[1]
-    parts = zip(names, strengths, images.split([len(own) for own in strengths]), strict=True)
-    tables = [LOOK_UPS[name](part, own).expand(-1, channels, -1) for name, own, part in parts]
+    parts = images.split([len(strength) for strength in asked.values()])
+    tables = [
+        LOOK_UPS[name](part, strength).expand(-1, channels, -1)
+        for part, (name, strength) in zip(parts, asked.items(), strict=True)
+    ]
     return look_up(images, torch.cat(tables))
 
 
-def _warp(images: Tensor, names: list[str], strengths: list[Tensor], fill: Tensor) -> Tensor:
+def _warp(images: Tensor, asked: dict[str, Tensor], fill: Tensor) -> Tensor:
     height, width = images.shape[-2:]
-    parts = zip(names, strengths, strict=True)
-    matrices = [WARPS[name](own, (height, width)) for name, own in parts]
+    matrices = [WARPS[name](strength, (height, width)) for name, strength in asked.items()]
     return warp(images, torch.cat(matrices), fill)
 
 
-def _color(images: Tensor, names: list[str], strengths: list[Tensor], fill: Tensor) -> Tensor:
-    del names, fill
-    return color(images, *strengths)
+def _color(images: Tensor, asked: dict[str, Tensor], fill: Tensor) -> Tensor:
+    del fill
+    return color(images, asked["Color"])
 
 
-def _sharpness(images: Tensor, names: list[str], strengths: list[Tensor], fill: Tensor) -> Tensor:
-    del names, fill
-    return sharpness(images, *strengths)
+def _sharpness(images: Tensor, asked: dict[str, Tensor], fill: Tensor) -> Tensor:
+    del fill
+    return sharpness(images, asked["Sharpness"])
 
 
-_FAMILIES: dict[tuple[str, ...], Callable[[Tensor, list[str], list[Tensor], Tensor], Tensor]] = {
+_FAMILIES: dict[tuple[str, ...], Callable[[Tensor, dict[str, Tensor], Tensor], Tensor]] = {
     tuple(LOOK_UPS): _look_up,
     tuple(WARPS): _warp,
     ("Color",): _color,
     ("Sharpness",): _sharpness,
 }
-"""Operations that are done together, by one function of images, names, strengths and fill."""
-_GREATEST = {
-    "Rotate": 30.0,
-    "ShearX": 0.3,
-    "ShearY": 0.3,
-    "TranslateXRel": 0.45,
-    "TranslateYRel": 0.45,
+"""Operations that are done together: a function of images, strengths by operation, and fill."""
+
+
+class _Scale(NamedTuple):
+    """From magnitude to strength: `start` for 0, `start + greatest` for 10."""
+
+    greatest: float = 0.0
+    start: float = 0.0
+    least: float = -math.inf
+    is_whole: bool = False
+    is_signed: bool = False
+
+
+_ENHANCEMENT = {True: _Scale(0.9, 1.0, 0.1, is_signed=True), False: _Scale(1.8, 0.1)}
+_SCALES = {
+    (name, increasing): scale
+    for increasing in (True, False)
+    for name, scale in {
+        "AutoContrast": _Scale(),
+        "Equalize": _Scale(),
+        "Invert": _Scale(),
+        "Posterize": _Scale(-4, 4, is_whole=True) if increasing else _Scale(4, is_whole=True),
+        "Solarize": _Scale(-256, 256, is_whole=True) if increasing else _Scale(256, is_whole=True),
+        "SolarizeAdd": _Scale(110, is_whole=True),
+        "Rotate": _Scale(30, is_signed=True),
+        "ShearX": _Scale(0.3, is_signed=True),
+        "ShearY": _Scale(0.3, is_signed=True),
+        "TranslateXRel": _Scale(0.45, is_signed=True),
+        "TranslateYRel": _Scale(0.45, is_signed=True),
+        **dict.fromkeys(("Color", "Contrast", "Brightness", "Sharpness"), _ENHANCEMENT[increasing]),
+    }.items()
 }
-"""In degrees, and in shares of the image's side."""
 _PARTS = {
     "m": (HIGHEST_MAGNITUDE, False),
     "mstd": (float("inf"), False),

@@ -5,10 +5,14 @@ Either gives uint8 images at the canvas's size, on the device, by their numbers.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import sys
+import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -88,16 +92,19 @@ class Stream:
     ) -> None:
         self._device = device
         self._schedule = _Schedule()
-        self._batches: DataLoader[Tensor | _Failure] = DataLoader(
-            _Canvases(images, canvas, fit),
-            batch_sampler=self._schedule,
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=_outlive_signals,
-            generator=torch.Generator(),  # the loader draws a seed; not from what training draws
-        )
+        with warnings.catch_warnings():
+            # the user has said how many; reading may well wait for disks rather than compute
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            self._batches: DataLoader[Tensor | _Failure] = DataLoader(
+                _Canvases(images, canvas, fit),
+                batch_sampler=self._schedule,
+                collate_fn=_as_it_is,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                pin_memory=device.type == "cuda",
+                worker_init_fn=_leave_signals_to_parent,
+                generator=torch.Generator(),  # it draws a seed; not from what training draws
+            )
 
     def read(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Reads the batches in their order.
@@ -153,8 +160,8 @@ def _next(stored: Iterator[Tensor | _Failure]) -> Tensor | _Failure | None:
     """The next batch, or None after the last."""
     try:
         return next(stored, None)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise
         raise VitrellisError(
             "a process that reads images was ended by the system, most likely for want of memory "
@@ -166,17 +173,21 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _outlive_signals(worker: int) -> None:
-    """Leaves Ctrl-C and a first SIGTERM, which reach all processes of a job, to the parent.
+def _leave_signals_to_parent(worker: int) -> None:
+    """Lets a worker outlive Ctrl-C and SIGTERM where they reach all processes of a job.
 
-    It saves and then ends the workers. A second SIGTERM is meant for them: it is what they get, at
-    the latest when the parent exits.
+    The parent has to save first; then it ends its workers. Its own SIGTERM is therefore obeyed.
     """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    if sys.platform == "linux":  # where the sender of a signal is known
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
 
-    def on_first(number: int, frame: FrameType | None) -> None:
-        del frame
-        signal.signal(number, signal.SIG_DFL)
 
-    signal.signal(signal.SIGTERM, on_first)
+def _obey(parent: int | None) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -79,21 +79,21 @@ def invert(images: Tensor, strengths: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Tables that keep the highest `bits`, `(B,)` int64; 0 leaves black. `(B, 1, 256)` uint8."""
-    low_bits = (8 - bits).view(-1, 1, 1)
+    """Tables that keep the highest `bits`, `(B,)`; 0 leaves black. `(B, 1, 256)` uint8."""
+    low_bits = 8 - bits.long().view(-1, 1, 1)
     return _to_bytes(_grey_levels(images) >> low_bits << low_bits)
 
 
 def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
-    """Tables that invert levels from `thresholds`, `(B,)` int64, up. `(B, 1, 256)` uint8."""
+    """Tables that invert levels from `thresholds`, `(B,)`, up. `(B, 1, 256)` uint8."""
     grey = _grey_levels(images)
     return _to_bytes(torch.where(grey < thresholds.view(-1, 1, 1), grey, 255 - grey))
 
 
 def solarize_add(images: Tensor, added: Tensor) -> Tensor:
-    """Tables that add `added`, `(B,)` int64, to levels below 128. `(B, 1, 256)` uint8."""
+    """Tables that add `added`, `(B,)`, to levels below 128. `(B, 1, 256)` uint8."""
     grey = _grey_levels(images)
-    return _to_bytes(torch.where(grey < 128, grey + added.view(-1, 1, 1), grey))
+    return _to_bytes(torch.where(grey < 128, grey + added.long().view(-1, 1, 1), grey))
 
 
 def brightness(images: Tensor, factors: Tensor) -> Tensor:
@@ -101,12 +101,12 @@ def brightness(images: Tensor, factors: Tensor) -> Tensor:
 
     Args:
         images: `(B, C, H, W)` uint8.
-        factors: `(B,)` float32.
+        factors: `(B,)`.
 
     Returns:
         `(B, 1, 256)` uint8.
     """
-    return _to_bytes(_grey_levels(images) * factors.view(-1, 1, 1))
+    return _to_bytes(_grey_levels(images) * factors.float().view(-1, 1, 1))
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
@@ -114,14 +114,14 @@ def contrast(images: Tensor, factors: Tensor) -> Tensor:
 
     Args:
         images: `(B, C, H, W)` uint8.
-        factors: `(B,)` float32.
+        factors: `(B,)`.
 
     Returns:
         `(B, 1, 256)` uint8.
     """
     total = _greyscale(images).sum(dim=(1, 2, 3))
     mean = torch.floor(total.double() / images.shape[2:].numel() + 0.5).float().view(-1, 1, 1)
-    return _to_bytes(mean + (_grey_levels(images) - mean) * factors.view(-1, 1, 1))
+    return _to_bytes(mean + (_grey_levels(images) - mean) * factors.float().view(-1, 1, 1))
 
 
 def color(images: Tensor, factors: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def color(images: Tensor, factors: Tensor) -> Tensor:
 
     Args:
         images: `(B, C, H, W)` uint8. Only three channels are changed.
-        factors: `(B,)` float32.
+        factors: `(B,)`.
 
     Returns:
         `(B, C, H, W)` uint8.
@@ -144,7 +144,7 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
 
     Args:
         images: `(B, C, H, W)` uint8.
-        factors: `(B,)` float32.
+        factors: `(B,)`.
 
     Returns:
         `(B, C, H, W)` uint8.
@@ -160,7 +160,7 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
 
 def _away_from(least: Tensor, images: Tensor, factors: Tensor) -> Tensor:
     """Image enhancement: `least` for factor 0, the images for 1, and beyond."""
-    return _to_bytes(least + (images.float() - least) * factors.view(-1, 1, 1, 1))
+    return _to_bytes(least + (images.float() - least) * factors.float().view(-1, 1, 1, 1))
 
 
 def _greyscale(images: Tensor) -> Tensor:

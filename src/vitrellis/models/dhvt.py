@@ -196,7 +196,7 @@ class DHVT(nn.Module):
     """Overlapping patch embedding, blocks of head-interacted attention and DAFF, a class token.
 
     Args:
-        img_size: Pixels it is meant for; any other size works.
+        img_size: Accepted as by other transformers, without effect: any size works.
         patch_size: 2, 4, 8 or 16.
         in_chans: Image channels.
         num_classes: 0 for none.
@@ -228,7 +228,7 @@ class DHVT(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        del img_size
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,9 @@ def create_model(
         in_chans: Image channels.
         pretrained: Start from timm's published weights, which are downloaded.
         weights: Start from the weights in this file; a head of other classes is left new.
-        zero_head: Start the classifier at exactly zero, so that all logits are 0 before the first
-            step, as in DeiT's code. Terms that standardize logits should not start so.
+        zero_head: Set weights and biases of the classifier, or of both, to exactly zero, whatever
+            they started from. All logits are then 0 before the first step, as in DeiT's code. Terms
+            that standardize logits should not start so.
         **kwargs: Further arguments of the model, such as `drop_path_rate`.
 
     Raises:
@@ -74,33 +74,41 @@ def create_model(
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UsageError(f"{name}: {' '.join(str(error).split())[:300]}") from error
     assert isinstance(model, nn.Module)
-    if zero_head:
-        for classifier in classifiers(model):
-            nn.init.zeros_(classifier.weight)
-            nn.init.zeros_(classifier.bias)
     if weights is not None:
         load_initial(model, weights.expanduser())
+    if zero_head:
+        _zero_head(model, name)
     return model
 
 
-def classifiers(model: nn.Module) -> list[nn.Linear]:
-    """The linear layers that `model.get_classifier()` returns: one, or one for each head."""
-    get_classifier: Any = getattr(model, "get_classifier", tuple)
-    found = get_classifier()
-    layers = found if isinstance(found, tuple | list) else (found,)
-    return [layer for layer in layers if isinstance(layer, nn.Linear)]
-
-
 def takes_img_size(architecture: str) -> bool:
-    """Whether the model is built for a size, as transformers are."""
-    if architecture in small_vit.default_cfgs or architecture in dhvt.default_cfgs:
-        return True
-    entrypoint = timm.model_entrypoint(architecture)
-    module = inspect.getmodule(entrypoint)
+    """Whether the model is built for one size of images, and so must be told which.
+
+    timm says so of every architecture by `fixed_input_size`. The others, CNNs and some
+    transformers, take images of any size.
+
+    Args:
+        architecture: A model name without the tag of its weights.
+    """
     cfg = timm.get_pretrained_cfg(architecture)
-    is_fixed = cfg is not None and cfg.fixed_input_size
-    source = inspect.getsource(module) if module is not None else ""
-    return is_fixed or "img_size" in source
+    return cfg is not None and cfg.fixed_input_size
+
+
+def _zero_head(model: nn.Module, name: str) -> None:
+    get_classifier: Any = model.get_classifier
+    found = get_classifier()
+    for classifier in found if isinstance(found, tuple | list) else (found,):
+        # some classifiers are a norm and a layer; some CNNs classify by a 1x1 convolution
+        layers = [m for m in classifier.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        if not layers:
+            raise UsageError(
+                f"{name}: its classifier, {type(classifier).__name__}, cannot start at zero; "
+                "leave out model.zero_head"
+            )
+        for layer in layers:
+            nn.init.zeros_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _unknown_model(name: str) -> UsageError:

@@ -1,8 +1,8 @@
 """Weights of published implementations, loaded into our and timm's models.
 
-Sources: "tiny-transformers" (github.com/lkhl/tiny-transformers: DeiT and the CIFAR ResNets) and
-"dhvt" (github.com/ArieSeirack/DHVT). Names are translated; nothing else changes. Every tensor of
-the checkpoint must have its place in the model, and the other way round.
+Sources: "tiny-transformers" (github.com/lkhl/tiny-transformers: DeiT, PiT, PVT v2 and the CIFAR
+ResNets) and "dhvt" (github.com/ArieSeirack/DHVT). Names are translated; nothing else changes. Every
+tensor of the checkpoint must have its place in the model, and the other way round.
 """
 
 from __future__ import annotations
@@ -37,6 +37,15 @@ TINY_TRANSFORMERS: Rules = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
     (r"^distill_token$", "dist_token"),
     (r"^distill_head\.", "head_dist."),
+    # PiT: besides attention as in DeiT; a pooling belongs to the stage after it
+    (r"^pools\.0\.", "transformers.1.pool."),
+    (r"^pools\.1\.", "transformers.2.pool."),
+    # PVT v2: stages count from 1
+    (r"^patch_embed1\.", "patch_embed."),
+    (r"^patch_embed(\d)\.", r"stages.<\1>.downsample."),
+    (r"^block(\d)\.", r"stages.<\1>.blocks."),
+    (r"^norm(\d)\.", r"stages.<\1>.norm."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
 )
 
 SOURCES: dict[str, Rules] = {"tiny-transformers": TINY_TRANSFORMERS, "dhvt": ()}

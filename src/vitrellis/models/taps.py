@@ -1,9 +1,10 @@
 """Feature taps: spatial maps read from inside any model, which is left as it is.
 
-A tap names a block: a 0-based index in order of depth, counted over all stages. For transformers
-that is a transformer block. For CNNs it is a stage (of ImageNet ResNets `layer1` is 0, as in the
-published recipes), or what timm lists as a feature level. Maps are block outputs before any final
-norm, without class and distillation tokens.
+A tap names a block: a 0-based index in order of depth. Of plain transformers (ViT, DeiT, ConViT,
+DHVT), PiT and PVT v2 that is a transformer block, counted over all stages. Of our CNNs and ImageNet
+ResNets it is a stage (`layer1` is 0, as in the published recipes). Of any other model it is what
+timm lists as a feature level: of Swin and ConvNeXt a stage. Maps are block outputs before any norm
+that follows, without class and distillation tokens.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from vitrellis.errors import UsageError
+from vitrellis.models.staged import Staged, num_staged_blocks, staged_forward
 
 Logits = Tensor | tuple[Tensor, Tensor]
 
@@ -45,11 +47,14 @@ def forward_with_maps(
             raise UsageError(
                 f"{_name(model)} has {count} blocks to tap, 0 to {count - 1}; there is no {block}"
             )
+    head: Any = model.forward_head
+    if isinstance(model, Staged):
+        features, by_block = staged_forward(model, images, blocks)
+        return head(features), [by_block[block] for block in blocks]
     offset = _first_level(model)
     levels = sorted({block + offset for block in blocks})
     forward: Any = model.forward_intermediates
     features, maps = forward(images, indices=levels, norm=False, output_fmt="NCHW")
-    head: Any = model.forward_head
     by_level = dict(zip(levels, maps, strict=True))
     return head(features), [by_level[block + offset] for block in blocks]
 
@@ -60,6 +65,8 @@ def num_blocks(model: nn.Module) -> int:
     Raises:
         UsageError: If the model cannot be tapped.
     """
+    if isinstance(model, Staged):
+        return num_staged_blocks(model)
     info: Any = getattr(model, "feature_info", None)
     if not hasattr(model, "forward_intermediates") or not info:
         raise UsageError(

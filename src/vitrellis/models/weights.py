@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,20 @@ logger = logging.getLogger(__name__)
 
 WRAPPERS = ("state_dict", "model_state", "model")
 """Keys under which training codes keep the weights in a checkpoint."""
+
+DAMAGED = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What the readers raise on files that were cut short or overwritten, found by doing so."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -38,10 +54,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise VitrellisError(
-            f"{path}: holds more than tensors and plain containers, so reading it would execute "
-            "code from the file; it was not read. Save its state_dict alone, best as safetensors"
+            f"{path}: damaged, or holds more than tensors and plain containers; the latter would "
+            "execute code from the file, so it was not read. Save the model's state_dict alone, "
+            "best as safetensors"
         ) from error
-    except (EOFError, OSError, RuntimeError, SafetensorError) as error:
+    except DAMAGED as error:
         reason = " ".join(str(error).split())[:200]
         raise VitrellisError(f"{path}: damaged, or not a file of weights ({reason})") from error
     return unwrap(content, str(path))
@@ -109,9 +126,15 @@ def load_initial(model: nn.Module, path: Path) -> None:
         VitrellisError: If the file cannot be read, or is of another model.
     """
     state = read_state_dict(path)
-    resample: Any = getattr(_module_of(model), "checkpoint_filter_fn", None)
+    # timm's models come with a function that resizes position embeddings, and knows old names
+    resample: Any = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if resample is not None:
-        state = resample(state, model)
+        try:
+            state = resample(state, model)
+        except KeyError as error:
+            raise VitrellisError(
+                f"{path}: not the weights of this model: missing: {error}"
+            ) from error
     mine = model.state_dict()
     classifier: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
@@ -121,12 +144,6 @@ def load_initial(model: nn.Module, path: Path) -> None:
             logger.warning("%s: %s is for other classes and starts anew", path, name)
             state[name] = mine[name]
     load_strictly(model, state, str(path))
-
-
-def _module_of(model: nn.Module) -> object:
-    import sys
-
-    return sys.modules[type(model).__module__]
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from torch import Tensor
 
 from vitrellis.analysis.metrics import Evaluation
 from vitrellis.training.atomic import atomic_write
 
-MOST_NUMBERS = 20
-"""Classes up to which counts are written into the cells and names along the sides."""
+MOST_NUMBERS = 25
+"""Classes up to which counts are written into the cells."""
+MOST_NAMES = 100
+"""Classes up to which names are written along the sides."""
+LONGEST_NAME = 24
+"""Letters of a name that are shown."""
 
 
 def draw_confusion(evaluation: Evaluation, path: Path, *, title: str) -> None:
     """Draws rows of true classes, shaded by the share of the row.
+
+    Shades go by the square root, so that the rare confusions can be seen.
 
     Args:
         evaluation: Its confusion matrix is drawn.
@@ -25,22 +35,46 @@ def draw_confusion(evaluation: Evaluation, path: Path, *, title: str) -> None:
         VitrellisError: If the file cannot be written.
     """
     counts = evaluation.confusion
-    num_classes = len(counts)
     shares = counts / counts.sum(dim=1, keepdim=True).clamp_min(1)
-    side = 3 + 0.45 * min(num_classes, MOST_NUMBERS)
+    side = min(14.0, 2.5 + 0.5 * len(counts))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
-    picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    picture = axes.imshow(shares.numpy(), cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(title)
-    if num_classes <= MOST_NUMBERS:
-        axes.set_xticks(range(num_classes), evaluation.class_names, rotation=45, ha="right")
-        axes.set_yticks(range(num_classes), evaluation.class_names)
-        for row in range(num_classes):
-            for column in range(num_classes):
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                text = str(int(counts[row, column]))
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(picture, label="share of the true class", shrink=0.8)
+    figure.suptitle(title, parse_math=False)
+    if len(counts) <= MOST_NAMES:
+        _write_names(axes, evaluation.class_names)
+    if len(counts) <= MOST_NUMBERS:
+        _write_counts(axes, counts, shares)
+    bar = figure.colorbar(picture, label="share of the true class", shrink=0.8, aspect=30)
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
+    bar.outline.set_visible(False)
     atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+
+
+def _write_names(axes: Axes, names: tuple[str, ...]) -> None:
+    shown = [n if len(n) <= LONGEST_NAME else n[: LONGEST_NAME - 1] + "…" for n in names]
+    size = 10 if len(names) <= MOST_NUMBERS else max(5, 10 - len(names) / 20)
+    turn = 45 if len(names) <= MOST_NUMBERS else 90
+    anchor = "right" if turn == 45 else "center"
+    axes.set_xticks(
+        range(len(names)), shown, rotation=turn, ha=anchor, fontsize=size, parse_math=False
+    )
+    axes.set_yticks(range(len(names)), shown, fontsize=size, parse_math=False)
+    axes.tick_params(length=2)
+
+
+def _write_counts(axes: Axes, counts: Tensor, shares: Tensor) -> None:
+    """The counts other than 0, in the cells.
+
+    Args:
+        axes: With the matrix in it.
+        counts: `(K, K)`.
+        shares: `(K, K)`, of the rows.
+    """
+    for row, column in counts.nonzero().tolist():
+        colour = "white" if shares[row, column] > 0.3 else "black"
+        text = f"{int(counts[row, column]):,}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)

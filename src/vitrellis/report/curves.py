@@ -29,7 +29,7 @@ def learning_curves(
     Raises:
         VitrellisError: If the file cannot be written.
     """
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for number, (name, rows) in enumerate(runs.items()):
         points = [row for row in rows if row.get("val_top1") is not None]
@@ -47,10 +47,19 @@ def learning_curves(
     _label(left, "epochs")
     _label(right, "seconds of training")
     left.set_ylabel("validation accuracy, %")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title, parse_math=False)
     lines, names = left.get_legend_handles_labels()
     if lines:
-        right.legend(lines, names, frameon=False, loc="lower right")
-    figure.suptitle(title)
+        # below, where it hides no curve
+        columns = min(len(lines), 4)
+        legend = figure.legend(
+            lines, names, loc="outside lower center", ncols=columns, frameon=False
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    else:
+        left.text(0.5, 0.5, "no validation figures", transform=left.transAxes, ha="center")
     atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
 
 

@@ -25,7 +25,7 @@ def results_lines(results: dict[str, Any]) -> list[str]:
             line += f"  test {100 * test['top1']:.2f} %, macro-F1 {100 * test['macro_f1']:.2f} %"
         lines.append(line)
     if "test" not in results["last"]:
-        lines.append("no test figures, as there are no test images: val chose the checkpoint")
+        lines.append("no test figures, as there are no test images")
     speed = results["images_per_second"]
     if speed is not None:
         lines.append(f"cost  {results['seconds']:.1f} s of training, {speed:,.0f} images/s")

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from vitrellis.errors import VitrellisError
 
 
@@ -21,21 +23,29 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         VitrellisError: If it cannot be written, naming the file and the reason.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _write_and_move(path, write)
+    except OSError as error:
+        raise _not_written(path, error.strerror or str(error)) from error
+    except SafetensorError as error:
+        raise _not_written(path, str(error)) from error
+    except RuntimeError as error:
+        if not _is_from_torch_save(error):
+            raise
+        raise _not_written(path, "the disk is full, or fails") from error
+
+
+def _write_and_move(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
+    finally:
         temporary.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise VitrellisError(
-            f"could not write {path}: {reason}. Nothing was changed; make room or choose another "
-            "place, and run the same command again"
-        ) from error
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -45,3 +55,15 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _is_from_torch_save(error: RuntimeError) -> bool:
+    """Whether `torch.save` could not write; it drops the operating system's reason."""
+    return "inline_container" in str(error) or "iostream error" in str(error)
+
+
+def _not_written(path: Path, reason: str) -> VitrellisError:
+    return VitrellisError(
+        f"could not write {path}: {reason}. Nothing was changed; make room or choose another "
+        "place, and run the same command again"
+    )

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from vitrellis.data.augmentation import Augment, Plain
-from vitrellis.data.canvas import canvas_for, fits_in_memory, measure_normalization
+from vitrellis.data.canvas import Tick, canvas_for, fits_in_memory, measure_normalization
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.mixing import Mix
 from vitrellis.data.sources import Source, Split, load_source
@@ -273,9 +273,13 @@ def build_learning_rate(recipe: Recipe, steps_per_epoch: int) -> LearningRate:
 
 
 def build_train_loader(
-    recipe: Recipe, source: Source, preprocessing: Preprocessing, place: Place
+    recipe: Recipe,
+    source: Source,
+    preprocessing: Preprocessing,
+    place: Place,
+    progress: Tick | None = None,
 ) -> TrainLoader:
-    """Augmented, mixed batches of the training split."""
+    """Augmented, mixed batches of the training split; `progress` is told of images as read."""
     settings = recipe.augmentation
     mix = Mix(
         mixup=settings.mixup,
@@ -312,6 +316,7 @@ def build_train_loader(
         fit=preprocessing.fit,
         resident=_is_resident(recipe, source.train, preprocessing, place),
         workers=place.workers,
+        progress=progress,
     )
 
 

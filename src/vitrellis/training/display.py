@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +20,18 @@ from rich.progress import (
 
 PLAIN_INTERVAL = 2.0
 """Least seconds between two plain lines, so that short epochs do not flood a log."""
+
+
+@contextmanager
+def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for reading images, gone when it is done.
+
+    Yields:
+        To be called with the number of images read, and of all.
+    """
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading images", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class Display:

@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitrellis.data.augmentation import Plain
 from vitrellis.data.canvas import Fit, to_canvas
 from vitrellis.data.geometry import Interpolation
-from vitrellis.errors import VitrellisError
+from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import create_model, load_strictly, read_state_dict, takes_img_size
 from vitrellis.training.atomic import atomic_write
+
+PREDICTED_TOGETHER = 256
+"""Most images that `Trained.predict` computes in one batch."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,16 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class _Written:
+    """What `config.json` says besides what timm reads."""
+
+    architecture: str
+    class_names: tuple[str, ...]
+    model_args: dict[str, Any]
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
 class Trained:
     """A trained model and what is needed to use it.
 
@@ -81,7 +95,6 @@ class Trained:
         Raises:
             VitrellisError: If an image is not uint8, or has another number of channels.
         """
-        device = next(self.model.parameters()).device
         settings = self.preprocessing
         for number, image in enumerate(images):
             if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != settings.channels:
@@ -89,9 +102,15 @@ class Trained:
                     f"image {number}: should be uint8 of shape ({settings.channels}, H, W), "
                     f"is {image.dtype} of shape {tuple(image.shape)}"
                 )
-        stored = torch.stack([to_canvas(i, settings.canvas, settings.fit) for i in images])
-        logits: Tensor = self.model(settings.plain()(stored.to(device)))
-        return logits.softmax(dim=-1)
+        device = next(self.model.parameters()).device
+        plain = settings.plain()
+        parts = [torch.empty(0, len(self.class_names), device=device)]
+        for start in range(0, len(images), PREDICTED_TOGETHER):
+            part = images[start : start + PREDICTED_TOGETHER]
+            stored = torch.stack([to_canvas(i, settings.canvas, settings.fit) for i in part])
+            logits: Tensor = self.model(plain(stored.to(device)))
+            parts.append(logits.float().softmax(dim=-1))
+        return torch.cat(parts)
 
 
 def save_model(
@@ -158,36 +177,43 @@ def load_exported(folder: Path | str) -> Trained:
     Raises:
         VitrellisError: If a file is missing, damaged, or of another model.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     config_file = folder / "config.json"
-    if not config_file.exists():
-        raise VitrellisError(
-            f"{folder}: holds no model yet (no config.json); it is written after the first "
-            "validated epoch"
-        )
+    written = _read_config(config_file)
     try:
-        config = json.loads(config_file.read_text())
-        ours = config["vitrellis"]
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in ours["preprocessing"].items()
-        }
-        preprocessing = Preprocessing(**values)
-        class_names = tuple(ours["class_names"])
-        architecture, model_args = config["architecture"], ours["model_args"]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise VitrellisError(f"{config_file}: damaged ({error})") from error
-    except (KeyError, TypeError) as error:
-        raise VitrellisError(
-            f"{config_file}: was not written by Vitrellis (no {error}); a run directory is wanted"
-        ) from error
-    model = create_model(
-        architecture,
-        num_classes=len(class_names),
-        img_size=preprocessing.img_size,
-        in_chans=preprocessing.channels,
-        **model_args,
-    )
+        model = create_model(
+            written.architecture,
+            num_classes=len(written.class_names),
+            img_size=written.preprocessing.img_size,
+            in_chans=written.preprocessing.channels,
+            **written.model_args,
+        )
+    except UsageError as error:
+        raise VitrellisError(f"{config_file}: {error}") from error
     path = folder / "model.safetensors"
     load_strictly(model, read_state_dict(path), str(path))
-    return Trained(model.eval(), architecture, class_names, preprocessing)
+    return Trained(model.eval(), written.architecture, written.class_names, written.preprocessing)
+
+
+def _read_config(path: Path) -> _Written:
+    if not path.exists():
+        raise VitrellisError(
+            f"{path.parent}: holds no model (no {path.name}). Of a run, `model` is written after "
+            "the first validated epoch, and `last` when training ends"
+        )
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise VitrellisError(f"{path}: damaged ({error})") from error
+    if not isinstance(config, dict) or not isinstance(config.get("vitrellis"), dict):
+        raise VitrellisError(
+            f"{path}: was not written by Vitrellis (it has no 'vitrellis' section). timm reads "
+            'models of others: timm.create_model("local-dir:FOLDER", pretrained=True)'
+        )
+    values = config["vitrellis"] | {"architecture": config.get("architecture")}
+    try:
+        return TypeAdapter(_Written).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise VitrellisError(f"{path}: damaged ({key}: {first['msg']})") from error

@@ -90,11 +90,23 @@ class RunDirectory:
             ) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The epochs in the log. A last line that a kill cut short is left out."""
+        """The epochs in the log. A last line that a kill cut short is left out.
+
+        Raises:
+            VitrellisError: If another line is damaged.
+        """
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        lines = self.metrics_file.read_text(errors="replace").split("\n")
+        rows = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise VitrellisError(
+                    f"{self.metrics_file}: line {number} is damaged ({error}). Delete that line"
+                ) from error
+        return rows
 
     def truncate_metrics(self, from_epoch: int) -> None:
         """Drops epochs that will be done again.
@@ -120,7 +132,7 @@ class RunDirectory:
         if not self.results_file.exists():
             raise VitrellisError(f"{self.path}: the run is not complete, it has no results yet")
         try:
-            results: dict[str, Any] = json.loads(self.results_file.read_text())
+            results: dict[str, Any] = json.loads(self.results_file.read_text(errors="replace"))
         except json.JSONDecodeError as error:
             raise VitrellisError(f"{self.results_file}: damaged ({error})") from error
         return results
@@ -132,10 +144,24 @@ def find_run(path: Path) -> RunDirectory:
     Raises:
         VitrellisError: If there is none; runs nearby are listed.
     """
-    run = RunDirectory(path.expanduser())
+    path = path.expanduser()
+    run = RunDirectory(path)
     if run.exists():
         return run
-    near = sorted(str(file.parent) for file in Path("runs").glob("**/recipe.yaml"))[:5]
-    hint = f" Runs here: {', '.join(near)}" if near else " There are no runs below ./runs"
+    near = _runs_near(path)
+    hint = f"Runs there are: {', '.join(near)}" if near else "There are no runs below it or ./runs"
     what = "is no run directory (it has no recipe.yaml)" if path.exists() else "does not exist"
-    raise VitrellisError(f"{path} {what}.{hint}")
+    raise VitrellisError(f"{path} {what}. {hint}")
+
+
+def _runs_near(path: Path) -> list[str]:
+    """Up to five runs: the one that `path` is a part of, or those below it, or below ./runs."""
+    for parent in path.parents:
+        if RunDirectory(parent).exists():
+            return [str(parent)]
+    for folder in (path, Path("runs")):
+        found = sorted(file.parent for file in folder.glob("**/recipe.yaml"))
+        if found:
+            more = [f"and {len(found) - 5} more"] if len(found) > 5 else []
+            return [*map(str, found[:5]), *more]
+    return []

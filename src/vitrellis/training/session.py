@@ -19,7 +19,7 @@ from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.training import build
-from vitrellis.training.display import Display
+from vitrellis.training.display import Display, reading
 from vitrellis.training.exported import Preprocessing, load_exported, save_model
 from vitrellis.training.guided import GuidedStudent, Teacher
 from vitrellis.training.run import RunDirectory
@@ -81,7 +81,7 @@ def train_student(
         fabric: Launched.
         console: Where progress is shown.
     """
-    parts = _parts(recipe, run, source, fabric)
+    parts = _parts(recipe, run, source, fabric, console)
     store = Store(fabric, run, parts.export)
     steps_per_epoch = parts.loader.steps_per_epoch
     with Display(console, recipe.name, recipe.training.epochs, steps_per_epoch) as display:
@@ -104,7 +104,9 @@ def train_student(
     fabric.barrier()
 
 
-def _parts(recipe: Recipe, run: RunDirectory, source: Source, fabric: Fabric) -> Parts:
+def _parts(
+    recipe: Recipe, run: RunDirectory, source: Source, fabric: Fabric, console: Console
+) -> Parts:
     preprocessing = build.build_preprocessing(recipe, source)
     torch.manual_seed(recipe.seed)
     student = build.build_student(recipe, source, preprocessing)
@@ -123,7 +125,8 @@ def _parts(recipe: Recipe, run: RunDirectory, source: Source, fabric: Fabric) ->
         fabric.world_size,
         min(8, os.cpu_count() or 1) if workers == "auto" else workers,
     )
-    loader = build.build_train_loader(recipe, source, preprocessing, place)
+    with reading(console) as progress:
+        loader = build.build_train_loader(recipe, source, preprocessing, place, progress)
     return Parts(recipe, source, preprocessing, place, guided, teacher, loader)
 
 

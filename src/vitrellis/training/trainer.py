@@ -298,7 +298,7 @@ class Trainer:
         bad = [name for name, value in parts.items() if not value.isfinite()]
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
         raise VitrellisError(
-            f"the loss is {total.item()} in epoch {self.progress.epoch}, step {step}: "
+            f"the loss is {total.item()} in epoch {self.progress.epoch + 1}, step {step + 1}: "
             f"{'term ' + ', '.join(bad) if bad else 'the weighted sum'} is not finite ({values}). "
             f"Last good checkpoint: {self.store.describe_last()}. "
             "A lower optimizer.lr, training.clip_grad=1 or training.precision=32-true may help"
@@ -345,7 +345,7 @@ class Trainer:
 
     def _stop(self, stop: StopRequest) -> None:
         raise Interrupted(
-            f"stopped by {stop.signal_name or 'another process'} in epoch {self.progress.epoch} of "
-            f"{self.epochs}, after step {self.progress.step} of {self.loader.steps_per_epoch}. "
+            f"stopped by {stop.signal_name or 'another process'} in epoch "
+            f"{self.progress.epoch + 1} of {self.epochs}, after step {self.progress.step} of {self.loader.steps_per_epoch}. "
             f"Saved: {self.store.describe_last()}. The same command continues from there"
         )

@@ -1,0 +1,200 @@
+"""Images per second of our augmentation against torchvision's in a DataLoader, on the same cores.
+
+Both sides start from images in memory, do the same to them, and end with normalised float batches.
+Theirs: Pillow images, torchvision's transforms (timm's for RandAugment and erasing, which
+torchvision has in other versions) in a DataLoader. Ours: a TrainLoader on one uint8 tensor. Rounds
+of the two alternate, and each side's best round counts.
+
+    python benchmarks/augmentation.py [--rounds 5] [--seconds 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from vitrellis.data.augmentation import Augment
+from vitrellis.data.loader import TrainLoader
+from vitrellis.data.sources.base import Split, TensorImages
+
+NUM_IMAGES = 2048
+BATCH_SIZE = 128
+MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
+# without mstd: beyond a magnitude of 10 timm asks newer Pillow for something that it refuses
+POLICY = "rand-m9-inc1"
+ERASING = 0.25
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What is done to images.
+
+    Attributes:
+        name: For the table.
+        channels: Of the images.
+        pixels: Sides of the stored images.
+        size: Sides of the result.
+        crop: "padded" or "resized".
+        strong: Whether RandAugment and random erasing follow.
+    """
+
+    name: str
+    channels: int
+    pixels: int
+    size: int
+    crop: str
+    strong: bool = False
+
+
+PIPELINES = [
+    Pipeline("crop (pad 2), flip; 28 px grey", 1, 28, 28, "padded"),
+    Pipeline("resized crop, flip; 32 px", 3, 32, 32, "resized"),
+    Pipeline("+ RandAugment, erasing; 32 px", 3, 32, 32, "resized", strong=True),
+    Pipeline("resized crop, flip; 32 to 224 px", 3, 32, 224, "resized"),
+    Pipeline("+ RandAugment, erasing; 32 to 224 px", 3, 32, 224, "resized", strong=True),
+]
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Pillow images with torchvision's transforms."""
+
+    def __init__(self, images: Tensor, transform: Callable[[Image.Image], Tensor]) -> None:
+        arrays = images.permute(0, 2, 3, 1).numpy()
+        self.pictures = [Image.fromarray(a.squeeze(2) if a.shape[2] == 1 else a) for a in arrays]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.pictures[index]), 0
+
+
+def main() -> None:
+    """Measures every pipeline and prints the table."""
+    parser = argparse.ArgumentParser(description="Augmentation: images per second.")
+    parser.add_argument("--rounds", type=int, default=5, help="of each side; the best counts")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each round")
+    arguments = parser.parse_args()
+    print(hardware(), end="\n\n")
+    print(
+        "| | one core: ours | DataLoader, 0 workers | ratio "
+        "| two cores: ours | DataLoader, 2 workers | ratio |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for pipeline in PIPELINES:
+        cells = [pipeline.name]
+        for cores in (1, 2):
+            mine, theirs = compare(pipeline, cores, arguments.rounds, arguments.seconds)
+            cells += [f"{mine:,.0f}", f"{theirs:,.0f}", f"{mine / theirs:.1f}"]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def hardware() -> str:
+    """The machine and versions, in one line."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+    return f"{len(models)} cores of {models[0]}; {versions}, batch {BATCH_SIZE}; images per second"
+
+
+def compare(pipeline: Pipeline, cores: int, rounds: int, seconds: float) -> tuple[float, float]:
+    """Images per second of both sides, ours first."""
+    torch.set_num_threads(cores)
+    generator = torch.Generator().manual_seed(0)
+    shape = (NUM_IMAGES, pipeline.channels, pipeline.pixels, pipeline.pixels)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    mine = our_batches(pipeline, images)
+    theirs = their_batches(pipeline, images, workers=0 if cores == 1 else cores)
+    best_mine = best_theirs = 0.0
+    for _ in range(rounds):
+        best_mine = max(best_mine, images_per_second(mine, seconds))
+        best_theirs = max(best_theirs, images_per_second(theirs, seconds))
+    return best_mine, best_theirs
+
+
+def our_batches(pipeline: Pipeline, images: Tensor) -> Iterator[Tensor]:
+    """Batches of a `TrainLoader`, without end."""
+    settings: dict[str, Any] = {"crop": pipeline.crop, "padding": 2}
+    if pipeline.strong:
+        settings |= {"rand_augment": POLICY, "erasing": ERASING}
+    loader = TrainLoader(
+        Split(TensorImages(images), torch.zeros(len(images), dtype=torch.int64)),
+        num_classes=10,
+        batch_size=BATCH_SIZE,
+        augment=Augment(
+            size=(pipeline.size, pipeline.size),
+            mean=MEAN[: pipeline.channels],
+            std=STD[: pipeline.channels],
+            **settings,
+        ),
+        mix=None,
+        seed=0,
+        device=torch.device("cpu"),
+        canvas=(pipeline.pixels, pipeline.pixels),
+    )
+    epoch = 0
+    while True:
+        for batch in loader.epoch(epoch):
+            yield batch.images
+        epoch += 1
+
+
+def their_batches(pipeline: Pipeline, images: Tensor, workers: int) -> Iterator[Tensor]:
+    """Batches of a `DataLoader`, without end."""
+    steps: list[Callable[..., Any]] = [transforms.RandomCrop(pipeline.size, padding=2)]
+    if pipeline.crop == "resized":
+        steps = [
+            transforms.RandomResizedCrop(pipeline.size, interpolation=InterpolationMode.BICUBIC)
+        ]
+    steps.append(transforms.RandomHorizontalFlip())
+    if pipeline.strong:
+        fill = {
+            "img_mean": tuple(round(255 * value) for value in MEAN),
+            "interpolation": Image.Resampling.BILINEAR,
+        }
+        steps.append(rand_augment_transform(POLICY, fill))
+    steps.append(transforms.ToTensor())
+    steps.append(transforms.Normalize(MEAN[: pipeline.channels], STD[: pipeline.channels]))
+    if pipeline.strong:
+        steps.append(RandomErasing(ERASING, mode="pixel", device="cpu"))
+    loader = DataLoader(
+        Pictures(images, transforms.Compose(steps)),
+        batch_size=BATCH_SIZE,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    while True:
+        for batch, _ in loader:
+            yield batch
+
+
+def images_per_second(batches: Iterable[Tensor], seconds: float) -> float:
+    """Over about so many seconds, after two batches to warm up."""
+    iterator = iter(batches)
+    for _ in range(2):
+        next(iterator)
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        count += len(next(iterator))
+    return count / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
