@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from vitrellis.models import (
@@ -16,7 +19,8 @@ from vitrellis.models import (
     num_blocks,
 )
 
-SMALL = [name for name in list_models() if "small" not in name and "110" not in name]
+MODELS = list_models()
+FAST = ["dhvt_micro_patch4", "cifar_resnet8", "vit_micro_patch7_28"]
 SIZES = {"patch2": 8, "patch4": 16, "patch7": 14, "patch8": 16, "patch16": 32, "resnet": 16}
 
 
@@ -37,7 +41,7 @@ def picture(
     return torch.randn(batch, channels, side * factor[0], side * factor[1])
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_learns(name: str) -> None:
     model = build(name).train()
     logits = model(picture(name, batch=3))
@@ -47,7 +51,7 @@ def test_every_parameter_learns(name: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 5])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_channels_and_shapes(name: str, channels: int) -> None:
     side = size_of(name)
@@ -57,11 +61,13 @@ def test_channels_and_shapes(name: str, channels: int) -> None:
     assert isinstance(logits, Tensor)
     assert logits.shape == (1, 5)
     torch.testing.assert_close(logits, model(images))
-    for taken in maps:
-        assert taken.shape[-1] == 2 * taken.shape[-2]
+    for taken, level in zip(maps, model.feature_info, strict=True):
+        height = -(-side // level["reduction"])
+        assert taken.shape == (1, level["num_chs"], height, 2 * height)
+    model.get_submodule(model.feature_info[-1]["module"])
 
 
-@pytest.mark.parametrize("name", [n for n in SMALL if n.startswith(("dhvt", "cifar"))])
+@pytest.mark.parametrize("name", [n for n in MODELS if n.startswith(("dhvt", "cifar"))])
 @torch.no_grad()
 def test_other_sizes_without_being_told(name: str) -> None:
     model = build(name).eval()
@@ -69,7 +75,7 @@ def test_other_sizes_without_being_told(name: str) -> None:
     assert model(torch.randn(1, 3, side + 3, side + 8)).shape == (1, 5)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_taps_are_the_blocks_outputs_in_the_order_asked_for(name: str) -> None:
     model = build(name).eval()
@@ -88,7 +94,7 @@ def test_taps_are_the_blocks_outputs_in_the_order_asked_for(name: str) -> None:
     assert block_channels(model, asked, 3, (side, side)) == [taken.shape[1] for taken in maps]
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_another_classifier(name: str) -> None:
     model = build(name).eval()
@@ -102,7 +108,20 @@ def test_another_classifier(name: str) -> None:
     assert model(picture(name)).shape == (2, model.num_features)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_saved_weights_are_the_whole_model(name: str, tmp_path: Path) -> None:
+    model = build(name).train()
+    model(picture(name))  # so that running statistics are not what they began as
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    torch.manual_seed(2)
+    kwargs = {"num_classes": 5, "img_size": size_of(name)}
+    again = create_model(name, weights=tmp_path / "weights.safetensors", **kwargs)
+    images = picture(name, batch=1)
+    assert torch.equal(again.eval()(images), model.eval()(images))
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_checkpointing_changes_nothing(name: str) -> None:
     plain, saving = build(name).train(), build(name).train()
     saving.set_grad_checkpointing(True)
@@ -114,18 +133,20 @@ def test_checkpointing_changes_nothing(name: str) -> None:
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", MODELS)
 def test_conventions(name: str) -> None:
     model = build(name)
     if not name.startswith("vit"):  # timm's class lists tokens that it may not have
         assert model.no_weight_decay() <= dict(model.named_parameters()).keys()
     assert isinstance(model.get_classifier(), nn.Linear)
     assert model.pretrained_cfg["architecture"] == name
-    assert callable(model.group_matcher)
     assert len(model.feature_info) == num_blocks(model)
+    layers = group_parameters(model, model.group_matcher())
+    assert sum(len(names) for names in layers.values()) == len(list(model.parameters()))
+    assert len(layers) > len(model.feature_info)
 
 
-@pytest.mark.parametrize("name", ["dhvt_micro_patch4", "cifar_resnet8", "vit_micro_patch7_28"])
+@pytest.mark.parametrize("name", FAST)
 @torch.no_grad()
 def test_compiles_without_a_break(name: str) -> None:
     model = build(name).eval()
@@ -137,7 +158,16 @@ def test_compiles_without_a_break(name: str) -> None:
     torch.testing.assert_close(maps, expected_maps)
 
 
-@pytest.mark.parametrize("name", ["dhvt_micro_patch4", "cifar_resnet8", "vit_micro_patch7_28"])
+@pytest.mark.parametrize("name", FAST)
+@torch.no_grad()
+def test_exports(name: str) -> None:
+    model = build(name).eval()
+    images = picture(name)
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(exported(images), model(images))
+
+
+@pytest.mark.parametrize("name", FAST)
 @torch.no_grad()
 def test_half_precision_and_channels_last(name: str) -> None:
     model = build(name).eval()
@@ -157,3 +187,21 @@ def test_stochastic_depth_and_dropout_act_in_training_only() -> None:
     assert torch.equal(model(images), model(images))
     model.train()
     assert not torch.equal(model(images), model(images))
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if n.startswith(("dhvt", "cifar"))])
+@torch.no_grad()
+def test_intermediates_as_in_timm(name: str) -> None:
+    model = build(name).eval()
+    images = picture(name)
+    features, every = model.forward_intermediates(images)
+    assert torch.equal(features, model.forward_features(images))
+    assert len(every) == num_blocks(model)
+    for indices, expected in (([0], every[:1]), ([-1], every[-1:]), (2, every[-2:])):
+        maps = model.forward_intermediates(
+            images, indices, stop_early=True, intermediates_only=True
+        )
+        assert len(maps) == len(expected)
+        assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
+    with pytest.raises(ValueError, match=rf"block 99: there are {len(every)} blocks"):
+        model.forward_intermediates(images, [99])

@@ -346,6 +346,7 @@ class Trainer:
     def _stop(self, stop: StopRequest) -> None:
         raise Interrupted(
             f"stopped by {stop.signal_name or 'another process'} in epoch "
-            f"{self.progress.epoch + 1} of {self.epochs}, after step {self.progress.step} of {self.loader.steps_per_epoch}. "
+            f"{self.progress.epoch + 1} of {self.epochs}, after step {self.progress.step} of "
+            f"{self.loader.steps_per_epoch}. "
             f"Saved: {self.store.describe_last()}. The same command continues from there"
         )
