@@ -53,6 +53,17 @@ def test_top5_against_scikit_learn() -> None:
     assert evaluate(logits, labels).top5 == pytest.approx(expected)
 
 
+def test_ranks_of_equal_logits_are_those_of_a_stable_sort() -> None:
+    logits = torch.randint(0, 3, (200, 8), generator=torch.Generator().manual_seed(0)).float()
+    labels = torch.arange(200) % 8
+    order = np.argsort(-logits.numpy(), axis=1, kind="stable")
+    inside = [int(label) in row[:5] for label, row in zip(labels, order, strict=True)]
+    mine = evaluate(logits, labels)
+    assert mine.top5 == pytest.approx(np.mean(inside))
+    assert mine.top1 == pytest.approx((logits.argmax(dim=1) == labels).double().mean().item())
+    assert mine.top1 == pytest.approx(mine.confusion.diagonal().sum().item() / 200)
+
+
 def test_top5_of_three_classes_is_all() -> None:
     assert evaluate(*predictions(30, 3)).top5 == 1
 
@@ -98,3 +109,20 @@ def test_equal_logits_count_as_the_first_class() -> None:
 def test_nothing_to_evaluate() -> None:
     with pytest.raises(VitrellisError, match="no predictions"):
         evaluate(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_model_is_not_right(value: float) -> None:
+    logits, labels = predictions(10, 3)
+    logits[4] = value
+    with pytest.raises(VitrellisError, match="1 of 10 predictions are not finite"):
+        evaluate(logits, labels)
+
+
+def test_json_round_trip() -> None:
+    mine = evaluate(*predictions(50, 4))
+    values = json.loads(json.dumps(mine.to_dict()))
+    assert values["confusion"] == mine.confusion.tolist()
+    assert values["per_class"] == mine.per_class()
+    assert values["images"] == 50
+    assert values["nll"] == mine.nll

@@ -12,6 +12,7 @@ from vitrellis.data.geometry import (
     cached_parts,
     crop_resize,
     padded_crop,
+    replace_rows,
     resize_matrices,
 )
 
@@ -141,3 +142,12 @@ def test_parts_cover_a_batch_in_order(batch: int) -> None:
     parts = list(cached_parts(batch, 1 << 17, torch.device("cpu")))
     assert [i for part in parts for i in range(batch)[part]] == list(range(batch))
     assert len(list(cached_parts(batch, 1 << 17, torch.device("cuda")))) <= 1
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 5, 7)])
+def test_rows_are_replaced(shape: tuple[int, int, int]) -> None:
+    stored, rows = images(6, *shape), torch.tensor([4, 0])
+    expected = stored.clone()
+    expected[rows] = 255 - stored[:2]
+    replace_rows(stored, rows, 255 - stored[:2])
+    assert torch.equal(stored, expected)

@@ -20,6 +20,7 @@ from vitrellis.models import (
 )
 
 MODELS = list_models()
+QUICK = [name for name in MODELS if "small" not in name and "110" not in name]
 FAST = ["dhvt_micro_patch4", "cifar_resnet8", "vit_micro_patch7_28"]
 SIZES = {"patch2": 8, "patch4": 16, "patch7": 14, "patch8": 16, "patch16": 32, "resnet": 16}
 
@@ -51,7 +52,7 @@ def test_every_parameter_learns(name: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 5])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QUICK)
 @torch.no_grad()
 def test_channels_and_shapes(name: str, channels: int) -> None:
     side = size_of(name)
@@ -67,7 +68,7 @@ def test_channels_and_shapes(name: str, channels: int) -> None:
     model.get_submodule(model.feature_info[-1]["module"])
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if n.startswith(("dhvt", "cifar"))])
+@pytest.mark.parametrize("name", [n for n in QUICK if n.startswith(("dhvt", "cifar"))])
 @torch.no_grad()
 def test_other_sizes_without_being_told(name: str) -> None:
     model = build(name).eval()
@@ -75,7 +76,7 @@ def test_other_sizes_without_being_told(name: str) -> None:
     assert model(torch.randn(1, 3, side + 3, side + 8)).shape == (1, 5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QUICK)
 @torch.no_grad()
 def test_taps_are_the_blocks_outputs_in_the_order_asked_for(name: str) -> None:
     model = build(name).eval()
@@ -94,7 +95,7 @@ def test_taps_are_the_blocks_outputs_in_the_order_asked_for(name: str) -> None:
     assert block_channels(model, asked, 3, (side, side)) == [taken.shape[1] for taken in maps]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QUICK)
 @torch.no_grad()
 def test_another_classifier(name: str) -> None:
     model = build(name).eval()
@@ -108,20 +109,19 @@ def test_another_classifier(name: str) -> None:
     assert model(picture(name)).shape == (2, model.num_features)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QUICK)
 @torch.no_grad()
 def test_saved_weights_are_the_whole_model(name: str, tmp_path: Path) -> None:
     model = build(name).train()
     model(picture(name))  # so that running statistics are not what they began as
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     torch.manual_seed(2)
-    kwargs = {"num_classes": 5, "img_size": size_of(name)}
-    again = create_model(name, weights=tmp_path / "weights.safetensors", **kwargs)
+    again = build(name, weights=tmp_path / "weights.safetensors")
     images = picture(name, batch=1)
     assert torch.equal(again.eval()(images), model.eval()(images))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QUICK)
 def test_checkpointing_changes_nothing(name: str) -> None:
     plain, saving = build(name).train(), build(name).train()
     saving.set_grad_checkpointing(True)
@@ -189,7 +189,7 @@ def test_stochastic_depth_and_dropout_act_in_training_only() -> None:
     assert not torch.equal(model(images), model(images))
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if n.startswith(("dhvt", "cifar"))])
+@pytest.mark.parametrize("name", [n for n in QUICK if n.startswith(("dhvt", "cifar"))])
 @torch.no_grad()
 def test_intermediates_as_in_timm(name: str) -> None:
     model = build(name).eval()

@@ -137,6 +137,18 @@ def test_checkpointing_saves_in_tapped_passes_too() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["pit_ti_224", "pvt_v2_b0"])
+@torch.no_grad()
+def test_staged_models_compile_without_a_break(name: str) -> None:
+    model = create_model(name, num_classes=3, img_size=64).eval()
+    images = torch.randn(2, 3, 64, 64)
+    compiled = torch.compile(forward_with_maps, fullgraph=True, backend="eager")
+    logits, maps = compiled(model, images, [0, 5])
+    expected, expected_maps = forward_with_maps(model, images, [0, 5])
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(maps, expected_maps)
+
+
 @pytest.mark.parametrize("block", [-1, 12])
 def test_the_range_is_named(block: int) -> None:
     model = create_model("deit_tiny_patch16_224", num_classes=3, img_size=32)

@@ -51,7 +51,7 @@ def test_a_head_of_other_classes_starts_anew(
     path = save(state, tmp_path / "weights.pt")
     with caplog.at_level(logging.WARNING):
         model = create_model("cifar_resnet8", num_classes=3, weights=path)
-    assert "fc.weight is for other classes and starts anew" in caplog.text
+    assert "starts anew: fc.weight, fc.bias" in caplog.text
     assert torch.equal(model.get_parameter("conv1.weight"), state["conv1.weight"])
     assert model(torch.randn(2, 3, 16, 16)).shape == (2, 3)
 
@@ -68,10 +68,13 @@ def test_positions_are_resized_to_other_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["cifar_resnet14", "dhvt_micro_patch4", "deit_tiny_patch16_224", "convnext_atto"]
 )
-def test_weights_of_another_model(tmp_path: Path, name: str) -> None:
-    path = save(resnet(), tmp_path / "weights.pt")
+def test_weights_of_another_model(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(resnet(num_classes=7), tmp_path / "weights.pt")
     with pytest.raises(VitrellisError, match=r"weights.pt: not the weights of this model: "):
         create_model(name, num_classes=3, weights=path)
+    assert "anew" not in caplog.text
 
 
 def test_no_such_file(tmp_path: Path) -> None:

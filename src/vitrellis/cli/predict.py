@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,7 +106,9 @@ def _files(paths: list[str]) -> list[Path]:
 def _expanded(paths: list[str]) -> Iterator[Path]:
     for text in paths:
         if text == "-":
-            yield from (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
+            # as bytes, because names of files need not be Unicode
+            lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+            yield from (Path(os.fsdecode(line)) for line in lines if line)
         else:
             yield Path(text).expanduser()
 
@@ -129,7 +132,7 @@ def _predict(
     probabilities, classes = trained.predict(images).topk(top)
     return [
         {
-            "file": str(file),
+            "file": os.fsencode(file).decode(errors="replace"),
             "predictions": [
                 {"class": trained.class_names[k], "probability": p}
                 for p, k in zip(ps, ks, strict=True)

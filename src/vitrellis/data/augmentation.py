@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vitrellis.data.boxes import crop_boxes
 from vitrellis.data.erasing import Erasing
-from vitrellis.data.geometry import Interpolation, cached_parts, crop_resize, padded_crop
+from vitrellis.data.geometry import Interpolation, crop_resize, padded_crop
+from vitrellis.data.normalization import Normalize
 from vitrellis.data.rand_augment import parse_policy, rand_augment
 from vitrellis.data.randomness import integers, uniform
 
@@ -44,7 +45,11 @@ class Plain:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 `(B, C, h, w)`."""
-        return self._normalize(_resize(images, self.size, self.interpolation, dtype=torch.float32))
+        if images.shape[-2:] == self.size:
+            return self._normalize(images)
+        return crop_resize(
+            images, _whole(images), self.size, self.interpolation, finish=self._normalize.into
+        )
 
 
 class Augment:
@@ -109,64 +114,34 @@ class Augment:
             float32 `(B, C, h, w)`, normalised.
         """
         keys = keys.cpu()
-        images = self._crop_and_flip(images, keys)  # no longer the caller's
+        images = self._crop_and_flip(images, keys)  # no longer the caller's memory
         if self.policy is not None:
             self._fill = self._fill.to(images.device)
             rand_augment(images, keys, self.policy, self._fill)
-        out = self._normalize(images)
-        return out if self._erasing is None else self._erasing(out, keys)
+        if images.dtype == torch.uint8:
+            images = self._normalize(images)
+        return images if self._erasing is None else self._erasing(images, keys)
 
     def _crop_and_flip(self, images: Tensor, keys: Tensor) -> Tensor:
-        """`(B, C, h, w)`, uint8 unless nothing but normalisation follows a resize."""
-        size, device = (images.shape[-2], images.shape[-1]), images.device
+        """`(B, C, h, w)` uint8, or already normalised where that is all that is left to do."""
+        height, width = images.shape[-2:]
+        device = images.device
         chances = torch.tensor([self.flip, self.vertical_flip])
         flip_x, flip_y = (uniform(keys, "flip", 2) < chances).to(device).unbind(dim=1)
         if self.crop == "resized":
-            boxes = crop_boxes(keys, size, self.scale, self.ratio).to(device)
-            dtype = torch.float32 if self.policy is None else torch.uint8
-            return crop_resize(
-                images, boxes, self.size, self.interpolation, flip_x, flip_y, dtype=dtype
-            )
-        images = _resize(images, self.size, self.interpolation, dtype=torch.uint8)
+            boxes = crop_boxes(keys, (height, width), self.scale, self.ratio).to(device)
+            settings = (boxes, self.size, self.interpolation, flip_x, flip_y)
+            if self.policy is None:
+                return crop_resize(images, *settings, finish=self._normalize.into)
+            return crop_resize(images, *settings, dtype=torch.uint8)
+        if (height, width) != self.size:
+            boxes = _whole(images)
+            images = crop_resize(images, boxes, self.size, self.interpolation, dtype=torch.uint8)
         offsets = integers(keys, "padded-crop", 2, below=2 * self.padding + 1).to(device)
         return padded_crop(images, offsets, self.padding, self.size, flip_x, flip_y)
 
 
-class Normalize:
-    """uint8 or float images in [0, 255] to zero mean and unit deviation, per channel.
-
-    Args:
-        mean: Of images in [0, 1].
-        std: Likewise.
-    """
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        deviation = torch.tensor(std, dtype=torch.float64).view(1, -1, 1, 1)
-        self._scale = (1 / (255 * deviation)).float()
-        self._shift = (-torch.tensor(mean).double().view(1, -1, 1, 1) / deviation).float()
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """`(B, C, H, W)` to float32 of the same shape; floats are overwritten."""
-        channels, device = images.shape[1], images.device
-        assert channels == self._scale.shape[1], (
-            f"{channels} channels, {self._scale.shape[1]} means"
-        )
-        self._scale, self._shift = self._scale.to(device), self._shift.to(device)
-        is_float = images.is_floating_point()
-        out = images if is_float else torch.empty(images.shape, device=device)
-        for part in cached_parts(len(images), images.shape[1:].numel(), device):
-            pixels = out[part] if is_float else out[part].copy_(images[part])
-            # two roundings wherever a pixel lies; a fused one would depend on its place
-            pixels.mul_(self._scale).add_(self._shift)
-        return out
-
-
-def _resize(
-    images: Tensor, size: tuple[int, int], interpolation: Interpolation, *, dtype: torch.dtype
-) -> Tensor:
-    """Whole images at `size`: of `dtype` if they had to be resized, uint8 as they are otherwise."""
-    height, width = images.shape[-2:]
-    if (height, width) == size:
-        return images
-    whole = torch.tensor([0, 0, height, width], device=images.device).expand(len(images), 4)
-    return crop_resize(images, whole, size, interpolation, dtype=dtype)
+def _whole(images: Tensor) -> Tensor:
+    """Boxes around everything, `(B, 4)`."""
+    box = torch.tensor([0, 0, *images.shape[-2:]], device=images.device)
+    return box.expand(len(images), 4)

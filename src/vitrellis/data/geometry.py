@@ -8,7 +8,7 @@ image then depends, bit by bit, neither on the other images of the batch nor on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Literal
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 Interpolation = Literal["bilinear", "bicubic"]
 
-CACHED_NUMBERS = 1 << 18
+CACHED_NUMBERS = 1 << 19
 """How many numbers are worked on at a time on a CPU, to stay within its caches."""
 TABLED_NUMBERS = 1 << 23
 """Up to so many numbers, the matrices of all crops of a side are computed once and kept."""
@@ -35,6 +35,7 @@ def crop_resize(
     flip_y: Tensor | None = None,
     *,
     dtype: torch.dtype = torch.float32,
+    finish: Callable[[Tensor, Tensor], object] = Tensor.copy_,
 ) -> Tensor:
     """Crops a box of each image and resizes it, antialiased, as torchvision and Pillow do.
 
@@ -50,25 +51,29 @@ def crop_resize(
         flip_x: `(B,)` bool, which results to mirror left to right.
         flip_y: `(B,)` bool, which results to mirror top to bottom.
         dtype: uint8 for whole grey levels, float32 for what they are rounded from.
+        finish: Fills its first argument, part of the result, from its second, grey levels.
 
     Returns:
-        `(B, C, h, w)` in [0, 255].
+        `(B, C, h, w)` in [0, 255], unless finished otherwise.
     """
     batch, channels, height, width = images.shape
     straight = torch.zeros(batch, dtype=torch.bool, device=images.device)
     flip_x, flip_y = straight if flip_x is None else flip_x, straight if flip_y is None else flip_y
     top, left, tall, wide = boxes.unbind(dim=1)
+    half = torch.tensor(0.5, device=images.device)  # to round by flooring
     out = torch.empty(batch, channels, *size, dtype=dtype, device=images.device)
     numbers = max(channels * size[0] * size[1], size[0] * height, size[1] * width)
     for part in cached_parts(batch, numbers, images.device):
         rows = _matrices(top[part], tall[part], flip_y[part], height, size[0], interpolation)
         columns = _matrices(left[part], wide[part], flip_x[part], width, size[1], interpolation)
         pixels = images[part].transpose(1, 2).float().flatten(1, 2)  # (b, H * C, W)
-        squeezed = torch.bmm(pixels, columns.mT).add_(0.5)  # (b, H * C, w)
+        squeezed = torch.baddbmm(half, pixels, columns.mT)  # (b, H * C, w)
         squeezed = _clamp(squeezed, interpolation).floor_().unflatten(1, (height, channels))
-        resized = torch.bmm(rows, squeezed.flatten(2))  # (b, h, C * w)
-        resized = _clamp(resized, interpolation).unflatten(2, (channels, size[1]))
-        out[part] = (resized.add_(0.5) if dtype == torch.uint8 else resized).transpose(1, 2)
+        levels = torch.bmm(rows, squeezed.flatten(2))  # (b, h, C * w)
+        levels = _clamp(levels, interpolation).unflatten(2, (channels, size[1]))
+        if dtype == torch.uint8:
+            levels = levels.add_(0.5).short()  # floats become bytes faster by way of integers
+        finish(out[part], levels.transpose(1, 2))
     return out
 
 
@@ -134,6 +139,19 @@ def padded_crop(
     positions = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)  # (B, h * w)
     flat = padded.flatten(2)  # (B, C, H' * W')
     return flat.gather(2, positions[:, None].expand(-1, channels, -1)).unflatten(2, size)
+
+
+def replace_rows(images: Tensor, rows: Tensor, new: Tensor) -> None:
+    """`images[rows] = new`, ten times as fast.
+
+    Args:
+        images: `(B, C, H, W)` uint8, contiguous.
+        rows: `(b,)` int64.
+        new: `(b, C, H, W)` uint8, contiguous.
+    """
+    if images.shape[1:].numel() % 8 == 0:  # eight bytes at a time
+        images, new = (pixels.flatten(1).view(torch.int64) for pixels in (images, new))
+    images.index_copy_(0, rows, new)
 
 
 def cached_parts(batch: int, numbers_per_image: int, device: torch.device) -> Iterator[slice]:

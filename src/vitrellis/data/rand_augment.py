@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vitrellis.data.geometry import replace_rows
 from vitrellis.data.randomness import normal, uniform
 from vitrellis.data.tones import LOOK_UPS, color, look_up, sharpness
 from vitrellis.data.warping import WARPS, warp
@@ -151,7 +152,7 @@ def apply_operations(
         if names:
             own = torch.cat([calls[name][0] for name in names])
             asked = {name: calls[name][1] for name in names}
-            images.index_copy_(0, own, operate(images.index_select(0, own), asked, fill))
+            replace_rows(images, own, operate(images.index_select(0, own), asked, fill))
 
 
 def strengths(chosen: Tensor, magnitudes: Tensor, signs: Tensor, increasing: bool) -> Tensor:

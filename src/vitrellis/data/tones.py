@@ -187,7 +187,7 @@ def _grey_levels(images: Tensor) -> Tensor:
 
 def _to_bytes(levels: Tensor) -> Tensor:
     """Clips, and truncates as Pillow does."""
-    return levels.clamp(0, 255).to(torch.uint8)
+    return levels.clamp(0, 255).short().to(torch.uint8)  # faster than straight from floats
 
 
 LOOK_UPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -40,7 +40,7 @@ def warp(images: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
             images[part].float(), grid, padding_mode="border", align_corners=False
         )
         # Pillow truncates, in double precision: whole levels must not end up just below themselves
-        out[part] = torch.where(inside, warped.add_(_ROOM), fill.view(1, -1, 1, 1))
+        out[part] = torch.where(inside, warped.add_(_ROOM), fill.view(1, -1, 1, 1)).short()
     return out
 
 

@@ -1,8 +1,11 @@
 """Weights of published implementations, loaded into our and timm's models.
 
-Sources: "tiny-transformers" (github.com/lkhl/tiny-transformers: DeiT, PiT, PVT v2 and the CIFAR
-ResNets) and "dhvt" (github.com/ArieSeirack/DHVT). Names are translated; nothing else changes. Every
-tensor of the checkpoint must have its place in the model, and the other way round.
+Sources: "tiny-transformers" (github.com/lkhl/tiny-transformers: DeiT, PiT, PVT v2, ConViT and the
+CIFAR ResNets) and "dhvt" (github.com/ArieSeirack/DHVT). Names are translated. Every tensor of the
+checkpoint must have its place in the model, and the other way round.
+
+One setting comes along that no tensor holds: tiny-transformers' PVT v2 has an eps of 1e-6 in every
+norm, timm's 1e-5 in embeddings and spatial reductions, which shows on images of low contrast.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from torch import Tensor, nn
 
 from vitrellis.errors import unknown_name
@@ -60,6 +64,7 @@ def load_reference_weights(
 
     Args:
         model: Of the same architecture and number of classes; changed in place, or not at all.
+            A PVT v2 gets the eps of its source, too, which its `state_dict` will not hold.
         state_dict_or_path: Weights by the implementation's names, or a checkpoint file with them.
         source: "tiny-transformers" or "dhvt".
 
@@ -76,6 +81,10 @@ def load_reference_weights(
         label = f"weights from {source}"
         state = unwrap(state_dict_or_path, label)
     load_strictly(model, translate(state, SOURCES[source]), label)
+    if source == "tiny-transformers" and isinstance(model, PyramidVisionTransformerV2):
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = 1e-6
 
 
 def translate(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:

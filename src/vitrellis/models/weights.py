@@ -138,12 +138,15 @@ def load_initial(model: nn.Module, path: Path) -> None:
     mine = model.state_dict()
     classifier: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    for name in list(mine):
+    anew = []
+    for name in mine:
         is_head = any(name.startswith(f"{head}.") for head in heads)
         if is_head and (name not in state or state[name].shape != mine[name].shape):
-            logger.warning("%s: %s is for other classes and starts anew", path, name)
+            anew.append(name)
             state[name] = mine[name]
     load_strictly(model, state, str(path))
+    if anew:
+        logger.warning("%s: has no head for these classes; starts anew: %s", path, ", ".join(anew))
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

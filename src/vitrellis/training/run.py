@@ -76,11 +76,16 @@ class RunDirectory:
         return self.recipe_file.exists()
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Adds an epoch to the log.
+        """Adds an epoch to the log; what an earlier, killed attempt said of it is dropped.
+
+        Args:
+            row: Its figures, and its number as "epoch".
 
         Raises:
             VitrellisError: If it cannot be written.
         """
+        if self._is_ahead(row["epoch"]):
+            self.truncate_metrics(from_epoch=row["epoch"])
         try:
             with self.metrics_file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -88,6 +93,14 @@ class RunDirectory:
             raise VitrellisError(
                 f"could not write {self.metrics_file}: {error.strerror}"
             ) from error
+
+    def _is_ahead(self, epoch: int) -> bool:
+        """Whether the log has lines of `epoch` or later, or one that was cut short."""
+        if not self.metrics_file.exists():
+            return False
+        content = self.metrics_file.read_bytes()
+        is_cut = bool(content) and not content.endswith(b"\n")
+        return is_cut or any(row["epoch"] >= epoch for row in self.read_metrics())
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The epochs in the log. A last line that a kill cut short is left out.
