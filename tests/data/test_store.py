@@ -20,10 +20,12 @@ CPU = torch.device("cpu")
 BATCHES = [torch.tensor([4, 0]), torch.tensor([2]), torch.tensor([1, 3, 3])]
 
 SLEEPER = """
-import multiprocessing, sys, time, torch
+import multiprocessing, sys, threading, time, torch
 from vitrellis.data.sources.base import TensorImages
 from vitrellis.data.store import Stream
 
+if __name__ == "__mp_main__":  # as libraries do that keep threads of their own
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[2])
     images = TensorImages(torch.zeros(64, 1, 4, 4, dtype=torch.uint8))

@@ -77,7 +77,9 @@ def test_constant_after_warmup() -> None:
 def test_set_reaches_every_group_with_its_own_base() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     groups = parameter_groups(model, lr=0.1, weight_decay=0.05, head=["1"], head_lr_ratio=10)
-    optimizer = create_optimizer("sgd", groups, betas=(0.9, 0.999), momentum=0.9, nesterov=True)
+    optimizer = create_optimizer(
+        "sgd", groups, betas=(0.9, 0.999), momentum=0.9, nesterov=True, fused=True
+    )
     assert schedule(warmup_epochs=0).set(optimizer, 0, 0) == pytest.approx(0.1)
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert rates == pytest.approx(

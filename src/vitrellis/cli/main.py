@@ -46,9 +46,12 @@ app.add_typer(recipes, name="recipes")
 
 def main() -> None:
     """Runs the command line and ends the process."""
-    # threads that spin while they wait stop each other where anything else runs on the machine:
-    # a run beside a busy process went from 1,100 to 10 images/s. Read when torch is loaded
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin while they wait for long stop each other where anything else runs on the
+    # machine, threads that never spin are slow: two demo students side by side trained at 90
+    # images/s each with libgomp's own count, 300 with this, and 400 with none, but one by itself
+    # at 790, 720 and 430. Read when torch is loaded
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app(prog_name="vitrellis")
     except VitrellisError as error:

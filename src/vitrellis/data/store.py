@@ -12,7 +12,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from vitrellis.data.canvas import Fit, Tick, read_canvases, to_canvas
 from vitrellis.data.sources.base import Images
 from vitrellis.errors import VitrellisError
+
+_WORKERS_OUTLIVE_SIGTERM = sys.platform == "linux"  # where the sender of a signal is known
 
 
 class Store(Protocol):
@@ -113,7 +117,8 @@ class Stream:
             VitrellisError: If an image cannot be read, or the system ended a process.
         """
         self._schedule.batches = batches
-        stored = iter(self._batches)
+        with _sigterm_blocked():
+            stored = iter(self._batches)  # the first time, this starts the workers
         while (images := _next(stored)) is not None:
             if isinstance(images, _Failure):
                 raise VitrellisError(images.message)
@@ -173,6 +178,23 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Starts processes whose every thread, those of imported libraries too, leaves SIGTERM be.
+
+    A worker that blocked it only for itself would still end when the signal met another thread.
+    """
+    if not _WORKERS_OUTLIVE_SIGTERM:
+        yield
+        return
+    resource_tracker.ensure_running()  # multiprocessing's own start of it would unblock SIGTERM
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_signals_to_parent(worker: int) -> None:
     """Lets a worker outlive Ctrl-C and SIGTERM where they reach all processes of a job.
 
@@ -182,8 +204,7 @@ def _leave_signals_to_parent(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    if sys.platform == "linux":  # where the sender of a signal is known
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if _WORKERS_OUTLIVE_SIGTERM:
         threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
 
 
