@@ -3,7 +3,7 @@
 Both sides start from images in memory, do the same to them, and end with normalised float batches.
 Theirs: Pillow images, torchvision's transforms (timm's for RandAugment and erasing, which
 torchvision has in other versions) in a DataLoader. Ours: a TrainLoader on one uint8 tensor. Rounds
-of the two alternate, and each side's best round counts.
+of the two alternate; the table has the median speeds, and the median, lowest and highest ratio.
 
     python benchmarks/augmentation.py [--rounds 5] [--seconds 2]
 """
@@ -11,10 +11,10 @@ of the two alternate, and each side's best round counts.
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from torchvision.transforms import InterpolationMode
 from vitrellis.data.augmentation import Augment
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources.base import Split, TensorImages
+from vitrellis.report.hardware import describe_hardware
 
 NUM_IMAGES = 2048
 BATCH_SIZE = 128
@@ -61,7 +62,8 @@ class Pipeline:
 
 
 PIPELINES = [
-    Pipeline("crop (pad 2), flip; 28 px grey", 1, 28, 28, "padded"),
+    Pipeline("crop (pad 3), flip; 28 px grey", 1, 28, 28, "padded"),
+    Pipeline("crop (pad 4), flip; 32 px", 3, 32, 32, "padded"),
     Pipeline("resized crop, flip; 32 px", 3, 32, 32, "resized"),
     Pipeline("+ RandAugment, erasing; 32 px", 3, 32, 32, "resized", strong=True),
     Pipeline("resized crop, flip; 32 to 224 px", 3, 32, 224, "resized"),
@@ -87,10 +89,10 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 def main() -> None:
     """Measures every pipeline and prints the table."""
     parser = argparse.ArgumentParser(description="Augmentation: images per second.")
-    parser.add_argument("--rounds", type=int, default=5, help="of each side; the best counts")
+    parser.add_argument("--rounds", type=int, default=5, help="of each side")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each round")
     arguments = parser.parse_args()
-    print(hardware(), end="\n\n")
+    print(f"{describe_hardware()}, torchvision {torchvision.__version__}; batch {BATCH_SIZE}\n")
     print(
         "| | one core: ours | DataLoader, 0 workers | ratio "
         "| two cores: ours | DataLoader, 2 workers | ratio |"
@@ -100,36 +102,35 @@ def main() -> None:
         cells = [pipeline.name]
         for cores in (1, 2):
             mine, theirs = compare(pipeline, cores, arguments.rounds, arguments.seconds)
-            cells += [f"{mine:,.0f}", f"{theirs:,.0f}", f"{mine / theirs:.1f}"]
+            ratios = [ours / other for ours, other in zip(mine, theirs, strict=True)]
+            cells += [
+                f"{statistics.median(mine):,.0f}",
+                f"{statistics.median(theirs):,.0f}",
+                f"**{statistics.median(ratios):.1f}** ({min(ratios):.1f} to {max(ratios):.1f})",
+            ]
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def hardware() -> str:
-    """The machine and versions, in one line."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
-    return f"{len(models)} cores of {models[0]}; {versions}, batch {BATCH_SIZE}; images per second"
-
-
-def compare(pipeline: Pipeline, cores: int, rounds: int, seconds: float) -> tuple[float, float]:
-    """Images per second of both sides, ours first."""
+def compare(
+    pipeline: Pipeline, cores: int, rounds: int, seconds: float
+) -> tuple[list[float], list[float]]:
+    """Images per second of both sides in every round, ours first."""
     torch.set_num_threads(cores)
     generator = torch.Generator().manual_seed(0)
     shape = (NUM_IMAGES, pipeline.channels, pipeline.pixels, pipeline.pixels)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     mine = our_batches(pipeline, images)
     theirs = their_batches(pipeline, images, workers=0 if cores == 1 else cores)
-    best_mine = best_theirs = 0.0
+    speeds: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
-        best_mine = max(best_mine, images_per_second(mine, seconds))
-        best_theirs = max(best_theirs, images_per_second(theirs, seconds))
-    return best_mine, best_theirs
+        speeds[0].append(images_per_second(mine, seconds))
+        speeds[1].append(images_per_second(theirs, seconds))
+    return speeds
 
 
 def our_batches(pipeline: Pipeline, images: Tensor) -> Iterator[Tensor]:
     """Batches of a `TrainLoader`, without end."""
-    settings: dict[str, Any] = {"crop": pipeline.crop, "padding": 2}
+    settings: dict[str, Any] = {"crop": pipeline.crop, "padding": pipeline.size // 8}
     if pipeline.strong:
         settings |= {"rand_augment": POLICY, "erasing": ERASING}
     loader = TrainLoader(
@@ -156,7 +157,9 @@ def our_batches(pipeline: Pipeline, images: Tensor) -> Iterator[Tensor]:
 
 def their_batches(pipeline: Pipeline, images: Tensor, workers: int) -> Iterator[Tensor]:
     """Batches of a `DataLoader`, without end."""
-    steps: list[Callable[..., Any]] = [transforms.RandomCrop(pipeline.size, padding=2)]
+    steps: list[Callable[..., Any]] = [
+        transforms.RandomCrop(pipeline.size, padding=pipeline.size // 8)
+    ]
     if pipeline.crop == "resized":
         steps = [
             transforms.RandomResizedCrop(pipeline.size, interpolation=InterpolationMode.BICUBIC)

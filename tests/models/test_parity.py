@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,18 @@ from tests.parity.rule import (
     weight_by_rule,
 )
 from vitrellis.models import create_model, forward_with_maps, load_reference_weights
+from vitrellis.models.evit import EViT
 
 TINY_TRANSFORMERS = {
     "deit-ti_c100": ("deit_tiny_patch16_224", [0, 6, 11]),
     "deit-ti_c100_distill": ("deit_tiny_distilled_patch16_224", [0, 6, 11]),
+    "t2t-7_c100": ("t2t_vit_7", [0, 3, 6]),
+    "t2t-7_c100_unscaled": ("t2t_vit_7", [6]),
     "pit-ti_c100": ("pit_ti_224", [0, 6, 11]),
+    "pvt-ti_c100": ("pvt_tiny", [0, 3, 7]),
     "pvtv2-b0_c100": ("pvt_v2_b0", [0, 3, 7]),
     "convit-ti_c100": ("convit_tiny", [0, 6, 11]),
+    "cvt-13_c100": ("cvt_13", [0, 6, 11, 12]),
     "resnet-56_c100": ("cifar_resnet56", [0, 1, 2]),
 }
 
@@ -34,12 +40,19 @@ def check(case: str, name: str, mine: Tensor, factor: float) -> None:
     assert_matches(mine, arrays[name], stride, largest, factor)
 
 
-def build(case: str, architecture: str, source: str) -> tuple[nn.Module, Tensor]:
+def build(case: str, architecture: str, source: str, **kwargs: Any) -> tuple[nn.Module, Tensor]:
     description, arrays = load_case(case)
-    model = create_model(architecture, num_classes=arrays["logits"].shape[1])
-    load_reference_weights(model, state_by_rule(description["state_dict"]), source)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert trainable == description["parameters"]["trainable"]
+    model = create_model(architecture, num_classes=arrays["logits"].shape[1], **kwargs)
+    state = state_by_rule(description["state_dict"])
+    weights = description.get("weights", {})
+    for name, factor in weights.get("scale", {}).items():
+        state[name] *= factor
+    for name in weights.get("kept", {}):
+        state[name] = model.state_dict()[name]
+    load_reference_weights(model, state, source)
+    counts = description["parameters"]
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == counts["trainable"]
+    assert sum(p.numel() for p in model.parameters()) == counts["total"]
     given = description["input"]
     return model.eval(), reference_input(given["seed"], tuple(given["shape"]))
 
@@ -125,6 +138,51 @@ def test_dhvt(case: str) -> None:
     assert torch.equal(maps[0], blocks[5][:, 1:].mT.unflatten(-1, maps[0].shape[-2:]))
 
 
+@torch.no_grad()
+def test_t2t_position_table() -> None:
+    description, _ = load_case("t2t-7_c100")
+    expected = description["weights"]["kept"]["pos_embed"]
+    model = create_model("t2t_vit_7", num_classes=100)
+    table = model.state_dict()["pos_embed"]
+    assert list(table.shape) == expected["shape"]
+    assert table[0, 1, :4].tolist() == pytest.approx(expected["first_values_position_1"])
+    assert table.double().norm().item() == pytest.approx(expected["l2"], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("case", "architecture", "keep_rate", "fuse"),
+    [
+        ("evit_deit_small_keep0.7_fuse", "evit_deit_small_patch16_224", 0.7, True),
+        ("evit_deit_tiny_keep0.5_nofuse", "evit_deit_tiny_patch16_224", 0.5, False),
+    ],
+)
+@torch.no_grad()
+def test_evit(case: str, architecture: str, keep_rate: float, fuse: bool) -> None:
+    model, images = build(case, architecture, "evit", keep_rate=keep_rate, fuse_token=fuse)
+    assert isinstance(model, EViT)
+    _, arrays = load_case(case)
+    outputs: dict[int, Tensor] = {}
+    for number in range(13):  # a block's output enters the norm of what follows
+        norm = model.get_submodule("norm" if number == 12 else f"blocks.{number}.norm1")
+        norm.register_forward_pre_hook(lambda _m, args, n=number: outputs.update({n: args[0]}))
+    check(case, "logits", model(images), 1e-4)
+    kept = model.kept_positions(images)
+    blocks = [outputs[number] for number in range(1, 13)]
+    check(case, "block_0", blocks[0], 1e-4)
+    check(case, "block_2", blocks[2], 1e-4)
+    check(case, "cls_token_by_block", torch.stack([b[:, 0] for b in blocks]), 1e-4)
+    check(case, "block_l2", torch.stack([b.flatten(1).norm(dim=1) for b in blocks]), 1e-4)
+    for layer in (3, 6, 9):
+        expected = arrays[f"kept_positions_layer_{layer}"]
+        count = expected.shape[1]
+        assert kept[layer].shape[1] == count + fuse
+        assert np.array_equal(kept[layer][:, :count].sort().values, np.sort(expected))
+        if fuse:
+            check(case, f"fused_token_layer_{layer}", blocks[layer][:, -1], 1e-4)
+    check(case, "logits_at_keep_rate_1", model(images, keep_rate=1), 1e-4)
+    check(case, "logits_at_keep_rate_0.9", model(images, keep_rate=0.9), 1e-4)
+
+
 @pytest.mark.parametrize(
     ("case", "cosine"), [("deitlt_resnet32_c100", False), ("deitlt_resnet32_c10_norm", True)]
 )
@@ -154,6 +212,9 @@ def test_long_tail_resnet(case: str, cosine: bool) -> None:
     ("name", "num_classes", "parameters"),
     [
         ("cifar_resnet56", 100, 861_620),
+        ("evit_deit_tiny_patch16_224", 1000, 5_717_416),
+        ("evit_deit_small_patch16_224", 1000, 22_050_664),
+        ("evit_deit_base_patch16_224", 1000, 86_567_656),
         ("dhvt_tiny_cifar_patch4", 100, 6_008_650),
         ("dhvt_small_cifar_patch4", 100, 23_425_450),
         ("dhvt_tiny_cifar_patch2", 100, 5_845_162),

@@ -11,14 +11,14 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 
 from vitrellis.errors import UsageError, VitrellisError
-from vitrellis.models import cifar_resnet, dhvt, small_vit
+from vitrellis.models import cifar_resnet, cvt, dhvt, evit, pvt, small_vit, t2t
 from vitrellis.models.weights import load_initial
 
 
 def list_models() -> list[str]:
     """Names of the models that this package adds to timm's."""
-    names = {*cifar_resnet.default_cfgs, *dhvt.default_cfgs, *small_vit.default_cfgs}
-    return sorted(name.removesuffix(".untrained") for name in names)
+    rooms = (cifar_resnet, cvt, dhvt, evit, pvt, small_vit, t2t)
+    return sorted(name.removesuffix(".untrained") for room in rooms for name in room.default_cfgs)
 
 
 def create_model(

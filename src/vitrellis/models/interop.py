@@ -1,8 +1,9 @@
 """Weights of published implementations, loaded into our and timm's models.
 
-Sources: "tiny-transformers" (github.com/lkhl/tiny-transformers: DeiT, PiT, PVT v2, ConViT and the
-CIFAR ResNets) and "dhvt" (github.com/ArieSeirack/DHVT). Names are translated. Every tensor of the
-checkpoint must have its place in the model, and the other way round.
+Sources: "tiny-transformers" (github.com/lkhl/tiny-transformers: DeiT, T2T-ViT, PiT, PVT, PVT v2,
+ConViT, CvT and the CIFAR ResNets), "dhvt" (github.com/ArieSeirack/DHVT) and "evit"
+(github.com/youweiliang/evit). Names are translated. Every tensor of the checkpoint must have its
+place in the model, and the other way round.
 
 One setting comes along that no tensor holds: tiny-transformers' PVT v2 has an eps of 1e-6 in every
 norm, timm's 1e-5 in embeddings and spatial reductions, which shows on images of low contrast.
@@ -44,7 +45,14 @@ TINY_TRANSFORMERS: Rules = (
     # PiT: besides attention as in DeiT; a pooling belongs to the stage after it
     (r"^pools\.0\.", "transformers.1.pool."),
     (r"^pools\.1\.", "transformers.2.pool."),
-    # PVT v2: stages count from 1
+    # T2T-ViT
+    (r"^t2t_module\.attention\.(\d)\.attn\.qkv\.", r"patch_embed.performers.\1.attn.kqv."),
+    (r"^t2t_module\.attention\.", "patch_embed.performers."),
+    (r"^t2t_module\.projection\.", "patch_embed.proj."),
+    # CvT
+    (r"^stage(\d)\.", r"stages.\1."),
+    # PVT and PVT v2: stages count from 1
+    (r"^pos_embed(\d)$", r"stages.<\1>.pos_embed"),
     (r"^patch_embed1\.", "patch_embed."),
     (r"^patch_embed(\d)\.", r"stages.<\1>.downsample."),
     (r"^block(\d)\.", r"stages.<\1>.blocks."),
@@ -52,7 +60,7 @@ TINY_TRANSFORMERS: Rules = (
     (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
 )
 
-SOURCES: dict[str, Rules] = {"tiny-transformers": TINY_TRANSFORMERS, "dhvt": ()}
+SOURCES: dict[str, Rules] = {"tiny-transformers": TINY_TRANSFORMERS, "dhvt": (), "evit": ()}
 
 
 def load_reference_weights(
@@ -66,7 +74,7 @@ def load_reference_weights(
         model: Of the same architecture and number of classes; changed in place, or not at all.
             A PVT v2 gets the eps of its source, too, which its `state_dict` will not hold.
         state_dict_or_path: Weights by the implementation's names, or a checkpoint file with them.
-        source: "tiny-transformers" or "dhvt".
+        source: "tiny-transformers", "dhvt" or "evit".
 
     Raises:
         UsageError: If the source is unknown.

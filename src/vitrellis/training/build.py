@@ -254,7 +254,7 @@ def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
         betas=settings.betas,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
-        fused=recipe.machine.precision != "16-mixed",
+        fused=recipe.training.precision != "16-mixed",
     )
 
 

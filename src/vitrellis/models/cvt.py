@@ -1,0 +1,359 @@
+"""CvT: three stages of convolutional token embedding and convolutional projections to q, k and v.
+
+Paper: Wu et al., "CvT: introducing convolutions to Vision Transformers", ICCV 2021,
+https://arxiv.org/abs/2103.15808.
+Published form that the numbers follow: github.com/lkhl/tiny-transformers.
+
+Kept as published: attention is scaled by the whole width, `dim ** -0.5`, not by the head's. How we
+differ: a batch of one gives logits `(1, K)`, as any other (it lost its first dimension).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from timm.layers import DropPath, Mlp, QuickGELU, calculate_drop_path_rates, trunc_normal_
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from vitrellis.models.intermediates import chosen_indices
+
+Grid = tuple[int, int]
+
+
+class ConvEmbedding(nn.Module):
+    """Overlapping patches: a strided convolution and a norm over channels.
+
+    Args:
+        kernel: Sides of a patch, in pixels or in tokens of the stage before.
+        stride: Between patches.
+        padding: Zeros around the image.
+        in_chans: C.
+        dim: D.
+    """
+
+    def __init__(self, kernel: int, stride: int, padding: int, in_chans: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, kernel, stride, padding)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """`(B, C, H, W)` to tokens `(B, N, D)` and their grid."""
+        x = self.proj(x)
+        return self.norm(x.flatten(2).mT), (x.shape[-2], x.shape[-1])
+
+
+class ConvProjection(nn.Module):
+    """A depthwise 3x3 convolution and a batch norm, before a linear projection.
+
+    Args:
+        dim: D.
+        stride: 2 leaves a quarter of the tokens.
+    """
+
+    def __init__(self, dim: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, stride, 1, groups=dim, bias=False)
+        self.bn = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A map `(B, D, H, W)` to tokens `(B, N, D)`."""
+        return self.bn(self.conv(x)).flatten(2).mT
+
+
+class ConvAttention(nn.Module):
+    """Attention whose queries, keys and values come from convolutions; keys and values of stride 2.
+
+    Args:
+        dim: D.
+        num_heads: h; each works on d = D / h channels.
+        num_prefix_tokens: Class tokens, which skip the convolutions.
+        attn_drop: Dropout of the attention weights.
+        proj_drop: Dropout of the output.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, num_prefix_tokens: int, attn_drop: float, proj_drop: float
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.num_prefix_tokens = num_prefix_tokens
+        self.scale = dim**-0.5  # the whole width, as published
+        self.attn_drop = attn_drop
+        self.conv_proj_q = ConvProjection(dim, 1)
+        self.conv_proj_k = ConvProjection(dim, 2)
+        self.conv_proj_v = ConvProjection(dim, 2)
+        self.proj_q = nn.Linear(dim, dim)
+        self.proj_k = nn.Linear(dim, dim)
+        self.proj_v = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """`(B, prefix + H * W, D)` to the same, for the grid `(H, W)`."""
+        prefix, patches = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
+        maps = patches.mT.unflatten(-1, grid)  # (B, D, H, W)
+        q = self._heads(self.proj_q(torch.cat([prefix, self.conv_proj_q(maps)], dim=1)))
+        k = self._heads(self.proj_k(torch.cat([prefix, self.conv_proj_k(maps)], dim=1)))
+        v = self._heads(self.proj_v(torch.cat([prefix, self.conv_proj_v(maps)], dim=1)))
+        dropout = self.attn_drop if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(-2)))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """`(B, N, D)` to `(B, h, N, d)`."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each after a norm and beside a residual connection."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        num_prefix_tokens: int,
+        proj_drop: float,
+        attn_drop: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = ConvAttention(dim, num_heads, num_prefix_tokens, attn_drop, proj_drop)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=QuickGELU, drop=proj_drop)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """`(B, prefix + H * W, D)` to the same."""
+        x = x + self.drop_path(self.attn(self.norm1(x), grid))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Stage(nn.Module):
+    """An embedding, a class token if it is the last stage, and blocks."""
+
+    def __init__(
+        self, patch_embed: ConvEmbedding, blocks: Sequence[Block], dim: int, has_class_token: bool
+    ) -> None:
+        super().__init__()
+        self.patch_embed = patch_embed
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if has_class_token else None
+        self.blocks = nn.ModuleList(blocks)
+
+
+class CvT(nn.Module):
+    """Three stages without position embeddings; a class token joins in the last.
+
+    Args:
+        img_size: Accepted as by other transformers, without effect: any size works.
+        in_chans: Image channels.
+        num_classes: 0 for none.
+        embed_dims: Width of each stage.
+        depths: Blocks of each stage.
+        num_heads: Heads of each stage.
+        mlp_ratio: Of every block.
+        drop_rate: Dropout before the classifier.
+        proj_drop_rate: Dropout of attention and feed-forward outputs.
+        attn_drop_rate: Dropout of attention weights.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0 within the last
+            stage; the others have none, as published.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        embed_dims: Sequence[int] = (64, 192, 384),
+        depths: Sequence[int] = (1, 2, 10),
+        num_heads: Sequence[int] = (1, 3, 6),
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        del img_size
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.num_features = self.head_hidden_size = self.embed_dim = embed_dims[-1]
+        self.num_prefix_tokens = 1
+        self.grad_checkpointing = False
+        self.feature_info = []
+        stages = []
+        width = in_chans
+        for number, (dim, depth, heads) in enumerate(
+            zip(embed_dims, depths, num_heads, strict=True)
+        ):
+            is_last = number == len(depths) - 1
+            rates = cast(
+                list[float], calculate_drop_path_rates(drop_path_rate if is_last else 0.0, depth)
+            )
+            kernel, stride, padding = (3, 2, 1) if number else (7, 4, 2)
+            embedding = ConvEmbedding(kernel, stride, padding, width, dim)
+            blocks = [
+                Block(dim, heads, mlp_ratio, int(is_last), proj_drop_rate, attn_drop_rate, rate)
+                for rate in rates
+            ]
+            stages.append(Stage(embedding, blocks, dim, is_last))
+            self.feature_info += [
+                {
+                    "num_chs": dim,
+                    "reduction": 4 * 2**number,
+                    "module": f"stages.{number}.blocks.{k}",
+                }
+                for k in range(depth)
+            ]
+            width = dim
+        self.stages = nn.ModuleList(stages)
+        self.norm = nn.LayerNorm(embed_dims[-1])
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(width, num_classes) if num_classes > 0 else nn.Identity()
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Truncated normal 0.02 for the class token and linear layers; convolutions as torch."""
+        for module in self.modules():
+            if isinstance(module, Stage) and module.cls_token is not None:
+                trunc_normal_(module.cls_token, std=0.02)
+            elif isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module is not self.head:  # its bias stays as torch's, as published
+                    nn.init.zeros_(module.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """`(B, in_chans, H, W)` to the last stage's normalised tokens, the class token first."""
+        return self._forward(x, set())[0]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens `(B, 1 + N, D)` to `(B, num_classes)`, or the class token `(B, D)`."""
+        x = self.head_drop(x[:, 0])
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, in_chans, H, W)` to `(B, num_classes)`."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Outputs of blocks, counted over all stages, without the class token.
+
+        Args:
+            x: `(B, in_chans, H, W)`.
+            indices: Which blocks, 0-based; a number for the last so many; None for all.
+            norm: Refused: the final norm has the last stage's width.
+            stop_early: Without effect.
+            output_fmt: "NCHW": maps `(B, D, H, W)`.
+            intermediates_only: Return the maps alone.
+
+        Returns:
+            The normalised tokens and the maps, in ascending order of index.
+        """
+        del stop_early
+        assert output_fmt == "NCHW", f"CvT's stages differ in shape: NCHW, not {output_fmt!r}"
+        assert not norm, "CvT's final norm fits its last stage only"
+        features, maps = self._forward(x, chosen_indices(len(self.feature_info), indices))
+        return maps if intermediates_only else (features, maps)
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new last layer, for other classes. The class token is the only pooling there is."""
+        assert global_pool in (None, "token"), f"CvT pools by its class token, not {global_pool!r}"
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+
+    def no_weight_decay(self) -> set[str]:
+        """The class token."""
+        return {f"stages.{len(self.stages) - 1}.cls_token"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Groups of parameters from input to output, for layer-wise learning rates."""
+        stages = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.blocks\.(\d+)"
+        return {
+            "stem": r"^stages\.0\.patch_embed",
+            "blocks": [
+                (stages, None),
+                (r"^stages\.(\d+)\.patch_embed", (0,)),
+                (r"^stages\.\d+\.cls_token|^norm", (99999,)),
+            ],
+        }
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade computation for memory in training."""
+        self.grad_checkpointing = enable
+
+    def _forward(self, x: Tensor, wanted: set[int]) -> tuple[Tensor, list[Tensor]]:
+        """Normalised tokens of the last stage, and maps of the blocks that are wanted."""
+        maps = []
+        number = 0
+        for stage in self.stages:
+            assert isinstance(stage, Stage)
+            tokens, grid = stage.patch_embed(x)
+            prefix = 0 if stage.cls_token is None else 1
+            if stage.cls_token is not None:
+                tokens = torch.cat([stage.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            for block in stage.blocks:
+                if self.grad_checkpointing and self.training:
+                    tokens = checkpoint(block, tokens, grid, use_reentrant=False)
+                else:
+                    tokens = block(tokens, grid)
+                if number in wanted:
+                    maps.append(tokens[:, prefix:].mT.unflatten(-1, grid))
+                number += 1
+            x = tokens[:, prefix:].mT.unflatten(-1, grid)
+        return self.norm(tokens), maps
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        name: {
+            "url": "",
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "fixed_input_size": False,
+            "pool_size": None,
+            "interpolation": "bicubic",
+            "crop_pct": 0.875,
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "first_conv": "stages.0.patch_embed.proj",
+            "classifier": "head",
+        }
+        for name in ("cvt_13", "cvt_21")
+    }
+)
+
+
+def _create(name: str, depths: Sequence[int], pretrained: bool, kwargs: dict[str, Any]) -> CvT:
+    model = build_model_with_cfg(CvT, name, pretrained, **({"depths": depths} | kwargs))
+    assert isinstance(model, CvT)
+    return model
+
+
+@register_model
+def cvt_13(pretrained: bool = False, **kwargs: Any) -> CvT:
+    """CvT-13, 19,650,980 parameters at 100 classes."""
+    return _create("cvt_13", (1, 2, 10), pretrained, kwargs)
+
+
+@register_model
+def cvt_21(pretrained: bool = False, **kwargs: Any) -> CvT:
+    """CvT-21, 31.5 million parameters at 1000 classes (paper, table 3)."""
+    return _create("cvt_21", (1, 4, 16), pretrained, kwargs)
