@@ -95,7 +95,7 @@ def plain_parts(
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True)
     return model, optimizer, build.build_train_loader(recipe, source, preprocessing, place)
 
 

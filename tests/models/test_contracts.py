@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -190,6 +191,19 @@ def test_exports(name: str) -> None:
     images = picture(name)
     exported = torch.export.export(model, (images,)).module()
     torch.testing.assert_close(exported(images), model(images))
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+@torch.no_grad()
+def test_exports_to_onnx(name: str, tmp_path: Path) -> None:
+    model = build(name).eval()
+    torch.onnx.export(model, (picture(name),), tmp_path / "model.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    images = torch.flip(picture(name), [0])  # not what it was exported with
+    (given,) = session.get_inputs()
+    (logits,) = session.run(None, {given.name: images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), model(images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", FAST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,8 @@ def check(case: str, name: str, mine: Tensor, factor: float) -> None:
 
 def build(case: str, architecture: str, source: str, **kwargs: Any) -> tuple[nn.Module, Tensor]:
     description, arrays = load_case(case)
-    model = create_model(architecture, num_classes=arrays["logits"].shape[1], **kwargs)
+    num_classes = arrays.get("logits", arrays.get("logits_avg")).shape[1]  # type: ignore[union-attr]
+    model = create_model(architecture, num_classes=num_classes, **kwargs)
     state = state_by_rule(description["state_dict"])
     weights = description.get("weights", {})
     for name, factor in weights.get("scale", {}).items():
@@ -117,6 +117,20 @@ def test_both_heads_in_training() -> None:
     check(case, "train_distill_logits", distillation_logits, 2e-5)
 
 
+@torch.no_grad()
+def test_deit_lt() -> None:
+    case = "deitlt_deit_tiny_distilled"
+    model, images = build(case, "deit_tiny_distilled_patch16_224", "deit-lt")
+    blocks = record(model, {f"blocks.{number}" for number in range(12)})
+    check(case, "logits_avg", model(images), 1e-4)
+    model.set_distilled_training(True)  # type: ignore[operator]  # timm's convention
+    class_logits, distillation_logits = model.train()(images)
+    check(case, "logits_cls", class_logits, 1e-4)
+    check(case, "logits_dist", distillation_logits, 1e-4)
+    tokens = torch.stack([blocks[f"blocks.{number}"][:, 1] for number in range(12)])
+    check(case, "dist_token_by_block", tokens, 1e-4)
+
+
 @pytest.mark.parametrize("case", ["dhvt_tiny_cifar_patch4", "dhvt_tiny_imagenet_patch16"])
 @torch.no_grad()
 def test_dhvt(case: str) -> None:
@@ -184,19 +198,19 @@ def test_evit(case: str, architecture: str, keep_rate: float, fuse: bool) -> Non
 
 
 @pytest.mark.parametrize(
-    ("case", "cosine"), [("deitlt_resnet32_c100", False), ("deitlt_resnet32_c10_norm", True)]
+    ("case", "cosine"),
+    [
+        ("deitlt_resnet32_c100", False),
+        ("deitlt_resnet32_c10_norm", True),
+        ("deitlt_paco_moco_resnet32_c100", False),
+    ],
 )
 @torch.no_grad()
 def test_long_tail_resnet(case: str, cosine: bool) -> None:
     description, _ = load_case(case)
     num_classes = description["config"]["num_classes"]
     model = create_model("cifar_resnet32", num_classes=num_classes, shortcut="pad", cosine=cosine)
-    state = {}
-    for name, value in state_by_rule(description["state_dict"]).items():
-        mine = re.sub(r"^layer(\d)", lambda match: f"stages.{int(match[1]) - 1}", name)
-        mine = mine.replace("linear.", "fc.")
-        state[mine] = value.mT if cosine and mine == "fc.weight" else value
-    model.load_state_dict(state)
+    load_reference_weights(model, state_by_rule(description["state_dict"]), "deit-lt")
     seen = record(model, {f"stages.{n // 5}.{n % 5}" for n in range(15)} | {"global_pool"})
     given = description["input"]
     logits = model.eval()(reference_input(given["seed"], tuple(given["shape"])))

@@ -107,12 +107,12 @@ def _check_images(source: Source, class_names: tuple[str, ...], run: RunDirector
         )
     data = json.loads(run.data_file.read_text())
     notes = []
-    if data["fingerprint"] != source.fingerprint():
+    if data["fingerprint"] not in (None, source.fingerprint()):
         notes.append(
             "these are not the same images as in training, so val and test may hold some of those "
             "that were learned from"
         )
-    if not run.results_file.exists():
+    if not (run.results_file.exists() or run.imported_file.exists()):
         notes.append("training is not complete, this is what it has so far")
     for note in notes:
         error_console.print(f"note: {run.path}: {note}", markup=False, soft_wrap=True)

@@ -13,9 +13,11 @@ from typing import Annotated
 import typer
 
 from vitrellis import __version__
+from vitrellis.cli.bench import bench
 from vitrellis.cli.console import fail, help_of
 from vitrellis.cli.demo import demo
 from vitrellis.cli.evaluate import evaluate
+from vitrellis.cli.import_checkpoint import import_checkpoint
 from vitrellis.cli.models import models
 from vitrellis.cli.predict import predict
 from vitrellis.cli.recipes import recipes
@@ -38,6 +40,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "predict": predict,
     "models": models,
+    "bench": bench,
+    "import": import_checkpoint,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name, help=help_of(_command))(_command)
@@ -47,11 +51,11 @@ app.add_typer(recipes, name="recipes")
 def main() -> None:
     """Runs the command line and ends the process."""
     # Threads that spin while they wait for long stop each other where anything else runs on the
-    # machine, threads that never spin are slow: two demo students side by side trained at 90
-    # images/s each with libgomp's own count, 300 with this, and 400 with none, but one by itself
-    # at 790, 720 and 430. Read when torch is loaded
+    # machine; threads that never spin are slow. Two demo students side by side trained at 90
+    # images/s each with libgomp's own count, at 200 with this one and 400 with none; one by itself
+    # at 790, 760 and 430. Read when torch is loaded
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         app(prog_name="vitrellis")
     except VitrellisError as error:

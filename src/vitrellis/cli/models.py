@@ -27,7 +27,8 @@ def models(
 ) -> None:
     """List the models that can be students or teachers.
 
-    Parameters are counted for the models of this package.
+    Parameters, and multiply-adds for one image of these pixels, are counted for the models of this
+    package. `vitrellis bench` measures any.
 
     Examples:
       vitrellis models
@@ -38,14 +39,15 @@ def models(
     if as_json:
         print_json(rows)
         return
-    table = new_table("model", f">parameters ({num_classes} classes)", ">pixels")
+    table = new_table("model", f">parameters ({num_classes} classes)", ">pixels", ">MACs")
     for row in rows:
-        parameters = row["parameters"]
+        parameters, macs = row["parameters"], row["macs"]
         height, width = row["img_size"]
         table.add_row(
             row["name"],
             "" if parameters is None else f"{parameters:,}",
             str(height) if height == width else f"{height}x{width}",
+            "" if macs is None else f"{macs / 1e6:,.0f} M",
         )
     print_table(table)
 
@@ -57,15 +59,13 @@ def _rows(pattern: str, all_models: bool, num_classes: int) -> list[dict[str, An
 
     ours = list_models()
     names = [*ours, *(sorted(set(timm.list_models()) - set(ours)) if all_models else [])]
-    chosen = _matching(pattern, names, all_models)
-    return [
-        {
-            "name": name,
-            "parameters": _count_parameters(name, num_classes) if name in ours else None,
-            "img_size": _default_size(name),
-        }
-        for name in chosen
-    ]
+    return [_row(name, name in ours, num_classes) for name in _matching(pattern, names, all_models)]
+
+
+def _row(name: str, is_ours: bool, num_classes: int) -> dict[str, Any]:
+    size = _default_size(name)
+    parameters, macs = _count(name, num_classes, size) if is_ours else (None, None)
+    return {"name": name, "parameters": parameters, "img_size": size, "macs": macs}
 
 
 def _matching(pattern: str, names: Sequence[str], all_models: bool) -> list[str]:
@@ -80,14 +80,16 @@ def _matching(pattern: str, names: Sequence[str], all_models: bool) -> list[str]
     return chosen
 
 
-def _count_parameters(name: str, num_classes: int) -> int:
+def _count(name: str, num_classes: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Parameters and multiply-adds."""
     import torch
 
+    from vitrellis.analysis.cost import count_macs
     from vitrellis.models import create_model
 
     with torch.device("meta"):  # shapes without memory
         model = create_model(name, num_classes=num_classes)
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters()), count_macs(model, (3, *size))
 
 
 def _default_size(name: str) -> tuple[int, int]:

@@ -1,9 +1,10 @@
 """Weights of published implementations, loaded into our and timm's models.
 
 Sources: "tiny-transformers" (github.com/lkhl/tiny-transformers: DeiT, T2T-ViT, PiT, PVT, PVT v2,
-ConViT, CvT and the CIFAR ResNets), "dhvt" (github.com/ArieSeirack/DHVT) and "evit"
-(github.com/youweiliang/evit). Names are translated. Every tensor of the checkpoint must have its
-place in the model, and the other way round.
+ConViT, CvT and the CIFAR ResNets), "dhvt" (github.com/ArieSeirack/DHVT), "evit"
+(github.com/youweiliang/evit) and "deit-lt" (github.com/val-iisc/DeiT-LT: distilled DeiT, and its
+teachers, plain or as PaCo trained them). Names are translated. Every tensor of the checkpoint must
+have its place in the model, and the other way round; of PaCo only what inference uses.
 
 One setting comes along that no tensor holds: tiny-transformers' PVT v2 has an eps of 1e-6 in every
 norm, timm's 1e-5 in embeddings and spatial reductions, which shows on images of low contrast.
@@ -20,6 +21,7 @@ from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from torch import Tensor, nn
 
 from vitrellis.errors import unknown_name
+from vitrellis.models.cifar_resnet import CosineClassifier
 from vitrellis.models.weights import load_strictly, read_state_dict, unwrap
 
 Rules = Sequence[tuple[str, str]]
@@ -60,13 +62,29 @@ TINY_TRANSFORMERS: Rules = (
     (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
 )
 
-SOURCES: dict[str, Rules] = {"tiny-transformers": TINY_TRANSFORMERS, "dhvt": (), "evit": ()}
+DEIT_LT: Rules = (
+    (r"^encoder_q\.", ""),
+    (r"^layer(\d)\.", r"stages.<\1>."),
+    (r"^linear\.", "fc."),
+)
+
+SOURCES: dict[str, Rules] = {
+    "tiny-transformers": TINY_TRANSFORMERS,
+    "dhvt": (),
+    "evit": (),
+    "deit-lt": DEIT_LT,
+}
+
+_TRAINING_ONLY = re.compile(r"^(queue|queue_l|queue_ptr)$|^(encoder_k|linear_k|encoder_q\.fc)\.")
+"""PaCo's momentum encoder, queue and projection."""
 
 
 def load_reference_weights(
     model: nn.Module,
     state_dict_or_path: Mapping[str, Any] | Path | str,
     source: str = "tiny-transformers",
+    *,
+    ema: bool = False,
 ) -> None:
     """Loads a checkpoint of a published implementation, strictly.
 
@@ -74,25 +92,49 @@ def load_reference_weights(
         model: Of the same architecture and number of classes; changed in place, or not at all.
             A PVT v2 gets the eps of its source, too, which its `state_dict` will not hold.
         state_dict_or_path: Weights by the implementation's names, or a checkpoint file with them.
-        source: "tiny-transformers", "dhvt" or "evit".
+        source: "tiny-transformers", "dhvt", "evit" or "deit-lt".
+        ema: Of a file, take the moving average of the weights.
 
     Raises:
         UsageError: If the source is unknown.
         VitrellisError: If the file cannot be read, or naming the keys that do not fit.
     """
-    if source not in SOURCES:
-        raise unknown_name("source of weights", source, SOURCES)
+    check_source(source)
     if isinstance(state_dict_or_path, Path | str):
         label = str(state_dict_or_path)
-        state = read_state_dict(Path(state_dict_or_path))
+        state = read_state_dict(Path(state_dict_or_path), ema=ema)
     else:
         label = f"weights from {source}"
         state = unwrap(state_dict_or_path, label)
-    load_strictly(model, translate(state, SOURCES[source]), label)
+    state = published_state(state, source)
+    if isinstance(getattr(model, "fc", None), CosineClassifier) and source == "deit-lt":
+        state["fc.weight"] = state["fc.weight"].mT  # it holds a class in each column
+    load_strictly(model, state, label)
     if source == "tiny-transformers" and isinstance(model, PyramidVisionTransformerV2):
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = 1e-6
+
+
+def check_source(source: str) -> None:
+    """Refuses what is not in `SOURCES`.
+
+    Raises:
+        UsageError: Naming those that are.
+    """
+    if source not in SOURCES:
+        raise unknown_name("source of weights", source, SOURCES)
+
+
+def published_state(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """What a model of ours needs of a published implementation's tensors, under our names.
+
+    Args:
+        state: By the implementation's names.
+        source: One of `SOURCES`.
+    """
+    needed = {name: value for name, value in state.items() if not _TRAINING_ONLY.search(name)}
+    return translate(needed if source == "deit-lt" else state, SOURCES[source])
 
 
 def translate(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import codecs
 import logging
+import pathlib
 import pickle
+import re
 import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,6 +26,24 @@ logger = logging.getLogger(__name__)
 
 WRAPPERS = ("state_dict", "model_state", "model")
 """Keys under which training codes keep the weights in a checkpoint."""
+
+EMA_WRAPPERS = ("model_ema", "ema_state", "state_dict_ema")
+"""Keys under which they keep a moving average of them."""
+
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float32", "float64", "int64")),
+    (codecs.encode, "_codecs.encode"),
+    *(
+        (np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar")
+        for core in ("core", "_core")
+    ),
+]
+"""What published checkpoints hold beside tensors, settings and a best accuracy, and what may be
+rebuilt because it can only hold values."""
 
 DAMAGED = (
     AssertionError,
@@ -37,11 +60,13 @@ DAMAGED = (
 """What the readers raise on files that were cut short or overwritten, found by doing so."""
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     """The tensors of a safetensors file or a torch checkpoint, by name.
 
     Args:
-        path: `.safetensors`, or anything `torch.load` reads with `weights_only=True`.
+        path: `.safetensors`, or anything `torch.load` reads with `weights_only=True`, settings of a
+            command line beside the weights included.
+        ema: The moving average that a training code kept, not the weights themselves.
 
     Raises:
         VitrellisError: If the file is missing, damaged, or would have to execute code.
@@ -51,17 +76,25 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"{named[1]}, which is" if named else "something"
         raise VitrellisError(
-            f"{path}: damaged, or holds more than tensors and plain containers; the latter would "
-            "execute code from the file, so it was not read. Save the model's state_dict alone, "
-            "best as safetensors"
+            f"{path}: damaged, or holds more than tensors and plain containers ({what} not known "
+            "to be harmless): that would execute code from the file, so it was not read. Save the "
+            "model's state_dict alone, best as safetensors"
         ) from error
     except DAMAGED as error:
         reason = " ".join(str(error).split())[:200]
         raise VitrellisError(f"{path}: damaged, or not a file of weights ({reason})") from error
-    return unwrap(content, str(path))
+    if not ema:
+        return unwrap(content, str(path))
+    averages = [key for key in EMA_WRAPPERS if isinstance(content, Mapping) and key in content]
+    if not averages:
+        raise VitrellisError(f"{path}: holds no moving average ({', '.join(EMA_WRAPPERS)})")
+    return unwrap(content[averages[0]], str(path))
 
 
 def unwrap(content: object, label: str) -> dict[str, Tensor]:

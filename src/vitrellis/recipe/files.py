@@ -47,17 +47,21 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return draft.finish(label)
 
 
-def recipe_from(values: Mapping[str, Any], *, name: str = "run") -> Recipe:
+def recipe_from(
+    values: Mapping[str, Any], overrides: Sequence[str] = (), *, name: str = "run"
+) -> Recipe:
     """The recipe that a mapping of sections describes, such as `{"model": {"name": ...}, ...}`.
 
     Args:
         values: As a recipe file would hold; it may extend a packaged recipe.
+        overrides: `key=value`, as on the command line.
         name: What it is called, if `values` does not say.
 
     Raises:
         UsageError: If anything in it is wrong.
     """
     draft = Draft.of_mapping(values, Path(), label=name, name=name, chain=())
+    draft.merge(parse_overrides(overrides), COMMAND_LINE)
     return draft.finish(name)
 
 

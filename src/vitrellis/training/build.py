@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,34 +82,63 @@ def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
         UsageError: If the recipe's normalisation or channels do not fit the images.
     """
     settings = recipe.input
-    img_size = settings.img_size
-    size = (img_size, img_size) if isinstance(img_size, int) else img_size
-    canvas = settings.canvas
-    if canvas is None:
-        canvas = canvas_for(source.train.images, size)
-    elif isinstance(canvas, int):
-        canvas = (canvas, canvas)
-    channels = source.channels
-    if settings.channels is not None and settings.channels != channels:
+    if settings.channels is not None and settings.channels != source.channels:
         raise UsageError(
             f"input.channels: {settings.channels}, but the images of {source.name!r} have "
-            f"{channels}"
+            f"{source.channels}"
         )
+    canvas = settings.canvas
+    if canvas is None:
+        canvas = canvas_for(source.train.images, _sides(settings.img_size))
+    stored = _sides(canvas)
     if settings.normalization == "measured":
-        mean, std = measure_normalization(source.train, canvas, settings.fit)
-    elif isinstance(settings.normalization, str):
-        mean, std = (list(values) for values in NORMALIZATIONS[settings.normalization])
+        statistics = measure_normalization(source.train, stored, settings.fit)
     else:
-        mean, std = list(settings.normalization.mean), list(settings.normalization.std)
+        statistics = given_normalization(recipe, source.channels)
+    return preprocessing_of(recipe, source.channels, stored, statistics)
+
+
+def given_normalization(recipe: Recipe, channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation per channel, where the recipe says them; of colours, greys get the mean.
+
+    Raises:
+        UsageError: If they are to be measured, or are for another number of channels.
+    """
+    given = recipe.input.normalization
+    if given == "measured":
+        raise UsageError(
+            "input.normalization: cannot be measured without images. Name them (data.*), or give "
+            "imagenet, cifar, or a mapping with mean and std"
+        )
+    mean, std = NORMALIZATIONS[given] if isinstance(given, str) else (given.mean, given.std)
     if channels == 1 and len(mean) == 3:
-        mean, std = [sum(mean) / 3], [sum(std) / 3]
+        return [sum(mean) / 3], [sum(std) / 3]
     if len(mean) != channels:
         raise UsageError(
-            f"input.normalization: {settings.normalization!r} is for {len(mean)} channels, the "
-            f"images of {source.name!r} have {channels}. Use input.normalization=measured"
+            f"input.normalization: {given!r} is for {len(mean)} channels, the images have "
+            f"{channels}. Use input.normalization=measured"
         )
+    return mean, std
+
+
+def preprocessing_of(
+    recipe: Recipe,
+    channels: int,
+    canvas: tuple[int, int],
+    statistics: tuple[Sequence[float], Sequence[float]],
+) -> Preprocessing:
+    """What the recipe says of how images reach the model, with what was found out.
+
+    Args:
+        recipe: Its `input`.
+        channels: Of the images.
+        canvas: `(H, W)` at which they are stored.
+        statistics: Mean and standard deviation per channel.
+    """
+    settings = recipe.input
+    mean, std = statistics
     return Preprocessing(
-        img_size=size,
+        img_size=_sides(settings.img_size),
         channels=channels,
         mean=tuple(mean),
         std=tuple(std),
@@ -116,6 +146,10 @@ def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
         canvas=canvas,
         fit=settings.fit,
     )
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 def build_student(recipe: Recipe, source: Source, preprocessing: Preprocessing) -> nn.Module:

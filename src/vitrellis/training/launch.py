@@ -136,6 +136,11 @@ def _open(run: RunDirectory, recipe: Recipe, source: Source, fresh: bool) -> Non
     """Makes sure the directory is new, or holds this recipe on this data."""
     if fresh and run.exists():
         _empty(run)
+    if run.imported_file.exists():
+        raise UsageError(
+            f"{run.path}: holds an imported model, which cannot be trained on. Use another --out; "
+            f"to start from its weights, model.weights={run.best_model}/model.safetensors"
+        )
     if run.exists():
         _check_same(run, recipe, source)
         return

@@ -42,6 +42,11 @@ class RunDirectory:
         return self.path / "results.json"
 
     @property
+    def imported_file(self) -> Path:
+        """Where the weights came from; exists if they were not trained here."""
+        return self.path / "imported.json"
+
+    @property
     def lock_file(self) -> Path:
         """Held while a process trains here."""
         return self.path / ".lock"

@@ -1,0 +1,216 @@
+"""What a model costs: parameters, multiply-adds, memory, time."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Repeated measurements of one thing.
+
+    Attributes:
+        median: Seconds.
+        fastest: Seconds.
+        slowest: Seconds.
+    """
+
+    median: float
+    fastest: float
+    slowest: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one model costs at one size.
+
+    Attributes:
+        trainable_parameters: Those that are trained.
+        parameters: All.
+        macs: Multiply-adds of one forward pass for one image: of convolutions, linear layers and
+            both products of attention; half of what torch's flop counter counts.
+        activation_bytes: What one training step keeps for its backward pass, per image.
+        peak_bytes: Most memory in use during a training step at `batch_size`; on GPUs only.
+        latency: Of the forward pass of one image.
+        forward: Of the forward pass of a batch, without gradients.
+        step: Of forward and backward pass of a batch, without the optimizer's update.
+        batch_size: Images in a batch.
+    """
+
+    trainable_parameters: int
+    parameters: int
+    macs: int
+    activation_bytes: int
+    peak_bytes: int | None
+    latency: Timing
+    forward: Timing
+    step: Timing
+    batch_size: int
+
+
+def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Multiply-adds of one forward pass for one image, by torch's flop counter.
+
+    Nothing is computed: shapes alone go through the model.
+
+    Args:
+        model: On the device "meta", or it is copied there.
+        shape: `(C, H, W)` of the image.
+    """
+    was_training = model.training
+    on_meta = model if _device(model).type == "meta" else _copied_to_meta(model)
+    on_meta.eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        on_meta(torch.empty(1, *shape, device="meta"))
+    on_meta.train(was_training)
+    return int(counter.get_total_flops()) // 2
+
+
+def activation_bytes(model: nn.Module, images: Tensor, precision: Precision = "float32") -> int:
+    """Bytes that a training step keeps between forward and backward pass, per image.
+
+    Parameters do not count, and what several operations keep counts once.
+
+    Args:
+        model: In training mode.
+        images: `(B, C, H, W)`.
+        precision: Of the arithmetic.
+    """
+    owned = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+    held = []  # so that no memory is given out twice while we count
+
+    def remember(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(remember, lambda tensor: tensor), arithmetic(images.device, precision):
+        loss = total(model(images))
+    del loss
+    return sum(kept.values()) // len(images)
+
+
+def measure(
+    model: nn.Module,
+    *,
+    shape: tuple[int, int, int],
+    batch_size: int,
+    precision: Precision = "float32",
+    compiled: bool = False,
+    repeats: int = 10,
+    seconds: float = 2.0,
+) -> Cost:
+    """All costs of a model on its device.
+
+    Every measurement is warmed up, and waits for the device before and after.
+
+    Args:
+        model: On the device that is measured.
+        shape: `(C, H, W)` of the images.
+        batch_size: For `forward` and `step`.
+        precision: Of the arithmetic; below float32, by autocast.
+        compiled: Whether torch.compile is used for the timings.
+        repeats: Most measurements of each kind.
+        seconds: Of each kind, after which no further measurement begins; at least three are made.
+    """
+    device = _device(model)
+    macs = count_macs(model, shape)
+    images = torch.randn(batch_size, *shape, device=device)
+    kept = activation_bytes(model.train(), images, precision)
+    runner: Any = torch.compile(model) if compiled else model
+
+    def forward(batch: Tensor) -> None:
+        with torch.no_grad(), arithmetic(device, precision):
+            runner(batch)
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        with arithmetic(device, precision):
+            loss = total(runner(images))
+        loss.backward()
+
+    model.eval()
+    latency = timed(lambda: forward(images[:1]), device, repeats, seconds)
+    throughput = timed(lambda: forward(images), device, repeats, seconds)
+    model.train()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    training = timed(step, device, repeats, seconds)
+    model.zero_grad(set_to_none=True)
+    parameters = list(model.parameters())
+    return Cost(
+        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        parameters=sum(p.numel() for p in parameters),
+        macs=macs,
+        activation_bytes=kept,
+        peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        latency=latency,
+        forward=throughput,
+        step=training,
+        batch_size=batch_size,
+    )
+
+
+def timed(work: Callable[[], None], device: torch.device, repeats: int, seconds: float) -> Timing:
+    """Repeats something, after two times that do not count.
+
+    Args:
+        work: What to measure.
+        device: That has to be waited for.
+        repeats: Most measurements.
+        seconds: After which no further one begins; at least three are made.
+    """
+    for _ in range(2):
+        work()
+    taken: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(taken) < 3 or (len(taken) < repeats and time.perf_counter() < until):
+        _wait_for(device)
+        started = time.perf_counter()
+        work()
+        _wait_for(device)
+        taken.append(time.perf_counter() - started)
+    return Timing(statistics.median(taken), min(taken), max(taken))
+
+
+def arithmetic(device: torch.device, precision: Precision) -> Any:
+    """The context in which a model computes in that precision."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
+
+
+def total(logits: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A number to differentiate, of one or several heads."""
+    heads = logits if isinstance(logits, tuple) else (logits,)
+    return torch.stack([head.float().square().mean() for head in heads]).sum()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _copied_to_meta(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).to("meta")
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

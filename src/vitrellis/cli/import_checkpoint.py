@@ -1,0 +1,71 @@
+"""`vitrellis import`: a published checkpoint becomes a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="A file of the published implementation.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Of the run's recipe: data.source=cifar100, input.*, model.*"
+        ),
+    ] = None,
+    source: Annotated[
+        str, typer.Option(help="tiny-transformers, deit-lt, dhvt or evit.", show_default=False)
+    ] = ...,  # type: ignore[assignment]  # typer's sign for "must be given"
+    model: Annotated[
+        str, typer.Option(help="The architecture, as `vitrellis models` lists it.")
+    ] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="The run directory to make.")] = ...,  # type: ignore[assignment]
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text file with a class name a line, in the order of the model's outputs. "
+            "By default those of the data, or numbers."
+        ),
+    ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="Take the moving average that the file holds.")
+    ] = False,
+) -> None:
+    """Turn a published checkpoint into a run that eval and predict accept.
+
+    Nothing in the file is executed. Wrappers (module., optimizer states, settings) are taken off,
+    names translated, and every tensor must fit. Such a run can also teach: teacher.run=RUN.
+
+    Examples:
+      vitrellis import dhvt_t.pth --source dhvt --model dhvt_tiny_cifar_patch4 --out runs/dhvt
+      vitrellis import deit.pyth --source tiny-transformers --model deit_tiny_patch16_224
+          --out runs/deit data.source=cifar100 data.root=~/cifar
+      vitrellis import paco.pth.tar --source deit-lt --model cifar_resnet32
+          --out runs/paco model.args.shortcut=pad
+    """
+    from vitrellis.cli.console import console
+    from vitrellis.training import imported
+
+    run = imported.import_checkpoint(
+        checkpoint,
+        source=source,
+        model=model,
+        out=out,
+        overrides=overrides or [],
+        class_names=None if classes is None else _lines(classes),
+        ema=ema,
+    )
+    console.print(f"Run: {run.path}\n  vitrellis predict {run.path} IMAGE...", highlight=False)
+
+
+def _lines(path: Path) -> list[str]:
+    from vitrellis.errors import VitrellisError
+
+    try:
+        text = path.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise VitrellisError(f"{path}: cannot be read as text ({error})") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
