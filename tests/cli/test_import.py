@@ -39,7 +39,8 @@ def test_an_imported_model_is_evaluated_and_predicts_and_teaches(
         json.loads((tmp_path / "runs" / "it" / "data.json").read_text())["class_names"]
     )
     quick = ["training.epochs=1", "schedule.warmup_epochs=0", "data.train_size=60"]
-    quick += ["teacher={run: runs/it}", "objective.locality=null", "machine.threads=1"]
+    quick += ["teacher.recipe=null", "teacher.run=runs/it", "machine.threads=1"]
+    quick += ["objective.locality.teacher_blocks=[0, 1, 3]"]
     assert "Run: " in run("train", "demo", *quick, cwd=tmp_path)
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vitrellis.errors import VitrellisError
+from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import create_model, read_state_dict
 
 
@@ -63,6 +63,24 @@ def test_positions_are_resized_to_other_images(tmp_path: Path) -> None:
     large = create_model("deit_tiny_patch16_224", num_classes=3, img_size=(64, 32), weights=path)
     assert large.get_parameter("pos_embed").shape == (1, 1 + 4 * 2, 192)
     assert torch.equal(large.get_parameter("head.weight"), small.get_parameter("head.weight"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["pvt_tiny", "t2t_vit_7", "evit_deit_tiny_patch16_224"])
+def test_our_models_start_from_weights_of_another_size(tmp_path: Path, name: str) -> None:
+    small = create_model(name, num_classes=3, img_size=64).eval()
+    path = save(small.state_dict(), tmp_path / "weights.safetensors")
+    large = create_model(name, num_classes=3, img_size=(64, 96), weights=path).eval()
+    assert torch.equal(large.get_parameter("head.weight"), small.get_parameter("head.weight"))
+    images = torch.randn(2, 3, 64, 96)
+    assert large(images).shape == (2, 3)
+    again = create_model(name, num_classes=3, img_size=64, weights=path).eval()
+    assert torch.equal(again(images[..., :64]), small(images[..., :64]))
+
+
+def test_pvt_says_how_small_is_too_small() -> None:
+    with pytest.raises(UsageError, match=r"images of \(28, 28\) pixels .* 32 pixels are the least"):
+        create_model("pvt_tiny", num_classes=3, img_size=28)
 
 
 @pytest.mark.parametrize(

@@ -61,39 +61,39 @@ def bench(
       vitrellis bench pvt_tiny cvt_13 --img-size 32 --img-size 64 --csv > cost.csv
       vitrellis bench runs/demo/seed0/alone runs/demo/seed0/guided --plot speed.png
     """
-    import torch
-
-    from vitrellis.cli.console import console, error_console, print_json
     from vitrellis.errors import UsageError
-    from vitrellis.report.hardware import describe_hardware
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: there is no GPU that torch can use here")
-    on = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
-    precisions = [_precision(name) for name in precision or ["float32"]]
-    settings = list(itertools.product(precisions, [False, True] if compiled else [False]))
+    on = _device(device, threads)
     rows = []
-    with error_console.status("") as status:
-        for subject in _subjects(models, img_size, num_classes):
-            for arithmetic, is_compiled in settings:
-                status.update(f"{subject['model']}, {_size(subject['img_size'])} pixels")
-                rows.append(_row(subject, on, batch_size, arithmetic, is_compiled, seconds))
-    if as_json:
-        print_json({"hardware": describe_hardware(), "rows": rows})
-    elif as_csv:
-        _print_csv(rows)
-    else:
-        console.print(f"{describe_hardware()}; batches of {batch_size}", highlight=False)
-        _print_table(rows)
+    for subject in _subjects(models, img_size, num_classes):
+        for arithmetic, is_compiled in _settings(precision, compiled):
+            rows.append(_row(subject, on, batch_size, arithmetic, is_compiled, seconds))
+    _print(rows, "json" if as_json else "csv" if as_csv else "table")
     if plot is not None:
         from vitrellis.report.speed import draw_speed
 
         draw_speed(rows, plot)
+
+
+def _device(name: str, threads: int | None) -> Any:
+    """The device that is measured, with the threads that were asked for."""
+    import torch
+
+    from vitrellis.errors import UsageError
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: there is no GPU that torch can use here")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _settings(names: list[str] | None, compiled: bool) -> list[tuple[Precision, bool]]:
+    precisions = [_precision(name) for name in names or ["float32"]]
+    return list(itertools.product(precisions, [False, True] if compiled else [False]))
 
 
 def _precision(name: str) -> Precision:
@@ -120,8 +120,8 @@ def _subjects(
             yield _trained(folder)
             continue
         cfg = timm.get_pretrained_cfg(name.split(".")[0])
-        own = tuple(cfg.input_size[1:]) if cfg is not None else (224, 224)
-        for size in [(size, size) for size in sizes or []] or [own]:
+        height, width = cfg.input_size[1:] if cfg is not None else (224, 224)
+        for size in [(side, side) for side in sizes or []] or [(height, width)]:
             model = create_model(name, num_classes=num_classes, img_size=size)
             yield {"model": name, "built": model, "channels": 3, "img_size": size, "top1": None}
 
@@ -154,16 +154,18 @@ def _row(
 ) -> dict[str, Any]:
     """Plain values of one measurement."""
     from vitrellis.analysis.cost import measure
+    from vitrellis.cli.console import error_console
 
     model: nn.Module = subject["built"]
-    cost = measure(
-        model.to(device),
-        shape=(subject["channels"], *subject["img_size"]),
-        batch_size=batch_size,
-        precision=precision,
-        compiled=is_compiled,
-        seconds=seconds,
-    )
+    with error_console.status(f"{subject['model']}, {_size(subject['img_size'])} pixels"):
+        cost = measure(
+            model.to(device),
+            shape=(subject["channels"], *subject["img_size"]),
+            batch_size=batch_size,
+            precision=precision,
+            compiled=is_compiled,
+            seconds=seconds,
+        )
     return {
         "model": subject["model"],
         "img_size": list(subject["img_size"]),
@@ -194,6 +196,23 @@ def _plain(cost: Cost) -> dict[str, Any]:
         "forward_images_per_second": cost.batch_size / cost.forward.median,
         "step_images_per_second": cost.batch_size / cost.step.median,
     }
+
+
+def _print(rows: list[dict[str, Any]], form: str) -> None:
+    from vitrellis.cli.console import console, print_json
+    from vitrellis.report.hardware import describe_hardware
+
+    if form == "json":
+        print_json({"hardware": describe_hardware(), "rows": rows})
+    elif form == "csv":
+        _print_csv(rows)
+    else:
+        console.print(
+            f"{describe_hardware()}; batches of {rows[0]['batch_size']}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        _print_table(rows)
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

@@ -355,5 +355,5 @@ def cvt_13(pretrained: bool = False, **kwargs: Any) -> CvT:
 
 @register_model
 def cvt_21(pretrained: bool = False, **kwargs: Any) -> CvT:
-    """CvT-21, 31.5 million parameters at 1000 classes (paper, table 3)."""
+    """CvT-21, 31.6 million parameters at 1000 classes."""
     return _create("cvt_21", (1, 4, 16), pretrained, kwargs)

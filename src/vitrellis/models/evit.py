@@ -86,7 +86,7 @@ class ShrinkingBlock(Block):
         attended, paid = self.attn.forward_ranking(self.norm1(x))
         x = x + self.drop_path1(self.ls1(attended))
         prefix, tokens, paid = x[:, :num_prefix], x[:, num_prefix:], paid[:, num_prefix:]
-        order = paid.argsort(dim=1, descending=True, stable=True)
+        order = paid.topk(paid.shape[1], dim=1).indices  # sorted; ONNX has no argsort
         tokens = tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
         positions = positions.gather(1, order)[:, :kept]
         parts = [prefix, tokens[:, :kept]]

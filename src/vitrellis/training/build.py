@@ -91,6 +91,7 @@ def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
     if canvas is None:
         canvas = canvas_for(source.train.images, _sides(settings.img_size))
     stored = _sides(canvas)
+    statistics: tuple[Sequence[float], Sequence[float]]
     if settings.normalization == "measured":
         statistics = measure_normalization(source.train, stored, settings.fit)
     else:

@@ -150,7 +150,7 @@ class Trainer:
         self.guided.train()
         started = time.perf_counter()
         for batch in self.loader.epoch(epoch, progress.step):
-            torch.manual_seed(step_seed(self.seed, epoch, progress.step, self.fabric.global_rank))
+            self._seed(step_seed(self.seed, epoch, progress.step, self.fabric.global_rank))
             lr = self.learning_rate.set(self.optimizer.optimizer, epoch, progress.step)
             self._train_step(batch, needs, epoch)
             progress.step += 1
@@ -165,6 +165,13 @@ class Trainer:
                 started = time.perf_counter()
         self._check_finite(every=1)
         progress.seconds += time.perf_counter() - started
+
+    def _seed(self, seed: int) -> None:
+        """Seeds dropout and the like; torch.manual_seed walks the stack for GPUs not in use."""
+        torch.default_generator.manual_seed(seed)
+        device = self.fabric.device
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
 
     def _train_step(self, batch: Batch, needs: Needs, epoch: int) -> None:
         images = batch.images.chunk(self.accumulate)
