@@ -197,7 +197,7 @@ def test_differences_are_named_with_both_values() -> None:
         ["optimizer.lr=7e-3", "data.root=x", "objective.distillation=null", "teacher.mode=train"],
     )
     lines = differences(load_recipe("demo"), changed)
-    assert "optimizer.lr: 0.002 → 0.007" in lines
+    assert "optimizer.lr: 0.003 → 0.007" in lines
     assert 'data.root: none → "x"' in lines
     assert 'teacher.mode: "eval" → "train"' in lines
     assert "objective.distillation.weight: 4.0 → none" in lines

@@ -158,7 +158,7 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
     """The hybrid's batch norms see half a batch each, so this is a plain ViT without a teacher."""
     words = ["train", "demo-vit-alone", "data.train_size=64", "training.epochs=3"]
     words += ["model.name=vit_micro_patch7_28", "schedule.warmup_epochs=0", "machine.threads=1"]
-    words += ["machine.accelerator=cpu", "training.batch_size=16"]
+    words += ["machine.accelerator=cpu", "training.batch_size=16", "training.eval_every=1"]
     run(*words, "--out", "runs/one", cwd=tmp_path)
     run(*words, "machine.devices=2", "--out", "runs/two", cwd=tmp_path)
     one, two = curve(tmp_path / "runs" / "one"), curve(tmp_path / "runs" / "two")

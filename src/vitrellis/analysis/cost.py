@@ -67,16 +67,13 @@ def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
     Nothing is computed: shapes alone go through the model.
 
     Args:
-        model: On the device "meta", or it is copied there.
+        model: Left as it is; a copy without values is counted.
         shape: `(C, H, W)` of the image.
     """
-    was_training = model.training
-    on_meta = model if _device(model).type == "meta" else _copied_to_meta(model)
-    on_meta.eval()
+    shapes = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        on_meta(torch.empty(1, *shape, device="meta"))
-    on_meta.train(was_training)
+        shapes(torch.empty(1, *shape, device="meta"))
     return int(counter.get_total_flops()) // 2
 
 
@@ -205,10 +202,6 @@ def total(logits: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _copied_to_meta(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).to("meta")
 
 
 def _wait_for(device: torch.device) -> None:
