@@ -30,6 +30,7 @@ from vitrellis.training.exported import Preprocessing
 from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.run import RunDirectory
 from vitrellis.training.store import Store
+from vitrellis.training.terms import build_objective
 from vitrellis.training.trainer import Trainer
 
 ROWS = {
@@ -120,7 +121,7 @@ def our_trainer(
     fabric = Fabric(accelerator="cpu")
     fabric.launch()
     student = build.build_student(recipe, source, preprocessing)
-    guided = GuidedStudent(student, build.build_objective(recipe, student, preprocessing, None))
+    guided = GuidedStudent(student, build_objective(recipe.objective, student, preprocessing, None))
     loader = build.build_train_loader(
         recipe, source, preprocessing, build.Place(torch.device("cpu"))
     )

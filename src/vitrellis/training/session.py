@@ -25,6 +25,7 @@ from vitrellis.training.guided import GuidedStudent, Teacher
 from vitrellis.training.run import RunDirectory
 from vitrellis.training.store import Store
 from vitrellis.training.teachers import TeacherClassifier, load_teacher
+from vitrellis.training.terms import build_objective
 from vitrellis.training.trainer import Progress, Trainer
 
 
@@ -111,7 +112,7 @@ def _parts(
     torch.manual_seed(recipe.seed)
     student = build.build_student(recipe, source, preprocessing)
     teacher = load_teacher(recipe, run, source, preprocessing, fabric)
-    objective = build.build_objective(recipe, student, preprocessing, teacher)
+    objective = build_objective(recipe.objective, student, preprocessing, teacher)
     guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
     guided.to(fabric.device)
     if recipe.training.channels_last:
