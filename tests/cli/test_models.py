@@ -14,21 +14,36 @@ def test_our_models_are_listed_with_their_parameters() -> None:
     assert resnet["img_size"] == [32, 32]
     assert round(rows["dhvt_tiny_cifar_patch4"]["macs"] / 1e9, 3) == 0.388  # as published
     assert set(resnet) == {"name", "parameters", "img_size", "macs"}
-    assert "resnet18" not in rows
+    assert rows["pit_ti_224"]["parameters"] == 4_615_972  # as published
+    assert "resnet26" not in rows
     assert all(row["parameters"] > 0 for row in rows.values())
 
 
 def test_a_part_of_a_name_chooses() -> None:
-    ended = vitrellis("models", "resnet5")
+    ended = vitrellis("models", "resnet56")
     lines = ended.stdout.splitlines()[1:]
     assert [line.split()[0] for line in lines] == ["cifar_resnet56"]
 
 
 def test_all_includes_timm() -> None:
-    rows = json.loads(vitrellis("models", "--all", "deit_tiny_*", "--json").stdout)
-    deit = next(row for row in rows if row["name"] == "deit_tiny_patch16_224")
-    assert deit == {"name": deit["name"], "parameters": None, "img_size": [224, 224], "macs": None}
-    assert all(row["name"].startswith("deit_tiny_") for row in rows)
+    rows = json.loads(vitrellis("models", "--all", "deit3_small*", "--json").stdout)
+    assert [row["name"] for row in rows] == [
+        "deit3_small_patch16_224",
+        "deit3_small_patch16_384",
+    ]
+    assert [row["img_size"] for row in rows] == [[224, 224], [384, 384]]
+    assert 21e6 < rows[0]["parameters"] < 22.1e6
+
+
+def test_all_without_a_filter_lists_names() -> None:
+    rows = {row["name"]: row for row in json.loads(vitrellis("models", "--all", "--json").stdout)}
+    assert len(rows) > 1000
+    assert rows["resnet26"] | {"name": ""} == {
+        "name": "",
+        "parameters": None,
+        "img_size": [224, 224],
+        "macs": None,
+    }
 
 
 def test_an_unknown_model_is_answered_with_the_nearest() -> None:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from rich.progress import Progress
 
-from vitrellis.cli.console import new_table, print_json, print_table
+from vitrellis.cli.console import error_console, new_table, print_json, print_table
 from vitrellis.errors import UsageError
 
 
@@ -18,7 +19,7 @@ def models(
         str, typer.Argument(metavar="FILTER", help="Part of a name, or a pattern such as dhvt*.")
     ] = "",
     all_models: Annotated[
-        bool, typer.Option("--all", help="Also the models of timm, all of which can be trained.")
+        bool, typer.Option("--all", help="Also all other models of timm; any can be trained.")
     ] = False,
     num_classes: Annotated[
         int, typer.Option(min=1, help="Number of classes for which parameters are counted.")
@@ -27,15 +28,17 @@ def models(
 ) -> None:
     """List the models that can be students or teachers.
 
-    Parameters, and multiply-adds for one image of these pixels, are counted for the models of this
-    package. `vitrellis bench` measures any.
+    Those of the published systems, from this package or from timm, each with its parameters and
+    its multiply-adds for one image of these pixels. With --all and no filter, names only. What
+    models cost here, at any size, `vitrellis bench` measures.
 
     Examples:
       vitrellis models
       vitrellis models resnet --num-classes 100
       vitrellis models --all "deit_*"
     """
-    rows = _rows(pattern, all_models, num_classes)
+    names = _names(pattern, all_models)
+    rows = _rows(names, num_classes, counted=bool(pattern) or not all_models)
     if as_json:
         print_json(rows)
         return
@@ -52,20 +55,27 @@ def models(
     print_table(table)
 
 
-def _rows(pattern: str, all_models: bool, num_classes: int) -> list[dict[str, Any]]:
+def _names(pattern: str, all_models: bool) -> list[str]:
+    """Models that the pattern chooses: this package's, then timm's."""
     import timm
 
-    from vitrellis.models import list_models
+    from vitrellis.models import IN_TIMM, list_models
 
     ours = list_models()
-    names = [*ours, *(sorted(set(timm.list_models()) - set(ours)) if all_models else [])]
-    return [_row(name, name in ours, num_classes) for name in _matching(pattern, names, all_models)]
+    theirs = sorted(set(timm.list_models()) - set(ours)) if all_models else list(IN_TIMM)
+    return _matching(pattern, [*ours, *theirs], all_models)
 
 
-def _row(name: str, is_ours: bool, num_classes: int) -> dict[str, Any]:
-    size = _default_size(name)
-    parameters, macs = _count(name, num_classes, size) if is_ours else (None, None)
-    return {"name": name, "parameters": parameters, "img_size": size, "macs": macs}
+def _rows(names: Sequence[str], num_classes: int, *, counted: bool) -> list[dict[str, Any]]:
+    rows = []
+    with Progress(
+        console=error_console, transient=True, disable=not error_console.is_terminal
+    ) as progress:
+        for name in progress.track(names, description="Counting"):
+            size = _default_size(name)
+            parameters, macs = _count(name, num_classes, size) if counted else (None, None)
+            rows.append({"name": name, "parameters": parameters, "img_size": size, "macs": macs})
+    return rows
 
 
 def _matching(pattern: str, names: Sequence[str], all_models: bool) -> list[str]:

@@ -3,12 +3,13 @@
 Importing this room registers our models with timm.
 """
 
-from vitrellis.models.factory import create_model, list_models, takes_img_size
+from vitrellis.models.factory import IN_TIMM, create_model, list_models, takes_img_size
 from vitrellis.models.interop import load_reference_weights
 from vitrellis.models.taps import block_channels, forward_with_maps, num_blocks
 from vitrellis.models.weights import load_initial, load_strictly, read_state_dict
 
 __all__ = [
+    "IN_TIMM",
     "block_channels",
     "create_model",
     "forward_with_maps",

@@ -14,6 +14,22 @@ from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import cifar_resnet, cvt, dhvt, evit, pvt, small_vit, t2t
 from vitrellis.models.weights import load_initial
 
+IN_TIMM = (
+    "convit_tiny",
+    "deit_base_distilled_patch16_224",
+    "deit_base_patch16_224",
+    "deit_small_distilled_patch16_224",
+    "deit_small_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "deit_tiny_patch16_224",
+    "pit_ti_224",
+    "pit_ti_distilled_224",
+    "pvt_v2_b0",
+    "resnet18",
+    "resnet50",
+)
+"""What the published systems train and timm has."""
+
 
 def list_models() -> list[str]:
     """Names of the models that this package adds to timm's."""
