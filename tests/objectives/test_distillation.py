@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +11,16 @@ from torch import Tensor
 from tests.parity.losses import CASES, VALUE_TOLERANCE, assert_gradient, described_input
 from vitrellis.errors import UsageError
 from vitrellis.objectives import (
-    Distillation,
+    KD,
+    HardDistillation,
     Signals,
     hard_distillation,
     soft_distillation,
     standardize,
     tame_gradient,
 )
-from vitrellis.objectives.distillation import GRADIENT_FLOOR, Reduction, Sigma
+from vitrellis.objectives.distillation import Head, LogitTerm, Reduction
+from vitrellis.objectives.standardization import GRADIENT_FLOOR, Sigma
 
 
 def random_logits(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -40,12 +42,10 @@ def signals(student: Tensor, teacher: Tensor, *, on_distillation_head: bool = Fa
 def test_published_distillation(case: dict[str, Any], on_distillation_head: bool) -> None:
     student = described_input(case["student_logits"])
     teacher = described_input(case["teacher_logits"])
-    term = Distillation(
-        kind=case["type"],
-        temperature=case["temperature"],
-        reduction="batch_and_classes",
-        head="distillation" if on_distillation_head else "class",
-    )
+    head: Head = "distillation" if on_distillation_head else "class"
+    term: LogitTerm = HardDistillation(head=head)
+    if case["type"] == "soft":
+        term = KD(temperature=case["temperature"], reduction="batch_and_classes", head=head)
     loss = term(signals(student, teacher, on_distillation_head=on_distillation_head))
     loss.backward()
     assert loss.item() == pytest.approx(case["loss"], rel=VALUE_TOLERANCE)
@@ -58,9 +58,7 @@ def test_published_logit_standardization(case: dict[str, Any]) -> None:
     student = described_input(case["student_logits"])
     teacher = described_input(case["teacher_logits"])
     weight = case["extra_weight"] if case["logit_standard"] else 1.0
-    term = Distillation(
-        temperature=case["temperature"], standardize=case["logit_standard"], weight=weight
-    )
+    term = KD(temperature=case["temperature"], standardize=case["logit_standard"], weight=weight)
     loss = term.weight(0) * term(signals(student, teacher))
     loss.backward()
     assert loss.item() == pytest.approx(case["loss"], rel=VALUE_TOLERANCE)
@@ -71,7 +69,6 @@ def test_published_logit_standardization(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"kind": "hard"},
         {"reduction": "batch"},
         {"reduction": "batch_and_classes", "temperature": 4.0},
         {"standardize": True},
@@ -82,7 +79,7 @@ def test_published_logit_standardization(case: dict[str, Any]) -> None:
 def test_gradients_against_finite_differences(settings: dict[str, Any]) -> None:
     student = random_logits(3, 5, dtype=torch.float64).requires_grad_()
     teacher = 3 * random_logits(3, 5, seed=1, dtype=torch.float64)
-    term = Distillation(**settings)
+    term = KD(**settings)
     assert torch.autograd.gradcheck(lambda z: term(signals(z, teacher)), (student,))
 
 
@@ -117,7 +114,7 @@ def test_standardized_rows_have_mean_0_and_deviation_1(sigma: Sigma, correction:
 @pytest.mark.parametrize("scale", [1e-2, 0.5, 20.0])
 def test_a_standardized_loss_ignores_scale_and_shift(scale: float) -> None:
     student, teacher = random_logits(4, 10), random_logits(4, 10, seed=1)
-    term = Distillation(standardize=True)
+    term = KD(standardize=True)
     loss = term(signals(student, teacher))
     moved = term(signals(scale * student + 0.3, teacher))
     torch.testing.assert_close(moved, loss, rtol=1e-4, atol=0)
@@ -128,9 +125,7 @@ def test_a_standardized_loss_ignores_scale_and_shift(scale: float) -> None:
 def test_of_two_standardized_classes_only_the_order_is_left() -> None:
     student, teacher = random_logits(8, 2).requires_grad_(), random_logits(8, 2, seed=1)
     torch.testing.assert_close(standardize(student).abs(), torch.full((8, 2), 0.5**0.5))
-    (gradient,) = torch.autograd.grad(
-        Distillation(standardize=True)(signals(student, teacher)), student
-    )
+    (gradient,) = torch.autograd.grad(KD(standardize=True)(signals(student, teacher)), student)
     assert gradient.norm() < 1e-5
 
 
@@ -141,7 +136,7 @@ def test_gradients_of_logits_that_hardly_vary_are_ordinary(scale: float, num_cla
 
     def gradient_norm(student: Tensor) -> float:
         student.requires_grad_()
-        loss = Distillation(standardize=True)(signals(student, teacher))
+        loss = KD(standardize=True)(signals(student, teacher))
         (gradient,) = torch.autograd.grad(loss, student)
         return float(gradient.norm())
 
@@ -183,17 +178,16 @@ def test_hard_distillation_ignores_everything_but_the_favourite_class() -> None:
     assert torch.equal(hard_distillation(student, teacher), hard_distillation(student, sharper))
 
 
-@pytest.mark.parametrize("kind", ["soft", "hard"])
-def test_half_precision_logits_are_judged_in_full(kind: Literal["soft", "hard"]) -> None:
+@pytest.mark.parametrize("term", [KD(), HardDistillation()], ids=lambda term: term.name)
+def test_half_precision_logits_are_judged_in_full(term: LogitTerm) -> None:
     student, teacher = random_logits(4, 10).half(), random_logits(4, 10, seed=1).bfloat16()
-    term = Distillation(kind=kind)
     loss = term(signals(student, teacher))
     assert loss.dtype == torch.float32
     assert torch.equal(loss, term(signals(student.float(), teacher.float())))
 
 
 def test_a_student_without_a_distillation_head_is_refused() -> None:
-    term = Distillation(head="distillation")
+    term = KD(head="distillation")
     with pytest.raises(UsageError, match=r"no distillation head.*head=class"):
         term(signals(random_logits(4, 10), random_logits(4, 10)))
 
@@ -207,8 +201,6 @@ def test_a_teacher_with_other_classes_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "hard", "standardize": True}, "standardize=false"),
-        ({"kind": "sofft"}, "Did you mean 'soft'"),
         ({"reduction": "mean"}, "batch_and_classes"),
         ({"head": "both"}, "class, distillation"),
         ({"sigma": "std"}, "population, sample"),
@@ -218,4 +210,4 @@ def test_a_teacher_with_other_classes_is_refused() -> None:
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Distillation(**settings)
+        KD(**settings)

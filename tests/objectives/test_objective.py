@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.objectives import (
+    KD,
     Adaptive,
     CrossEntropy,
-    Distillation,
+    HardDistillation,
     LocalityGuidance,
     Needs,
     Objective,
@@ -94,7 +95,7 @@ def test_the_sum_of_terms_is_the_sum_of_each_alone_in_value_and_gradient() -> No
         return [
             CrossEntropy(weight=0.5),
             locality(),
-            Distillation(standardize=True, weight=9.0),
+            KD(standardize=True, weight=9.0),
             Caution(),
         ]
 
@@ -107,14 +108,14 @@ def test_the_sum_of_terms_is_the_sum_of_each_alone_in_value_and_gradient() -> No
 
 def test_parts_are_unweighted_detached_and_add_up_to_the_total() -> None:
     _, signals = batch()
-    terms = [CrossEntropy(weight=0.5), locality(weight=2.5), Distillation(weight=9.0)]
+    terms = [CrossEntropy(weight=0.5), locality(weight=2.5), KD(weight=9.0)]
     value = Objective(terms)(signals, EPOCH)
-    assert list(value.parts) == ["cross_entropy", "locality", "distillation"]
+    assert list(value.parts) == ["cross_entropy", "locality", "kd"]
     for term in terms:
         assert torch.equal(value.parts[term.name], term(signals).detach())
         assert not value.parts[term.name].requires_grad
     parts = value.parts
-    expected = 0.5 * parts["cross_entropy"] + 2.5 * parts["locality"] + 9 * parts["distillation"]
+    expected = 0.5 * parts["cross_entropy"] + 2.5 * parts["locality"] + 9 * parts["kd"]
     torch.testing.assert_close(value.total.detach(), expected)
 
 
@@ -129,13 +130,11 @@ def test_a_term_that_is_off_changes_nothing_and_is_not_computed() -> None:
 
 
 def test_needs_are_those_of_the_terms_that_are_on() -> None:
-    objective = Objective(
-        [CrossEntropy(), locality(weight=OffAfter(2.5, epoch=2)), Distillation(weight=0.0)]
-    )
+    objective = Objective([CrossEntropy(), locality(weight=OffAfter(2.5, epoch=2)), KD(weight=0.0)])
     assert objective.needs(1) == Needs(student_blocks=(0, 2), teacher_blocks=(0, 1))
     assert objective.needs(2) == Needs()
-    assert objective.weights(1) == {"cross_entropy": 1.0, "locality": 2.5, "distillation": 0.0}
-    assert objective.weights(2) == {"cross_entropy": 1.0, "locality": 0.0, "distillation": 0.0}
+    assert objective.weights(1) == {"cross_entropy": 1.0, "locality": 2.5, "kd": 0.0}
+    assert objective.weights(2) == {"cross_entropy": 1.0, "locality": 0.0, "kd": 0.0}
 
 
 def test_needs_unite() -> None:
@@ -198,8 +197,8 @@ def test_every_term_is_described_with_its_weight_and_settings() -> None:
             CrossEntropy(label_smoothing=0.1),
             locality(),
             locality(weight=Adaptive(2.5), learned=True, name="mixed"),
-            Distillation(kind="hard", head="distillation", name="hard"),
-            Distillation(standardize=True, weight=9.0),
+            HardDistillation(head="distillation"),
+            KD(standardize=True, weight=9.0),
             Caution(),
         ]
     )
@@ -209,9 +208,8 @@ def test_every_term_is_described_with_its_weight_and_settings() -> None:
         f"locality {times} 2.5 (linear; student blocks 0, 2 → teacher blocks 0, 1)",
         f"mixed {times} 2.5, adaptive (window 50, threshold -0.02) "
         "(linear; a learned mixture of student blocks 0, 2 → teacher blocks 0, 1)",
-        f"hard {times} 1 (hard; distillation head)",
-        f"distillation {times} 9 (soft, T 2, mean over batch, standardized by the sample "
-        "deviation; class head)",
+        f"hard {times} 1 (the teacher's favourite class; distillation head)",
+        f"kd {times} 9 (T 2, mean over batch, standardized by the sample deviation; class head)",
         f"caution {times} 0.1",
     ]
 

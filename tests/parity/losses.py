@@ -1,7 +1,7 @@
 """Figures of the published loss functions: values and gradients, with the rule for their inputs.
 
-`losses.json` and `losses.npz` are the sections on losses of the reference vectors; the JSON says in
-words what was computed, from which sources, and within which tolerance it is to be met.
+`losses.*` and `distillation.*` are the sections on losses of the reference vectors; the JSON says
+in words what was computed, from which sources, and within which tolerance it is to be met.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ GRADIENT_TOLERANCE = 1e-4
 """Of the largest entry of a gradient."""
 
 _FOLDER = Path(__file__).parent
-CASES: dict[str, Any] = json.loads((_FOLDER / "losses.json").read_text())
-with np.load(_FOLDER / "losses.npz") as _arrays:
-    _ARRAYS: dict[str, Any] = dict(_arrays)
+CASES: dict[str, Any] = {}
+_ARRAYS: dict[str, Any] = {}
+for _name in ("losses", "distillation"):
+    CASES |= json.loads((_FOLDER / f"{_name}.json").read_text())
+    with np.load(_FOLDER / f"{_name}.npz") as _arrays:
+        _ARRAYS |= dict(_arrays)
 
 
 def described_input(entry: dict[str, Any]) -> Tensor:
@@ -48,7 +51,7 @@ def assert_gradient(gradient: Tensor | None, entry: dict[str, Any]) -> None:
     assert gradient is not None
     assert list(gradient.shape) == entry["shape"]
     recorded = torch.from_numpy(_ARRAYS[entry["array"]])
-    stride = entry["slice"]["flat_stride"] if entry["slice"] else 1
+    stride = entry["slice"]["flat_stride"] if entry.get("slice") else 1
     mine = gradient.reshape(-1)[::stride]
     tolerance = GRADIENT_TOLERANCE * recorded.abs().max().item()
     torch.testing.assert_close(mine, recorded.reshape(-1), rtol=0, atol=tolerance)

@@ -150,7 +150,7 @@ def test_a_mistake_names_where_it_was_written(tmp_path: Path) -> None:
     said = mistake(child, "training.epoch=3")
     assert "base.yaml: optimizer.lr: 'fast' is not a number" in said
     assert f"{child}: seed: 'x' is not a whole number" in said
-    known = "name, pretrained, weights, zero_head, args"
+    known = "name, pretrained, weights, zero_head, distillation_head, args"
     assert f"{child}: model.size: unknown key. Known: {known}" in said
     assert "command line: training.epoch: unknown key. Did you mean 'epochs'?" in said
     assert base.exists()
@@ -172,7 +172,7 @@ def test_awkward_values_survive_being_described(tmp_path: Path) -> None:
             "model": {"name": "on", "args": {"a": "1e5", "b": [1, {"c": "12:30"}], "d": "true"}},
             "teacher": {"run": "2020-01-01"},
             "objective": {
-                "distillation": {"weight": {"value": 1, "to": 3, "epochs": 2}},
+                "kd": {"weight": {"value": 1, "to": 3, "epochs": 2}},
                 "locality": {"student_blocks": "learned", "weight": {"value": 2, "off_after": 1}},
             },
             "training": {"epochs": 3},
@@ -194,13 +194,13 @@ def test_what_defines_a_run_leaves_out_names_machines_and_saving() -> None:
 def test_differences_are_named_with_both_values() -> None:
     changed = load_recipe(
         "demo",
-        ["optimizer.lr=7e-3", "data.root=x", "objective.distillation=null", "teacher.mode=train"],
+        ["optimizer.lr=7e-3", "data.root=x", "objective.kd=null", "teacher.mode=train"],
     )
     lines = differences(load_recipe("demo"), changed)
     assert "optimizer.lr: 0.003 → 0.007" in lines
     assert 'data.root: none → "x"' in lines
     assert 'teacher.mode: "eval" → "train"' in lines
-    assert "objective.distillation.weight: 4.0 → none" in lines
+    assert "objective.kd.weight: 4.0 → none" in lines
     assert digest(defines(changed)) != digest(defines(load_recipe("demo")))
 
 
@@ -234,7 +234,7 @@ def test_a_mistake_in_the_teachers_overrides_is_found() -> None:
 
 def test_a_teachers_recipe_file_is_found_from_the_file_that_names_it(tmp_path: Path) -> None:
     write(tmp_path, "there/cnn.yaml", MINIMAL)
-    guided = "teacher: {recipe: cnn.yaml}\nobjective: {distillation: {}}\n"
+    guided = "teacher: {recipe: cnn.yaml}\nobjective: {kd: {}}\n"
     student = load_recipe(write(tmp_path, "there/vit.yaml", MINIMAL + guided))
     resolved = load_recipe(write(tmp_path, "runs/vit/recipe.yaml", describe(student)))
     assert teacher_recipe(resolved).name == "cnn"

@@ -33,7 +33,7 @@ PUBLISHED_FOR_ALL = {
     "augmentation.repeats": 1,
     "objective.cross_entropy.weight": 1,
     "objective.cross_entropy.label_smoothing": 0,
-    "objective.distillation": None,
+    "objective.kd": None,
     "optimizer.head_lr_ratio": 1,
     "schedule.name": "cosine",
     "schedule.per": "epoch",
@@ -183,7 +183,7 @@ def test_every_teacher_recipe_can_be_loaded(name: str) -> None:
 @pytest.mark.parametrize(("guided", "alone"), [("demo", "demo-alone"), ("photos", "photos-alone")])
 def test_a_control_differs_only_in_guidance(guided: str, alone: str) -> None:
     changes = {"name": alone, "description": None, "teacher": None}
-    objective = {"locality": None, "distillation": None}
+    objective = {"locality": None, "kd": None}
     recipe = load_recipe(guided)
     control = load_recipe(alone).model_copy(update={"description": None})
     changes["objective"] = recipe.objective.model_copy(update=objective)  # type: ignore[assignment]

@@ -144,8 +144,8 @@ def test_bad_weights_are_explained(weight: Any, message: str) -> None:
 
 
 def test_guidance_needs_a_teacher() -> None:
-    message = mistake(minimal(objective={"locality": LOCALITY, "distillation": {}}))
-    assert "teacher: missing, but needed by objective.locality and objective.distill" in message
+    message = mistake(minimal(objective={"locality": LOCALITY, "kd": {}}))
+    assert "teacher: missing, but needed by objective.locality and objective.kd" in message
 
 
 def test_a_teacher_needs_a_term_that_learns_from_it() -> None:

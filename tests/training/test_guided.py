@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tests.parity.rule import reference_input, weight_by_rule
 from vitrellis.models import create_model
 from vitrellis.models.interop import TINY_TRANSFORMERS, translate
-from vitrellis.objectives import CrossEntropy, Distillation, LocalityGuidance, Needs, Objective
+from vitrellis.objectives import KD, CrossEntropy, LocalityGuidance, Needs, Objective
 from vitrellis.training.guided import Evidence, GuidedStudent, Teacher
 
 VECTORS = json.loads((Path(__file__).parents[1] / "parity" / "training.json").read_text())
@@ -153,16 +153,16 @@ def test_published_guided_step(case: dict[str, Any]) -> None:
 def test_published_logit_standardized_step(case: dict[str, Any]) -> None:
     student = by_rule(create_model("deit_tiny_distilled_patch16_224", num_classes=100))
     student.set_distilled_training(True)  # type: ignore[operator]  # timm's convention
-    distillation = Distillation(
+    kd = KD(
         temperature=case["temperature"],
         standardize=True,
         head="distillation",
         weight=case["logit_weight"] * case["extra_weight"],
     )
-    guided = GuidedStudent(student, Objective([CrossEntropy(weight=0.5), distillation]))
+    guided = GuidedStudent(student, Objective([CrossEntropy(weight=0.5), kd]))
     total, parts = step(guided, teacher(case["teacher"]["mode"]), case)
     assert parts["cross_entropy"].item() == pytest.approx(case["cross_entropy"], rel=1e-4)
-    weighted = parts["distillation"].item() * case["extra_weight"]
+    weighted = parts["kd"].item() * case["extra_weight"]
     assert weighted == pytest.approx(case["logit_loss"], rel=1e-4)
     check(case, total, guided)
 

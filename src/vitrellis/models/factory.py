@@ -12,6 +12,7 @@ from torch import nn
 
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import cifar_resnet, cvt, dhvt, evit, pvt, small_vit, t2t
+from vitrellis.models.heads import add_distillation_head, head_modules
 from vitrellis.models.weights import load_initial
 
 IN_TIMM = (
@@ -46,6 +47,7 @@ def create_model(
     pretrained: bool = False,
     weights: Path | None = None,
     zero_head: bool = False,
+    distillation_head: bool = False,
     **kwargs: Any,
 ) -> nn.Module:
     """A model by name, timm's or ours.
@@ -60,6 +62,7 @@ def create_model(
         zero_head: Set weights and biases of the classifier, or of both, to exactly zero, whatever
             they started from. All logits are then 0 before the first step, as in DeiT's code. Terms
             that standardize logits should not start so.
+        distillation_head: Give it a second classifier, which learns from a teacher.
         **kwargs: Further arguments of the model, such as `drop_path_rate`.
 
     Raises:
@@ -92,6 +95,8 @@ def create_model(
     assert isinstance(model, nn.Module)
     if weights is not None:
         load_initial(model, weights.expanduser())
+    if distillation_head:
+        add_distillation_head(model, name)
     if zero_head:
         _zero_head(model, name)
     return model
@@ -111,9 +116,7 @@ def takes_img_size(architecture: str) -> bool:
 
 
 def _zero_head(model: nn.Module, name: str) -> None:
-    get_classifier: Any = model.get_classifier
-    found = get_classifier()
-    for classifier in found if isinstance(found, tuple | list) else (found,):
+    for classifier in head_modules(model):
         # some classifiers are a norm and a layer; some CNNs classify by a 1x1 convolution
         layers = [m for m in classifier.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         if not layers:

@@ -1,34 +1,48 @@
 """Loss terms, their weights over the epochs, and how they add up."""
 
 from vitrellis.objectives.classification import CrossEntropy, soft_cross_entropy
+from vitrellis.objectives.curriculum import CTKD
+from vitrellis.objectives.decoupled import DKD, decoupled_distillation
 from vitrellis.objectives.distillation import (
-    Distillation,
+    KD,
+    HardDistillation,
+    LogitTerm,
     hard_distillation,
     soft_distillation,
-    standardize,
-    tame_gradient,
 )
+from vitrellis.objectives.features import PooledFeatures, pooled_imitation
 from vitrellis.objectives.locality import LocalityGuidance, locality_loss
+from vitrellis.objectives.multi_level import MLKD, multi_level_distillation
 from vitrellis.objectives.objective import Objective, ObjectiveValue, Term
 from vitrellis.objectives.signals import Needs, Signals
+from vitrellis.objectives.standardization import standardize, tame_gradient
 from vitrellis.objectives.weights import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
 
 __all__ = [
+    "CTKD",
+    "DKD",
+    "KD",
+    "MLKD",
     "Adaptive",
     "Constant",
     "CrossEntropy",
-    "Distillation",
+    "HardDistillation",
     "LocalityGuidance",
+    "LogitTerm",
     "Needs",
     "Objective",
     "ObjectiveValue",
     "OffAfter",
+    "PooledFeatures",
     "Ramp",
     "Signals",
     "Term",
     "WeightSchedule",
+    "decoupled_distillation",
     "hard_distillation",
     "locality_loss",
+    "multi_level_distillation",
+    "pooled_imitation",
     "soft_cross_entropy",
     "soft_distillation",
     "standardize",

@@ -1,25 +1,19 @@
 """Logit distillation: the student imitates the teacher's predictions, plainly or standardized.
 
-Papers: Distilling the Knowledge in a Neural Network (https://arxiv.org/abs/1503.02531); Logit
-Standardization in Knowledge Distillation (CVPR 2024, https://arxiv.org/abs/2403.01427); hard labels
+Papers: Distilling the Knowledge in a Neural Network (https://arxiv.org/abs/1503.02531); hard labels
 and distillation heads: DeiT (https://arxiv.org/abs/2012.12877). Original code:
 https://github.com/sunshangquan/logit-standardization-KD, https://github.com/lkhl/tiny-transformers
 
-How we differ from the published code:
-
-- Any student can be taught, on its class head as well as on a distillation head, and the term adds
-  up with every other. Weights multiply the term; none is hidden in it.
-- Standardization divides by the logits' standard deviation, and so does its gradient. Logits that
-  start at exactly zero, as those of zero-initialised heads (DeiT's) do, get a gradient that is
-  seven orders of magnitude too large, and an adaptive optimizer remembers it for thousands of
-  steps. `Distillation` therefore passes the student's logits through `tame_gradient` first: no
-  value changes, and no gradient of logits whose deviation is at least `GRADIENT_FLOOR`. Below, it
-  is what it would be at that deviation. `standardize` by itself is exact; whoever calls it on the
-  logits of a zero-initialised head should do the same.
+How we differ from the published code: any student can be taught, on its class head as well as on a
+distillation head, and the terms add up with every other. Weights multiply the term; none is hidden
+in it. Where logits are standardized, gradients of rows that hardly vary are limited: see
+`standardization.py`.
 """
 
 from __future__ import annotations
 
+from abc import ABC
+from collections.abc import Collection
 from typing import Literal
 
 from torch import Tensor
@@ -29,26 +23,21 @@ from vitrellis.errors import UsageError, unknown_name
 from vitrellis.objectives.objective import Term
 from vitrellis.objectives.precision import widen
 from vitrellis.objectives.signals import Needs, Signals
+from vitrellis.objectives.standardization import SIGMAS, Sigma, standardize, tame_gradient
 from vitrellis.objectives.weights import WeightSchedule
 
-GRADIENT_FLOOR = 0.1
-"""Standard deviation of a row of logits under which `Distillation` limits the gradient."""
-
+Head = Literal["class", "distillation"]
 Reduction = Literal["batch", "batch_and_classes"]
-Sigma = Literal["sample", "population"]
 
-KINDS = ("soft", "hard")
-REDUCTIONS = ("batch", "batch_and_classes")
-SIGMAS = {"sample": 1, "population": 0}
-"""What is subtracted from the number of classes."""
 HEADS = ("class", "distillation")
+REDUCTIONS = ("batch", "batch_and_classes")
 
 
 def soft_distillation(
     student_logits: Tensor,
     teacher_logits: Tensor,
     *,
-    temperature: float = 2.0,
+    temperature: Tensor | float = 2.0,
     reduction: Reduction = "batch",
 ) -> Tensor:
     """`T^2 * KL(softmax(teacher / T) || softmax(student / T))`.
@@ -56,7 +45,7 @@ def soft_distillation(
     Args:
         student_logits: `(B, K)`.
         teacher_logits: `(B, K)`. They get no gradient.
-        temperature: Softens both sides (tau, T).
+        temperature: Softens both sides (tau, T); a scalar.
         reduction: "batch": sum over classes, mean over the batch, as in logit standardization.
             "batch_and_classes": mean over both, as in tiny-transformers, K times smaller.
 
@@ -66,7 +55,7 @@ def soft_distillation(
     Raises:
         UsageError: If the shapes differ.
     """
-    _check_shapes(student_logits, teacher_logits)
+    check_logits(student_logits, teacher_logits)
     student_log_probs = (widen(student_logits) / temperature).log_softmax(dim=-1)  # (B, K)
     teacher_log_probs = (widen(teacher_logits.detach()) / temperature).log_softmax(dim=-1)
     divergence = F.kl_div(student_log_probs, teacher_log_probs, reduction="sum", log_target=True)
@@ -87,68 +76,82 @@ def hard_distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Raises:
         UsageError: If the shapes differ.
     """
-    _check_shapes(student_logits, teacher_logits)
+    check_logits(student_logits, teacher_logits)
     return F.cross_entropy(widen(student_logits), teacher_logits.argmax(dim=-1))
 
 
-def standardize(logits: Tensor, *, sigma: Sigma = "sample", eps: float = 1e-7) -> Tensor:
-    """Z-score each row, so that only the shape of the logits is left to imitate.
-
-    The gradient flows through mean and deviation. It grows as the deviation shrinks, up to
-    `1 / eps` for a row of equal logits: see `tame_gradient`. Of two classes only the order is left,
-    which has no gradient: with K = 2, distil plain logits.
+class LogitTerm(Term, ABC):
+    """A term that compares logits of one of the student's heads with those of the teacher.
 
     Args:
-        logits: `(B, K)`.
-        sigma: "sample": the deviation with `K - 1`, as in the published code. "population": with
-            `K`, as in the paper. It matters for few classes: for two, their ratio is 0.707.
-        eps: Keeps a row of equal logits finite.
+        name: What the term is called in logs and checkpoints.
+        weight: A number, or a schedule over epochs.
+        head: Which of the student's heads learns from the teacher.
+        standardize: Z-score both sides' logits first.
+        sigma: See `standardize`.
+        settings: What else is set, in words.
 
-    Returns:
-        `(B, K)`, mean 0 and standard deviation 1 over K.
+    Raises:
+        UsageError: If `sigma` or `head` is unknown.
     """
-    logits = widen(logits)
-    deviation = logits.std(dim=-1, keepdim=True, correction=SIGMAS[sigma])
-    return (logits - logits.mean(dim=-1, keepdim=True)) / (deviation + eps)
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weight: WeightSchedule | float,
+        head: Head,
+        standardize: bool,
+        sigma: Sigma,
+        settings: str,
+    ) -> None:
+        check_choice(name, "sigma", sigma, SIGMAS)
+        check_choice(name, "head", head, HEADS)
+        if standardize:
+            settings += f", standardized by the {sigma} deviation"
+        super().__init__(
+            name,
+            weight=weight,
+            needs=Needs(teacher_logits=True),
+            settings=f"{settings}; {head} head",
+        )
+        self.head: Head = head
+        self.standardize = standardize
+        self.sigma: Sigma = sigma
+
+    def plain_logits(self, signals: Signals) -> tuple[Tensor, Tensor]:
+        """`(B, K)` of the student's head and of the teacher, as they are.
+
+        Raises:
+            UsageError: If the student lacks the head.
+        """
+        assert signals.teacher_logits is not None, f"{self.name} was given no teacher's logits"
+        if self.head == "class":
+            return signals.logits, signals.teacher_logits
+        if signals.distillation_logits is None:
+            raise UsageError(
+                f"{self.name}.head: this student has no distillation head. Use head=class, a "
+                "distilled model such as deit_tiny_distilled_patch16_224, or "
+                "model.distillation_head=true"
+            )
+        return signals.distillation_logits, signals.teacher_logits
+
+    def compared_logits(self, signals: Signals) -> tuple[Tensor, Tensor]:
+        """The same, standardized if that is asked for."""
+        student_logits, teacher_logits = self.plain_logits(signals)
+        if self.standardize:
+            student_logits = tame_gradient(student_logits, sigma=self.sigma)
+            student_logits = standardize(student_logits, sigma=self.sigma)
+            teacher_logits = standardize(teacher_logits, sigma=self.sigma)
+        return student_logits, teacher_logits
 
 
-def tame_gradient(
-    logits: Tensor,
-    *,
-    sigma: Sigma = "sample",
-    eps: float = 1e-7,
-    floor: float = GRADIENT_FLOOR,
-) -> Tensor:
-    """The same logits; what `standardize` then sends back is limited for rows that hardly vary.
-
-    Where the deviation is below `floor`, the gradient of the row is multiplied by
-    `(deviation + eps) / floor`: standardization has divided it by `deviation + eps`. Its direction
-    stays.
+class KD(LogitTerm):
+    """The student imitates the teacher's probabilities.
 
     Args:
-        logits: `(B, K)`.
-        sigma: As given to `standardize`.
-        eps: As given to `standardize`.
-        floor: The deviation from which on the gradient is exact.
-
-    Returns:
-        `(B, K)`, equal to `logits`.
-    """
-    logits = widen(logits)
-    fixed = logits.detach()
-    deviation = fixed.std(dim=-1, keepdim=True, correction=SIGMAS[sigma])
-    share = ((deviation + eps) / floor).clamp(max=1)  # (B, 1)
-    return fixed + share * (logits - fixed)
-
-
-class Distillation(Term):
-    """The student imitates the teacher's predictions.
-
-    Args:
-        kind: "soft": the teacher's probabilities. "hard": only its favourite class, where
-            temperature and reduction have no influence.
         temperature: See `soft_distillation`.
-        standardize: Z-score both sides' logits first. Not with "hard".
+        standardize: Z-score both sides' logits first (logit standardization, LSKD).
         sigma: See `standardize`.
         reduction: See `soft_distillation`.
         head: Which of the student's heads learns from the teacher.
@@ -156,50 +159,32 @@ class Distillation(Term):
         name: What the term is called in logs and checkpoints.
 
     Raises:
-        UsageError: If a setting is unknown or out of range, or "hard" is to be standardized.
+        UsageError: If a setting is unknown or out of range.
     """
 
     def __init__(
         self,
         *,
-        kind: Literal["soft", "hard"] = "soft",
         temperature: float = 2.0,
         standardize: bool = False,
         sigma: Sigma = "sample",
         reduction: Reduction = "batch",
-        head: Literal["class", "distillation"] = "class",
+        head: Head = "class",
         weight: WeightSchedule | float = 1.0,
-        name: str = "distillation",
+        name: str = "kd",
     ) -> None:
-        for setting, value, known in (
-            ("kind", kind, KINDS),
-            ("sigma", sigma, SIGMAS),
-            ("reduction", reduction, REDUCTIONS),
-            ("head", head, HEADS),
-        ):
-            if value not in known:
-                raise unknown_name(f"{name}.{setting}", value, known)
-        if not 0 < temperature < float("inf"):
-            raise UsageError(f"{name}: temperature is {temperature}, it should be above 0")
-        if kind == "hard" and standardize:
-            raise UsageError(
-                f"{name}: hard distillation takes the teacher's favourite class, which "
-                "standardization cannot change. Use standardize=false, or kind=soft"
-            )
-        soft = f", T {temperature:g}, mean over {reduction.replace('_', ' ')}"
+        check_choice(name, "reduction", reduction, REDUCTIONS)
+        check_temperature(name, temperature)
         super().__init__(
             name,
             weight=weight,
-            needs=Needs(teacher_logits=True),
-            settings=f"{kind}{soft if kind == 'soft' else ''}"
-            f"{f', standardized by the {sigma} deviation' if standardize else ''}; {head} head",
+            head=head,
+            standardize=standardize,
+            sigma=sigma,
+            settings=f"T {temperature:g}, mean over {reduction.replace('_', ' ')}",
         )
-        self.kind = kind
         self.temperature = temperature
-        self.standardize = standardize
-        self.sigma: Sigma = sigma
         self.reduction: Reduction = reduction
-        self.head = head
 
     def forward(self, signals: Signals) -> Tensor:
         """The unweighted loss, a scalar.
@@ -207,34 +192,80 @@ class Distillation(Term):
         Raises:
             UsageError: If the student lacks the head, or the teacher knows other classes.
         """
-        assert signals.teacher_logits is not None, f"{self.name} was given no teacher's logits"
-        student_logits, teacher_logits = self._student_logits(signals), signals.teacher_logits
-        if self.kind == "hard":
-            return hard_distillation(student_logits, teacher_logits)
-        if self.standardize:
-            student_logits = tame_gradient(student_logits, sigma=self.sigma)
-            student_logits = standardize(student_logits, sigma=self.sigma)
-            teacher_logits = standardize(teacher_logits, sigma=self.sigma)
         return soft_distillation(
-            student_logits, teacher_logits, temperature=self.temperature, reduction=self.reduction
+            *self.compared_logits(signals), temperature=self.temperature, reduction=self.reduction
         )
 
-    def _student_logits(self, signals: Signals) -> Tensor:
-        """`(B, K)` of the head that learns from the teacher."""
-        if self.head == "class":
-            return signals.logits
-        if signals.distillation_logits is None:
-            raise UsageError(
-                f"{self.name}.head: this student has no distillation head. "
-                "Use head=class, or a distilled model such as deit_tiny_distilled_patch16_224"
-            )
-        return signals.distillation_logits
+
+class HardDistillation(LogitTerm):
+    """The student learns the teacher's favourite class as if it were the label (DeiT, eq. 3).
+
+    Neither a temperature nor standardization would change what the teacher says.
+
+    Args:
+        head: Which of the student's heads learns from the teacher.
+        weight: A number, or a schedule over epochs.
+        name: What the term is called in logs and checkpoints.
+
+    Raises:
+        UsageError: If `head` is unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        head: Head = "class",
+        weight: WeightSchedule | float = 1.0,
+        name: str = "hard",
+    ) -> None:
+        super().__init__(
+            name,
+            weight=weight,
+            head=head,
+            standardize=False,
+            sigma="sample",
+            settings="the teacher's favourite class",
+        )
+
+    def forward(self, signals: Signals) -> Tensor:
+        """The unweighted loss, a scalar.
+
+        Raises:
+            UsageError: If the student lacks the head, or the teacher knows other classes.
+        """
+        return hard_distillation(*self.plain_logits(signals))
 
 
-def _check_shapes(student_logits: Tensor, teacher_logits: Tensor) -> None:
+def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    """Makes sure that both are `(B, K)` of the same classes.
+
+    Raises:
+        UsageError: If they are not.
+    """
     if student_logits.shape != teacher_logits.shape or student_logits.ndim != 2:
         raise UsageError(
             f"distillation: logits are {tuple(student_logits.shape)} from the student and "
             f"{tuple(teacher_logits.shape)} from the teacher; both should be (batch, classes) of "
             "the same classes"
         )
+
+
+def check_choice(name: str, setting: str, value: str, known: Collection[str]) -> None:
+    """Refuses a value that is not one of those that are known.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    if value not in known:
+        raise unknown_name(f"{name}.{setting}", value, tuple(known))
+
+
+def check_temperature(name: str, *temperatures: float) -> None:
+    """Refuses temperatures that are not positive and finite.
+
+    Raises:
+        UsageError: If one is not.
+    """
+    for temperature in temperatures:
+        if not 0 < temperature < float("inf"):
+            raise UsageError(f"{name}: temperature is {temperature}, it should be above 0")

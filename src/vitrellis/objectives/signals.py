@@ -19,6 +19,7 @@ class Signals:
         student_maps: Block index to `(B, C, H, W)`.
         teacher_logits: `(B, K)`, None where no term needs them.
         teacher_maps: Block index to `(B, C, H, W)`.
+        epoch: 0-based.
     """
 
     logits: Tensor
@@ -27,6 +28,7 @@ class Signals:
     student_maps: Mapping[int, Tensor] = field(default_factory=dict)
     teacher_logits: Tensor | None = None
     teacher_maps: Mapping[int, Tensor] = field(default_factory=dict)
+    epoch: int = 0
 
 
 @dataclass(frozen=True)

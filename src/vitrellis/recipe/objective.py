@@ -109,6 +109,14 @@ Blocks = Annotated[tuple[Index, ...], Field(min_length=1)]
 """Indices of blocks, 0-based, counted through all stages."""
 
 
+def _check_pairs(student_blocks: tuple[int, ...], teacher_blocks: tuple[int, ...]) -> None:
+    if len(student_blocks) != len(teacher_blocks):
+        raise ValueError(
+            f"student_blocks {list(student_blocks)} and teacher_blocks {list(teacher_blocks)} are "
+            "compared in pairs, so both must be of one length"
+        )
+
+
 class Locality(Section):
     """Imitating a convolutional teacher's feature maps (Li et al., ECCV 2022, arXiv 2207.10026)."""
 
@@ -128,32 +136,110 @@ class Locality(Section):
 
     @model_validator(mode="after")
     def _pairs_up(self) -> Locality:
-        if self.student_blocks == "learned":
-            return self
-        if len(self.student_blocks) != len(self.teacher_blocks):
-            raise ValueError(
-                f"student_blocks {list(self.student_blocks)} and teacher_blocks "
-                f"{list(self.teacher_blocks)} are compared in pairs, so both must be of one length"
-            )
+        if not isinstance(self.student_blocks, str):
+            _check_pairs(self.student_blocks, self.teacher_blocks)
         return self
 
 
-class Distillation(Section):
-    """Imitating the teacher's predictions."""
+class LogitSection(Section):
+    """What all terms that compare logits have in common."""
 
     weight: Weight = 1.0
     """How much the term counts: a number, or a schedule over epochs: `{value, to, epochs, shape}`,
     `{value, off_after}`, `{value, adaptive: true, window, threshold, min_epoch, relative}`."""
-    kind: Literal["soft", "hard"] = "soft"
-    """The teacher's probabilities, or only its favourite class."""
-    temperature: Positive = 2.0
-    """Softens both sides' probabilities (tau); for soft distillation."""
     standardize: bool = True
-    """Z-score the logits first (Sun et al., CVPR 2024, arXiv 2403.01427); for soft distillation."""
-    reduction: Literal["batch", "batch_and_classes"] = "batch"
-    """Mean over the batch, or over batch and classes; for soft distillation."""
+    """Z-score both sides' logits first (LSKD: Sun et al., CVPR 2024, arXiv 2403.01427)."""
+    sigma: Literal["sample", "population"] = "sample"
+    """Which deviation: with K - 1 classes, as published code runs, or K, as the paper writes."""
     head: Literal["class", "distillation"] = "class"
-    """Which of the student's heads learns from the teacher; the second needs a distilled model."""
+    """Which of the student's heads learns from the teacher; for the second see
+    `model.distillation_head`."""
+
+
+class KD(LogitSection):
+    """Imitating the teacher's probabilities (Hinton et al., arXiv 1503.02531)."""
+
+    temperature: Positive = 2.0
+    """Softens both sides' probabilities (tau)."""
+    reduction: Literal["batch", "batch_and_classes"] = "batch"
+    """Mean over the batch, as in LSKD's code, or over batch and classes, K times smaller."""
+
+
+class DKD(LogitSection):
+    """Decoupled distillation: the label, and the other classes (Zhao et al., arXiv 2203.08679)."""
+
+    alpha: NonNegative = 1.0
+    """Weight of how sure the teacher is of the label."""
+    beta: NonNegative = 8.0
+    """Weight of what it thinks of the other classes."""
+    temperature: Positive = 4.0
+    """Softens both sides' probabilities."""
+
+
+class MLKD(LogitSection):
+    """Imitating single predictions, and how images and classes are alike in them.
+
+    Source: Jin et al., Multi-level Logit Distillation, CVPR 2023.
+    """
+
+    temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4.0, 3.0, 5.0, 2.0, 6.0)
+    """All that predictions are softened by; with `form: code`, the first is the base."""
+    form: Literal["paper", "code"] = "paper"
+    """The three levels as the paper writes them, or as the published code scales them."""
+
+
+class CTKD(LogitSection):
+    """Distillation at a learned temperature (Li et al., AAAI 2023, arXiv 2211.16231)."""
+
+    lowest: Positive = 1.0
+    """The lowest temperature (t_start)."""
+    span: Positive = 20.0
+    """From the lowest to the highest (t_end)."""
+    epochs: Count = 10
+    """Over which the temperature begins to work against the student."""
+
+
+class Hard(Section):
+    """Learning the teacher's favourite class as a label (DeiT, arXiv 2012.12877)."""
+
+    weight: Weight = 1.0
+    """How much the term counts: a number, or a schedule over epochs: `{value, to, epochs, shape}`,
+    `{value, off_after}`, `{value, adaptive: true, window, threshold, min_epoch, relative}`."""
+    head: Literal["class", "distillation"] = "class"
+    """Which of the student's heads learns from the teacher; for the second see
+    `model.distillation_head`."""
+
+
+class PairedSection(Section):
+    """What terms have in common that compare blocks in pairs."""
+
+    weight: Weight = 1.0
+    """How much the term counts: a number, or a schedule over epochs: `{value, to, epochs, shape}`,
+    `{value, off_after}`, `{value, adaptive: true, window, threshold, min_epoch, relative}`."""
+    teacher_blocks: Blocks
+    """Blocks of the teacher to imitate; for the CIFAR ResNets a block is a stage."""
+    student_blocks: Blocks
+    """Blocks of the student, one for each of the teacher's."""
+
+    @model_validator(mode="after")
+    def _pairs_up(self) -> PairedSection:
+        _check_pairs(self.student_blocks, self.teacher_blocks)
+        return self
+
+
+class Features(PairedSection):
+    """Imitating the teacher's features, averaged over the image (feature distillation)."""
+
+    distance: Literal["squared", "cosine"] = "squared"
+    """Mean squared error, or one minus the cosine of the angle."""
+
+
+class AttentionTransfer(PairedSection):
+    """Imitating where the teacher's maps are active (Zagoruyko, Komodakis, arXiv 1612.03928)."""
+
+    weight: Weight = 1000.0
+    """How much the term counts: a number, or a schedule over epochs. The compared maps are of
+    length one, so that values are small."""
 
 
 class ObjectiveSection(Section):
@@ -163,11 +249,26 @@ class ObjectiveSection(Section):
     """Learning from the labels."""
     locality: Locality | None = None
     """Imitating a teacher's feature maps."""
-    distillation: Distillation | None = None
-    """Imitating a teacher's predictions."""
+    kd: KD | None = None
+    """Imitating a teacher's probabilities, of standardized logits or plain ones."""
+    dkd: DKD | None = None
+    """The same, the label apart from the other classes."""
+    mlkd: MLKD | None = None
+    """The same, on three levels."""
+    ctkd: CTKD | None = None
+    """The same, at a learned temperature."""
+    hard: Hard | None = None
+    """Learning what a teacher takes each image for."""
+    features: Features | None = None
+    """Imitating a teacher's pooled features."""
+    attention_transfer: AttentionTransfer | None = None
+    """Imitating where a teacher's maps are active."""
 
     @property
     def guided_by(self) -> tuple[str, ...]:
         """Names of the terms that need a teacher."""
-        terms = {"locality": self.locality, "distillation": self.distillation}
-        return tuple(name for name, term in terms.items() if term is not None)
+        return tuple(
+            name
+            for name in type(self).model_fields
+            if name != "cross_entropy" and getattr(self, name) is not None
+        )

@@ -65,8 +65,8 @@ class Recipe(Section):
             )
         if self.teacher is not None and not terms:
             raise ValueError(
-                "teacher: nothing learns from it. Add objective.locality or "
-                "objective.distillation, or take the teacher away (teacher: null)"
+                "teacher: nothing learns from it. Add objective.locality or objective.kd, or "
+                "take the teacher away (teacher: null)"
             )
         return self
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -146,8 +146,16 @@ class Model(Section):
     """Start from the weights in this file."""
     zero_head: bool = False
     """Start the classifier at exactly zero, as the published DeiT runs; not for distillation."""
+    distillation_head: bool = False
+    """Give it a second classifier, which learns from the teacher alone; predictions are averaged.
+    Models with a distillation token (`*_distilled_*`) have one already."""
     args: Arguments = Field(default_factory=dict)
     """Further arguments of the model, such as `drop_path_rate`."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All that decides on the architecture besides the name."""
+        return self.args | ({"distillation_head": True} if self.distillation_head else {})
 
 
 class TeacherSection(Section):

@@ -18,7 +18,7 @@ from vitrellis.data.mixing import Mix
 from vitrellis.data.sources import Source, Split, load_source
 from vitrellis.data.splits import prepare
 from vitrellis.errors import UsageError
-from vitrellis.models import create_model
+from vitrellis.models import create_model, has_distillation_head, set_heads_apart
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.training.exported import Preprocessing, Trained
 from vitrellis.training.guided import GuidedStudent, Teacher
@@ -145,8 +145,8 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def build_student(recipe: Recipe, source: Source, preprocessing: Preprocessing) -> nn.Module:
-    """The model that the recipe grows."""
-    return create_model(
+    """The model that the recipe grows; where it has two heads, they are apart."""
+    student = create_model(
         recipe.model.name,
         num_classes=source.num_classes,
         img_size=preprocessing.img_size,
@@ -154,8 +154,11 @@ def build_student(recipe: Recipe, source: Source, preprocessing: Preprocessing) 
         pretrained=recipe.model.pretrained,
         weights=recipe.model.weights,
         zero_head=recipe.model.zero_head,
-        **recipe.model.args,
+        **recipe.model.arguments,
     )
+    if has_distillation_head(student):
+        set_heads_apart(student)
+    return student
 
 
 def build_teacher(

@@ -89,6 +89,7 @@ class GuidedStudent(nn.Module):
             student_maps=dict(zip(blocks, maps, strict=True)),
             teacher_logits=evidence.teacher_logits,
             teacher_maps=evidence.teacher_maps,
+            epoch=evidence.epoch,
         )
         value = self.objective(signals, evidence.epoch)
         return value.total, value.parts, class_logits.detach()

@@ -78,7 +78,7 @@ def import_checkpoint(
         num_classes=num_classes,
         img_size=preprocessing.img_size,
         in_chans=preprocessing.channels,
-        **recipe.model.args,
+        **recipe.model.arguments,
     )
     load_reference_weights(built, checkpoint, source, ema=ema)
     run.path.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def import_checkpoint(
             folder,
             architecture=model,
             num_classes=num_classes,
-            model_args=recipe.model.args,
+            model_args=recipe.model.arguments,
             class_names=names,
             preprocessing=preprocessing,
         )
@@ -123,7 +123,7 @@ def _recipe(checkpoint: Path, source: str, model: str, overrides: Sequence[str])
 
 def _num_classes(recipe: Recipe, state: dict[str, Tensor], label: str) -> int:
     """K, from the classifier's weight, of which the model knows the other dimension."""
-    name, args = recipe.model.name, recipe.model.args
+    name, args = recipe.model.name, recipe.model.arguments
     with torch.device("meta"):
         model: Any = create_model(name, num_classes=1, **args)
     classifier = model.pretrained_cfg["classifier"]

@@ -64,7 +64,7 @@ class Parts:
             folder,
             architecture=self.recipe.model.name,
             num_classes=self.source.num_classes,
-            model_args=self.recipe.model.args,
+            model_args=self.recipe.model.arguments,
             class_names=self.source.class_names,
             preprocessing=self.preprocessing,
         )

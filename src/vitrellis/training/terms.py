@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from torch import nn
 
-from vitrellis.models import block_channels, num_blocks
-from vitrellis.objectives import CrossEntropy, Distillation, LocalityGuidance, Objective, Term
+from vitrellis.errors import UsageError
+from vitrellis.models import block_channels, has_distillation_head, num_blocks
+from vitrellis.objectives import (
+    CTKD,
+    DKD,
+    KD,
+    MLKD,
+    CrossEntropy,
+    HardDistillation,
+    LocalityGuidance,
+    LogitTerm,
+    Objective,
+    PooledFeatures,
+    Term,
+)
 from vitrellis.objectives.weights import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
 from vitrellis.recipe import AdaptiveWeight, OffAfterWeight, RampWeight, Weight
-from vitrellis.recipe.objective import ObjectiveSection
+from vitrellis.recipe.objective import Locality, ObjectiveSection
 from vitrellis.training.exported import Preprocessing
 from vitrellis.training.guided import Teacher
 
@@ -19,50 +35,114 @@ def build_objective(
     preprocessing: Preprocessing,
     teacher: Teacher | None,
 ) -> Objective:
-    """All the terms of a recipe, and how they add up."""
-    terms: list[Term] = [
-        CrossEntropy(
-            weight=build_weight(settings.cross_entropy.weight),
-            label_smoothing=settings.cross_entropy.label_smoothing,
+    """All the terms of a recipe, and how they add up.
+
+    Raises:
+        UsageError: If the student has a distillation head that no term trains.
+    """
+    label_term = CrossEntropy(
+        weight=build_weight(settings.cross_entropy.weight),
+        label_smoothing=settings.cross_entropy.label_smoothing,
+    )
+    logit_terms = _logit_terms(settings)
+    _check_heads(student, logit_terms)
+    terms: list[Term] = [label_term]
+    if teacher is not None:
+        terms += _map_terms(settings, _Taps(student, preprocessing, teacher))
+    return Objective([*terms, *logit_terms])
+
+
+def _logit_terms(settings: ObjectiveSection) -> list[LogitTerm]:
+    """Keys of a section are the arguments of its term."""
+    terms: list[LogitTerm] = []
+    for section, kind in (
+        (settings.kd, KD),
+        (settings.dkd, DKD),
+        (settings.mlkd, MLKD),
+        (settings.ctkd, CTKD),
+        (settings.hard, HardDistillation),
+    ):
+        if section is not None:
+            own = section.model_dump(exclude={"weight"})
+            terms.append(kind(weight=build_weight(section.weight), **own))
+    return terms
+
+
+def _check_heads(student: nn.Module, terms: list[LogitTerm]) -> None:
+    if has_distillation_head(student) and not any(term.head == "distillation" for term in terms):
+        raise UsageError(
+            "objective: the student has a distillation head, which takes part in its predictions, "
+            "but no term trains it. Give a term of logits (kd, dkd, mlkd, ctkd, hard) "
+            "head=distillation, or take a model without one"
         )
-    ]
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """Whose maps are compared."""
+
+    student: nn.Module
+    preprocessing: Preprocessing
+    teacher: Teacher
+
+    def widths(
+        self, student_blocks: Sequence[int], teacher_blocks: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """Channels of these blocks of student and teacher."""
+        shown = self.preprocessing
+        mine = block_channels(self.student, student_blocks, shown.channels, shown.img_size)
+        teacher = self.teacher
+        theirs = block_channels(teacher.model, teacher_blocks, teacher.channels, teacher.img_size)
+        return mine, theirs
+
+
+def _map_terms(settings: ObjectiveSection, taps: _Taps) -> list[Term]:
+    terms: list[Term] = []
     if settings.locality is not None:
-        assert teacher is not None
-        locality = settings.locality
-        learned = locality.student_blocks == "learned"
-        student_blocks = (
-            list(range(num_blocks(student)))
-            if isinstance(locality.student_blocks, str)
-            else list(locality.student_blocks)
+        terms.append(_locality(settings.locality, taps))
+    features, transfer = settings.features, settings.attention_transfer
+    if features is not None:
+        mine, theirs = taps.widths(features.student_blocks, features.teacher_blocks)
+        terms.append(
+            PooledFeatures(
+                weight=build_weight(features.weight),
+                student_blocks=features.student_blocks,
+                teacher_blocks=features.teacher_blocks,
+                student_channels=mine,
+                teacher_channels=theirs,
+                distance=features.distance,
+            )
         )
+    if transfer is not None:
+        mine, theirs = taps.widths(transfer.student_blocks, transfer.teacher_blocks)
         terms.append(
             LocalityGuidance(
-                weight=build_weight(locality.weight),
-                transform=locality.transform,
-                student_blocks=student_blocks,
-                teacher_blocks=list(locality.teacher_blocks),
-                learned=learned,
-                student_channels=block_channels(
-                    student, student_blocks, preprocessing.channels, preprocessing.img_size
-                ),
-                teacher_channels=block_channels(
-                    teacher.model, locality.teacher_blocks, teacher.channels, teacher.img_size
-                ),
+                name="attention_transfer",
+                weight=build_weight(transfer.weight),
+                transform="attention",
+                student_blocks=transfer.student_blocks,
+                teacher_blocks=transfer.teacher_blocks,
+                student_channels=mine,
+                teacher_channels=theirs,
             )
         )
-    if settings.distillation is not None:
-        distillation = settings.distillation
-        terms.append(
-            Distillation(
-                weight=build_weight(distillation.weight),
-                kind=distillation.kind,
-                temperature=distillation.temperature,
-                standardize=distillation.standardize,
-                reduction=distillation.reduction,
-                head=distillation.head,
-            )
-        )
-    return Objective(terms)
+    return terms
+
+
+def _locality(settings: Locality, taps: _Taps) -> LocalityGuidance:
+    learned = isinstance(settings.student_blocks, str)
+    blocks = range(num_blocks(taps.student)) if learned else settings.student_blocks
+    student_blocks = [int(block) for block in blocks]
+    mine, theirs = taps.widths(student_blocks, settings.teacher_blocks)
+    return LocalityGuidance(
+        weight=build_weight(settings.weight),
+        transform=settings.transform,
+        student_blocks=student_blocks,
+        teacher_blocks=settings.teacher_blocks,
+        learned=learned,
+        student_channels=mine,
+        teacher_channels=theirs,
+    )
 
 
 def build_weight(weight: Weight) -> WeightSchedule:

@@ -1,0 +1,118 @@
+"""Curriculum temperature: distillation at a temperature that learns to make the task harder.
+
+Paper: Curriculum Temperature for Knowledge Distillation (AAAI 2023, https://arxiv.org/abs/2211.16231).
+Original code: https://github.com/zhengli97/CTKD; with standardized logits
+https://github.com/sunshangquan/logit-standardization-KD, folder CTKD (whose flag `--logit_stand` is
+inverted: giving it switches standardization off).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitrellis.errors import UsageError
+from vitrellis.objectives.distillation import Head, LogitTerm, check_temperature, soft_distillation
+from vitrellis.objectives.signals import Signals
+from vitrellis.objectives.standardization import Sigma
+from vitrellis.objectives.weights import WeightSchedule
+
+
+def reverse_gradient(values: Tensor, factor: float) -> Tensor:
+    """The same values; their gradient is multiplied by `factor`.
+
+    Args:
+        values: Any shape.
+        factor: Negative, so that what descends the loss elsewhere climbs it here.
+    """
+    reversed_values: Tensor = _Reversal.apply(values, factor)
+    return reversed_values
+
+
+def reversal_factor(epoch: int, epochs: int) -> float:
+    """From 0 to -1 by half a cosine over the first `epochs` epochs, -1 from then on.
+
+    Args:
+        epoch: 0-based.
+        epochs: At least 1.
+    """
+    progress = min(epoch / epochs, 1.0)
+    return -(1 - math.cos(math.pi * progress)) / 2
+
+
+class CTKD(LogitTerm):
+    """Distillation at a learned temperature `lowest + span * sigmoid(t)`, t from 1 on.
+
+    The student descends the loss, t climbs it, more and more over the first epochs. t is a
+    parameter of one number, which optimizers usually spare from weight decay.
+
+    Args:
+        lowest: Of the temperature (t_start).
+        span: From the lowest to the highest temperature (t_end).
+        epochs: Over which the reversal sets in; at least 1.
+        standardize: Z-score both sides' logits first.
+        sigma: See `standardize`.
+        head: Which of the student's heads learns from the teacher.
+        weight: A number, or a schedule over epochs.
+        name: What the term is called in logs and checkpoints.
+
+    Raises:
+        UsageError: If a setting is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        lowest: float = 1.0,
+        span: float = 20.0,
+        epochs: int = 10,
+        standardize: bool = False,
+        sigma: Sigma = "sample",
+        head: Head = "class",
+        weight: WeightSchedule | float = 1.0,
+        name: str = "ctkd",
+    ) -> None:
+        check_temperature(name, lowest, span)
+        if epochs < 1:
+            raise UsageError(f"{name}: epochs is {epochs}, it should be at least 1")
+        super().__init__(
+            name,
+            weight=weight,
+            head=head,
+            standardize=standardize,
+            sigma=sigma,
+            settings=f"T learned from {lowest:g} to {lowest + span:g}, "
+            f"reversal over {epochs} epochs",
+        )
+        self.lowest = lowest
+        self.span = span
+        self.epochs = epochs
+        self.raw_temperature = nn.Parameter(torch.ones(1))
+
+    def temperature(self, factor: float = 1.0) -> Tensor:
+        """The temperature as it stands, a scalar whose gradient is multiplied by `factor`."""
+        raw = reverse_gradient(self.raw_temperature, factor)
+        return (self.lowest + self.span * raw.sigmoid()).squeeze()
+
+    def forward(self, signals: Signals) -> Tensor:
+        """The unweighted loss, a scalar.
+
+        Raises:
+            UsageError: If the student lacks the head, or the teacher knows other classes.
+        """
+        temperature = self.temperature(reversal_factor(signals.epoch, self.epochs))
+        return soft_distillation(*self.compared_logits(signals), temperature=temperature)
+
+
+class _Reversal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
