@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.sources import Source, from_tensors
-from vitrellis.data.splits import balanced_subset, prepare, stratified_split
+from vitrellis.data.splits import (
+    balanced_subset,
+    prepare,
+    stratified_folds,
+    stratified_split,
+    with_fold,
+)
 from vitrellis.errors import UsageError, VitrellisError
 
 FRACTIONS = [0.01, 0.1, 0.25, 0.5, 0.9, 0.999]
@@ -193,3 +199,36 @@ def test_choices_are_the_same_on_every_machine() -> None:
     labels = torch.zeros(6, dtype=torch.int64)
     numbers = np.random.Philox(key=np.array([0, 2], dtype=np.uint64)).random_raw(7)[1:]
     assert balanced_subset(labels, 2, 0, 1).tolist() == sorted(np.argsort(numbers)[:2].tolist())
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("folds", [2, 5, 10])
+def test_folds_are_stratified_to_within_one_image(seed: int, folds: int) -> None:
+    labels, num_classes = random_labels(seed)
+    part = stratified_folds(labels, folds, seed, num_classes)
+    sizes = torch.bincount(part, minlength=folds)
+    assert sizes.sum() == len(labels)
+    assert sizes.max() - sizes.min() <= 1
+    for k in range(num_classes):
+        of_class = torch.bincount(part[labels == k], minlength=folds)
+        assert of_class.max() - of_class.min() <= 1
+
+
+def test_every_image_is_tested_on_once_and_never_trained_on_then() -> None:
+    labels, _ = random_labels(3)
+    source = source_of(labels)
+    tested: list[int] = []
+    for fold in range(4):
+        held_out = with_fold(source, folds=4, fold=fold, seed=1)
+        train, test = numbers_of(held_out, "train"), numbers_of(held_out, "test")
+        assert set(train).isdisjoint(test)
+        assert len(train) + len(test) == len(labels)
+        tested += test
+    assert sorted(tested) == list(range(len(labels)))
+    again = with_fold(source, folds=4, fold=3, seed=2)
+    assert numbers_of(again, "test") != tested[-len(numbers_of(again, "test")) :]
+
+
+def test_more_folds_than_images_are_refused() -> None:
+    with pytest.raises(VitrellisError, match=r"data\.folds=9: there are only 8 images"):
+        with_fold(source_of(torch.arange(8) % 2), folds=9, fold=0, seed=0)

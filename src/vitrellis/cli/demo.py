@@ -36,7 +36,7 @@ def demo(
 
     demonstrate(
         out=out,
-        seeds=range(seeds),
+        seeds=seeds,
         with_plain_vit=all_arms,
         overrides=overrides or [],
         console=console,

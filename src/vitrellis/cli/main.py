@@ -14,6 +14,7 @@ import typer
 
 from vitrellis import __version__
 from vitrellis.cli.bench import bench
+from vitrellis.cli.compare import compare
 from vitrellis.cli.console import fail, help_of
 from vitrellis.cli.demo import demo
 from vitrellis.cli.evaluate import evaluate
@@ -39,6 +40,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "compare": compare,
     "models": models,
     "bench": bench,
     "import": import_checkpoint,

@@ -18,6 +18,7 @@ from vitrellis.errors import UsageError, VitrellisError
 
 _VALIDATION_STREAM = 1
 _SUBSET_STREAM = 2
+_FOLD_STREAM = 3
 
 
 def prepare(source: Source, *, train_size: int | None, val_fraction: float, seed: int) -> Source:
@@ -48,6 +49,49 @@ def prepare(source: Source, *, train_size: int | None, val_fraction: float, seed
     if train_size is not None:
         train = train.subset(balanced_subset(train.labels, train_size, seed, source.num_classes))
     return source.with_splits(train=train, val=val, test=source.test)
+
+
+def with_fold(source: Source, *, folds: int, fold: int, seed: int) -> Source:
+    """A source for cross-validation: one part of its training images is tested on.
+
+    Args:
+        source: Its own test split is left aside; a validation split is kept.
+        folds: How many parts.
+        fold: Which of them, from 0.
+        seed: Decides which images are in which part.
+
+    Raises:
+        VitrellisError: If there are more parts than images.
+    """
+    train = source.train
+    if folds > len(train):
+        raise VitrellisError(f"data.folds={folds}: there are only {len(train)} images")
+    part = stratified_folds(train.labels, folds, seed, source.num_classes)
+    held_out = part == fold
+    return source.with_splits(
+        train=train.subset(torch.nonzero(~held_out).flatten()),
+        val=source.val,
+        test=train.subset(torch.nonzero(held_out).flatten()),
+    )
+
+
+def stratified_folds(labels: Tensor, folds: int, seed: int, num_classes: int) -> Tensor:
+    """Which part each image belongs to, so that parts and their classes differ by one image.
+
+    Args:
+        labels: `(N,)` int64.
+        folds: How many parts.
+        seed: Decides which images.
+        num_classes: K.
+
+    Returns:
+        `(N,)` int64 in [0, folds).
+    """
+    ranks, _ = _ranks(labels, seed, _FOLD_STREAM, num_classes)
+    counts = np.bincount(labels.numpy(), minlength=num_classes)
+    # each class goes on dealing where the one before it stopped
+    before = np.cumsum(counts) - counts  # (K,)
+    return torch.from_numpy((before[labels.numpy()] + ranks) % folds)
 
 
 def stratified_split(

@@ -12,7 +12,7 @@ from vitrellis.recipe.files import (
     teacher_recipe,
 )
 from vitrellis.recipe.objective import AdaptiveWeight, OffAfterWeight, RampWeight, Weight
-from vitrellis.recipe.run import Recipe, effective_lr
+from vitrellis.recipe.run import Recipe, effective_lr, with_epochs, without_guidance
 from vitrellis.recipe.sections import SOURCE_NAMES
 
 __all__ = [
@@ -32,4 +32,6 @@ __all__ = [
     "packaged_recipes",
     "recipe_from",
     "teacher_recipe",
+    "with_epochs",
+    "without_guidance",
 ]

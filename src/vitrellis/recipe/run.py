@@ -86,6 +86,26 @@ class Recipe(Section):
         return self
 
 
+def without_guidance(recipe: Recipe) -> Recipe:
+    """The same student by itself: no teacher, and of the objective what needs none."""
+    alone = ObjectiveSection(cross_entropy=recipe.objective.cross_entropy)
+    model = recipe.model.model_copy(update={"distillation_head": False})
+    changes = {"teacher": None, "objective": alone, "model": model, "description": None}
+    return recipe.model_copy(update=changes)
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """The same for another number of epochs.
+
+    Args:
+        recipe: What to change.
+        epochs: At least as many as it has.
+    """
+    assert epochs >= recipe.training.epochs, "the warm-up might not fit"
+    training = recipe.training.model_copy(update={"epochs": epochs})
+    return recipe.model_copy(update={"training": training})
+
+
 def effective_lr(recipe: Recipe) -> float:
     """The learning rate after the warm-up: `optimizer.lr`, scaled to the batch if it is per batch.
 

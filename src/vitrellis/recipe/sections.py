@@ -37,8 +37,22 @@ class Data(Section):
     """Train on this many images, as many of each class as possible; all if not given."""
     val_fraction: ProperFraction = 0.1
     """Share of the training images to validate on, if the set has no validation split."""
+    folds: Annotated[Count, Field(ge=2)] | None = None
+    """Cut the training images into so many parts, of equal classes, for cross-validation."""
+    fold: Index | None = None
+    """The part that is tested on, from 0; the others are trained on. Not without `folds`."""
     seed: Index | None = None
     """Decides which images these are; the recipe's seed if not given."""
+
+    @model_validator(mode="after")
+    def _is_a_fold(self) -> Data:
+        if (self.folds is None) != (self.fold is None):
+            raise ValueError("folds and fold belong together: give both, or neither")
+        if self.folds is not None and self.fold is not None and self.fold >= self.folds:
+            raise ValueError(
+                f"fold is {self.fold}; of {self.folds} folds the last is {self.folds - 1}"
+            )
+        return self
 
     @field_validator("source")
     @classmethod

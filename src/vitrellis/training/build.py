@@ -16,7 +16,7 @@ from vitrellis.data.canvas import Tick, canvas_for, fits_in_memory, measure_norm
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.mixing import Mix
 from vitrellis.data.sources import Source, Split, load_source
-from vitrellis.data.splits import prepare
+from vitrellis.data.splits import prepare, with_fold
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model, has_distillation_head, set_heads_apart
 from vitrellis.recipe import Recipe, effective_lr
@@ -63,6 +63,8 @@ def build_source(recipe: Recipe, source: Source | None = None) -> Source:
     data = recipe.data
     loaded = source if source is not None else load_source(data.source, data.root)
     seed = recipe.seed if data.seed is None else data.seed
+    if data.folds is not None and data.fold is not None:
+        loaded = with_fold(loaded, folds=data.folds, fold=data.fold, seed=seed)
     return prepare(loaded, train_size=data.train_size, val_fraction=data.val_fraction, seed=seed)
 
 

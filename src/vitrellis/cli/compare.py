@@ -1,0 +1,147 @@
+"""`vitrellis compare`: which recipe is better, and is it more than luck?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vitrellis.comparison import Arm, Measured
+
+
+def compare(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE... [KEY=VALUE...]",
+            help="Recipes, by name or as YAML files, then changes to all of them.",
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 3,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Cross-validate: each seed tests on every one of so many parts."),
+    ] = None,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls",
+            help="Also train every guided student without guidance, for as many epochs and for as "
+            "many seconds as it and its teacher took.",
+        ),
+    ] = False,
+    baseline: Annotated[
+        str | None, typer.Option(help="What the others are compared with; by default the first.")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="top1, balanced_accuracy or macro_f1, of the test images.")
+    ] = "top1",
+    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/compare"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train several recipes over several seeds, and print means, spread and paired differences.
+
+    Every seed draws images, initial weights and order anew, the same for all recipes, so that they
+    are compared in pairs; the interval is Student's, of the paired differences. Test images choose
+    nothing. A teacher that several share is trained once for each seed. What is complete is not
+    repeated: after an interruption, or with more seeds or recipes, give the command again.
+
+    Examples:
+      vitrellis compare demo-alone demo-lg demo
+      vitrellis compare demo --controls --seeds 5
+      vitrellis compare photos photos-alone data.root=my-photos --folds 5 --seeds 1
+      vitrellis compare mine.yaml other.yaml --metric balanced_accuracy --out runs/mine
+    """
+    from vitrellis.cli.console import console, error_console, print_json
+    from vitrellis.comparison import compare as run
+    from vitrellis.comparison import units
+    from vitrellis.errors import unknown_name
+    from vitrellis.report.comparison import METRICS, arm_labels
+
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, tuple(METRICS))
+    arms = _arms(words, controls)
+    names = [arm.label for arm in arms]
+    if baseline is not None and baseline not in names:
+        raise unknown_name("baseline", baseline, names)
+    progress = error_console if as_json else console
+    rows = _ordered(run(arms, units(seeds, folds), out=out, console=progress), names)
+    _check_metric(rows, metric)
+    if as_json:
+        from vitrellis.report.hardware import describe_hardware
+
+        print_json({"hardware": describe_hardware(), "rows": _plain(rows)})
+        return
+    chosen = baseline if baseline is not None else names[0]
+    _print(rows, metric, chosen if len(arm_labels(rows)) > 1 else None, folds)
+
+
+def _arms(words: Sequence[str], controls: bool) -> list[Arm]:
+    """Recipes are the words without an equals sign."""
+    from vitrellis.comparison import Arm
+    from vitrellis.errors import UsageError
+    from vitrellis.recipe import load_recipe
+
+    overrides = tuple(word for word in words if "=" in word)
+    arms = []
+    for word in words:
+        if "=" not in word:
+            recipe = load_recipe(word, overrides)
+            is_guided = recipe.teacher is not None
+            arms.append(Arm(recipe.name, word, overrides, controls=controls and is_guided))
+    if not arms:
+        raise UsageError("compare: no recipe given; `vitrellis recipes` lists them")
+    return arms
+
+
+def _ordered(rows: Sequence[Measured], names: Sequence[str]) -> list[Measured]:
+    """Students as they were given, then controls, then teachers."""
+    roles = ("student", "control", "teacher")
+
+    def place(row: Measured) -> tuple[int, int]:
+        return roles.index(row.role), names.index(row.arm) if row.arm in names else len(names)
+
+    return sorted(rows, key=place)
+
+
+def _check_metric(rows: Sequence[Measured], metric: str) -> None:
+    from vitrellis.errors import UsageError
+
+    for row in rows:
+        if metric not in row.figures:
+            raise UsageError(
+                f"metric {metric}: is not known of {row.arm}, as there are no test images. Use "
+                "--metric top1, which is then of the validation images, or --folds"
+            )
+
+
+def _print(rows: Sequence[Measured], metric: str, baseline: str | None, folds: int | None) -> None:
+    from vitrellis.cli.console import console, new_table, print_table
+    from vitrellis.report.comparison import fill_table
+    from vitrellis.report.hardware import describe_hardware
+
+    console.print()
+    table = new_table()
+    fill_table(table, rows, metric=metric, baseline=baseline, folds=folds)
+    print_table(table)
+    count = len({row.unit for row in rows})
+    lines = [f"{count} runs of each ({', '.join(sorted({row.unit for row in rows}))})"]
+    if count == 1:
+        lines = ["One run of each is an anecdote: more --seeds give mean, spread and interval."]
+    if any(row.split == "validation" for row in rows):
+        lines.append(
+            "There are no test images: these are validation figures, which chose the epoch."
+        )
+    lines.append(f"Measured on {describe_hardware()}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _plain(rows: Sequence[Measured]) -> list[dict[str, object]]:
+    from dataclasses import asdict
+
+    return [asdict(row) for row in rows]
