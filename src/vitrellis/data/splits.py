@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vitrellis.data.long_tail import LongTail, long_tailed
 from vitrellis.data.sources.base import Source
 from vitrellis.errors import UsageError, VitrellisError
 
@@ -20,8 +21,18 @@ _VALIDATION_STREAM = 1
 _SUBSET_STREAM = 2
 
 
-def prepare(source: Source, *, train_size: int | None, val_fraction: float, seed: int) -> Source:
+def prepare(
+    source: Source,
+    *,
+    train_size: int | None,
+    val_fraction: float,
+    seed: int,
+    long_tail: LongTail | None = None,
+) -> Source:
     """A source as a run uses it: with a validation split, and as many training images as wanted.
+
+    The validation split is cut from all training images first. So it has as many images of a rare
+    class as of any other where the set is balanced and the long tail is made of what is left.
 
     Args:
         source: Its test split is left as it is; so is its validation split, if it has one.
@@ -30,11 +41,13 @@ def prepare(source: Source, *, train_size: int | None, val_fraction: float, seed
         val_fraction: Share of the training images that becomes the validation split, if there is
             none; 0 to do without.
         seed: Decides which images.
+        long_tail: Makes a long tail of the training images; not together with `train_size`.
 
     Raises:
         UsageError: If `val_fraction` is not in [0, 1).
-        VitrellisError: If nothing can be cut, or `train_size` is not possible.
+        VitrellisError: If nothing can be cut, or `train_size` or the long tail is not possible.
     """
+    assert train_size is None or long_tail is None
     _check_fraction(val_fraction)
     train, val = source.train, source.val
     if val is None and val_fraction > 0:
@@ -45,6 +58,8 @@ def prepare(source: Source, *, train_size: int | None, val_fraction: float, seed
                 "give a validation split, or set data.val_fraction=0"
             )
         train, val = train.subset(kept), train.subset(cut)
+    if long_tail is not None:
+        train = train.subset(long_tailed(train.labels, source.class_names, long_tail, seed=seed))
     if train_size is not None:
         train = train.subset(balanced_subset(train.labels, train_size, seed, source.num_classes))
     return source.with_splits(train=train, val=val, test=source.test)
