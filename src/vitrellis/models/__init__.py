@@ -4,6 +4,7 @@ Importing this room registers our models with timm.
 """
 
 from vitrellis.models.factory import create_model, list_models, takes_img_size
+from vitrellis.models.heads import separate_heads
 from vitrellis.models.interop import load_reference_weights
 from vitrellis.models.taps import block_channels, forward_with_maps, num_blocks
 from vitrellis.models.weights import load_initial, load_strictly, read_state_dict
@@ -18,5 +19,6 @@ __all__ = [
     "load_strictly",
     "num_blocks",
     "read_state_dict",
+    "separate_heads",
     "takes_img_size",
 ]
