@@ -22,7 +22,13 @@ from vitrellis.recipe.types import (
     Size,
 )
 
-SOURCE_NAMES = ("fashion-mnist", "folder", "cifar10", "cifar100")
+SOURCE_NAMES = (
+    "fashion-mnist",
+    "folder",
+    "cifar10",
+    "cifar100",
+    "elpv",
+)
 """The keys of `vitrellis.data.sources.SOURCES`, here to be known without loading torch."""
 
 
@@ -45,9 +51,12 @@ class Data(Section):
     """Which images."""
 
     source: str = "fashion-mnist"
-    """What kind of data set: `fashion-mnist` (packaged), `folder`, `cifar10`, `cifar100`."""
+    """What kind of data set: `fashion-mnist` (packaged), `folder`, `cifar10`, `cifar100`, `elpv`
+    (solar cells, from a package)."""
     root: File | None = None
-    """Its folder; a relative path starts in the current folder. Only fashion-mnist needs none."""
+    """Its folder; a relative path starts in the current folder. Only sets in packages need none."""
+    args: Arguments = Field(default_factory=dict)
+    """What else the source wants to know, such as `classes: 4` of elpv."""
     train_size: Count | None = None
     """Train on this many images, as many of each class as possible; all if not given."""
     val_fraction: ProperFraction = 0.1

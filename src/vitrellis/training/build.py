@@ -62,7 +62,9 @@ def build_source(recipe: Recipe, source: Source | None = None) -> Source:
         source: Images from Python, in place of those that `data.source` names.
     """
     data = recipe.data
-    loaded = source if source is not None else load_source(data.source, data.root)
+    loaded = source
+    if loaded is None:
+        loaded = load_source(data.source, data.root, args=data.args)
     seed = recipe.seed if data.seed is None else data.seed
     tail = data.long_tail
     return prepare(
