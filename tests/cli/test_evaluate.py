@@ -42,7 +42,7 @@ def test_text_agrees_with_json(command: Command, place: Path) -> None:
     assert lines[6].split() == ["log", "loss", f"{figures['nll']:.3f}"]
     assert len({len(line) for line in lines[1:6]}) == 1  # aligned
     boots = next(line for line in lines if line.startswith("Ankle boot"))
-    assert boots.split()[2:4] == ["400", f"{100 * figures['per_class'][9]['recall']:.2f}"]
+    assert boots.split()[3:5] == ["400", f"{100 * figures['per_class'][9]['recall']:.2f}"]
     row = next(line for line in lines if line.startswith(" 9 Ankle boot"))
     assert [int(count) for count in row.split()[3:]] == figures["confusion"][9]
     assert "\x1b" not in out

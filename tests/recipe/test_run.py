@@ -250,3 +250,17 @@ def test_the_learning_rate_is_as_given_unless_it_is_per_batch() -> None:
     scaled = recipe_from(minimal(training=training, optimizer={"lr": 1e-3, "lr_per_batch": 512}))
     assert effective_lr(plain) == 1e-3
     assert effective_lr(scaled) == pytest.approx(5e-4)
+
+
+def test_a_long_tail_and_a_balanced_part_exclude_each_other() -> None:
+    data = {"train_size": 100, "long_tail": {"factor": 10}}
+    message = mistake(minimal(data=data))
+    assert "train_size" in message
+    assert "data.long_tail.largest" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("profile", "balanced"), ("factor", 0.5), ("seed", -1), ("largest", 0)]
+)
+def test_a_long_tail_out_of_range(key: str, value: object) -> None:
+    assert f"data.long_tail.{key}" in mistake(minimal(data={"long_tail": {key: value}}))

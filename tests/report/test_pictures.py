@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from vitrellis.analysis.breakdown import Breakdown
 from vitrellis.analysis.metrics import Evaluation
 from vitrellis.errors import VitrellisError
 from vitrellis.report.confusion import draw_confusion
+from vitrellis.report.counts import draw_counts
 from vitrellis.report.curves import COLOURS, learning_curves
 
 ROWS = [{"epoch": e, "seconds": e + 1.0, "val_top1": 0.5 + e / 20} for e in range(5)]
@@ -61,6 +63,21 @@ def test_the_diagonal_of_a_good_model_is_dark(tmp_path: Path, num_classes: int) 
     rows, columns = np.nonzero(dark[:, : int(0.8 * dark.shape[1])])
     assert len(rows) > 500
     assert np.corrcoef(rows, columns)[0, 1] > 0.7  # from the upper left to the lower right
+
+
+@pytest.mark.parametrize("num_heads", [1, 3])
+@pytest.mark.parametrize("num_classes", [2, 40])
+def test_each_head_has_points_of_its_own_colour(
+    tmp_path: Path, num_classes: int, num_heads: int
+) -> None:
+    overall = evaluation(num_classes)
+    heads = dict.fromkeys(("class", "distillation", "average")[:num_heads], overall)
+    counts = tuple(range(1, num_classes + 1))
+    breakdown = Breakdown(overall, heads if num_heads > 1 else {}, (), counts)
+    draw_counts(breakdown, tmp_path / "c.png", title="runs/$x: test")
+    picture = pixels(tmp_path / "c.png")
+    assert picture.shape[1] > 1000
+    assert (picture != 255).any(axis=-1).sum() > 2000
 
 
 def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:

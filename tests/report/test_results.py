@@ -42,3 +42,12 @@ def test_without_validation_images() -> None:
 
 def test_no_speed_is_invented() -> None:
     assert not any("images/s" in line for line in results_lines(results(images_per_second=None)))
+
+
+def test_groups_of_an_unbalanced_set_have_a_line_of_their_own() -> None:
+    accuracies = {"head": {"accuracy": 0.9}, "mid": {"accuracy": 0.5}, "tail": {"accuracy": None}}
+    test = TEST | {"balanced_accuracy": 0.7, "groups": [{"by": "training images"} | accuracies]}
+    lines = results_lines(results(last={"epoch": 2, "test": test}))
+    assert lines[2] == (
+        "      balanced 70.00 %  head 90.00 %  mid 50.00 %  tail -  (by training images)"
+    )

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from vitrellis.analysis.metrics import Evaluation
+    from vitrellis.analysis.breakdown import Breakdown
+    from vitrellis.analysis.groups import Grouping
     from vitrellis.data.sources import Source, Split
     from vitrellis.recipe import Recipe
     from vitrellis.training.run import RunDirectory
-
-LARGEST_MATRIX = 20
-"""Classes up to which the confusion matrix is printed."""
 
 
 def evaluate(
@@ -32,46 +30,120 @@ def evaluate(
     confusion: Annotated[
         Path | None, typer.Option(help="Draw the confusion matrix into this PNG file.")
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MANY,FEW",
+            help="Head classes have more training images than MANY, tail classes fewer than FEW. "
+            "By default 100,20 and published cuts, if classes differ much.",
+        ),
+    ] = None,
+    plot_counts: Annotated[
+        Path | None,
+        typer.Option(help="Draw accuracy against training images into this PNG file."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
 ) -> None:
-    """Evaluate a run: accuracy, per class, confusion, calibration.
+    """Evaluate a run: accuracy, per class, per group, confusion, calibration.
 
     The images are those of the run's recipe, with the same splits. Test images have chosen
     nothing; figures on validation images are what the best checkpoint was chosen by.
+
+    Of a model with a distillation head, each head has figures of its own.
 
     Examples:
       vitrellis eval runs/photos
       vitrellis eval runs/photos --split val --weights last
       vitrellis eval runs/photos --json > figures.json
       vitrellis eval runs/photos --confusion confusion.png
+      vitrellis eval runs/photos --groups 50,10 --plot-counts counts.png
     """
-    from vitrellis.analysis.metrics import Evaluation
     from vitrellis.cli.console import print_json
-    from vitrellis.cli.progress import track_logits
-    from vitrellis.recipe import load_recipe
-    from vitrellis.training import build
-    from vitrellis.training.exported import load_exported
+    from vitrellis.cli.figures import print_figures
     from vitrellis.training.run import find_run
 
+    thresholds = None if groups is None else _thresholds(groups)
     found = find_run(run)
-    trained = load_exported(found.best_model if weights == "best" else found.last_model)
-    recipe = load_recipe(found.recipe_file, [] if root is None else [f"data.root={root}"])
-    source = _source(recipe, found)
-    _check_images(source, trained.class_names, found)
-    name, images = _choose(source, split, found)
-    place = build.evaluation_place()
-    loader = build.build_eval_loader(recipe, images, trained.preprocessing, place)
-    logits, labels = track_logits(trained.model.to(place.device), loader, f"{name} images")
-    evaluation = Evaluation.from_logits(logits, labels, trained.class_names)
-    title = f"{run}: {weights} checkpoint, {evaluation.num_images:,} {name} images"
+    counts = _training_counts(found, is_needed=bool(groups or plot_counts))
+    name, breakdown = _evaluated(found, split, weights, root, counts, thresholds)
+    title = f"{run}: {weights} checkpoint, {breakdown.overall.num_images:,} {name} images"
     if confusion is not None:
         from vitrellis.report.confusion import draw_confusion
 
-        draw_confusion(evaluation, confusion, title=title)
+        draw_confusion(breakdown.overall, confusion, title=title)
+    if plot_counts is not None:
+        from vitrellis.report.counts import draw_counts
+
+        draw_counts(breakdown, plot_counts, title=title)
     if as_json:
-        print_json({"run": str(run), "split": name, "weights": weights} | evaluation.to_dict())
+        print_json({"run": str(run), "split": name, "weights": weights} | breakdown.to_dict())
     else:
-        _print(evaluation, title)
+        print_figures(breakdown, title)
+
+
+def _evaluated(
+    run: RunDirectory,
+    split: str | None,
+    weights: str,
+    root: Path | None,
+    counts: list[int] | None,
+    thresholds: tuple[int, int] | None,
+) -> tuple[str, Breakdown]:
+    """The name of the split, and the figures."""
+    from vitrellis.analysis.breakdown import Breakdown
+    from vitrellis.analysis.groups import by_count, groupings
+    from vitrellis.cli.progress import track_predictions
+    from vitrellis.recipe import load_recipe
+    from vitrellis.training import build
+    from vitrellis.training.exported import load_exported
+
+    trained = load_exported(run.best_model if weights == "best" else run.last_model)
+    recipe = load_recipe(run.recipe_file, [] if root is None else [f"data.root={root}"])
+    source = _source(recipe, run)
+    _check_images(source, trained.class_names, run)
+    name, images = _choose(source, split, run)
+    place = build.evaluation_place()
+    loader = build.build_eval_loader(recipe, images, trained.preprocessing, place)
+    predictions = track_predictions(trained.model.to(place.device), loader, f"{name} images")
+    grouped: tuple[Grouping, ...] = ()
+    if counts is not None:
+        if thresholds is not None:
+            grouped = (by_count(counts, thresholds),)
+        else:
+            grouped = groupings(counts, source.name)
+    return name, Breakdown.of(
+        predictions, trained.class_names, class_counts=counts, groupings=grouped
+    )
+
+
+def _thresholds(text: str) -> tuple[int, int]:
+    """`MANY,FEW` as numbers."""
+    from vitrellis.errors import UsageError
+
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) == 2 and all(part.isdecimal() for part in parts):
+        many, few = map(int, parts)
+        if many >= few:
+            return many, few
+    raise UsageError(
+        f"--groups {text!r}: should be two whole numbers, the larger one first, such as 100,20: "
+        "head classes have more than 100 training images, tail classes fewer than 20"
+    )
+
+
+def _training_counts(run: RunDirectory, *, is_needed: bool) -> list[int] | None:
+    """Training images of each class; None for a model imported without any."""
+    import json
+
+    from vitrellis.errors import VitrellisError
+
+    counts: list[int] | None = json.loads(run.data_file.read_text())["class_counts"]
+    if counts is None and is_needed:
+        raise VitrellisError(
+            f"{run.path}: how many images of each class it was trained on is not known, as it was "
+            "imported without images; leave out --groups and --plot-counts"
+        )
+    return counts
 
 
 def _source(recipe: Recipe, run: RunDirectory) -> Source:
@@ -131,48 +203,3 @@ def _choose(source: Source, split: str | None, run: RunDirectory) -> tuple[str, 
         f"{run.path}: its data has no {' or '.join(wanted)} images, only {there}. "
         f"Choose with --split"
     )
-
-
-def _print(evaluation: Evaluation, title: str) -> None:
-    from vitrellis.cli.console import console, new_table, print_table
-
-    names = evaluation.class_names
-    figures = {
-        "top-1": _percent(evaluation.top1),
-        "top-5": _percent(evaluation.top5),
-        "balanced accuracy": _percent(evaluation.balanced_accuracy),
-        "macro-F1": _percent(evaluation.macro_f1),
-        "calibration error": _percent(evaluation.calibration_error),
-    }
-    if len(names) <= 5:
-        del figures["top-5"]  # always 100
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
-    for name, value in figures.items():
-        console.print(f"  {name:17} {value:>6} %", highlight=False)
-    console.print(f"  {'log loss':17} {evaluation.nll:6.3f}", highlight=False)
-    console.print()
-    table = new_table("class", ">images", ">recall %", ">precision %", ">F1 %", "most taken for")
-    for k, row in enumerate(evaluation.per_class()):
-        figures_of = (_percent(row[key]) for key in ("recall", "precision", "f1"))
-        table.add_row(names[k], f"{row['images']:,}", *figures_of, _most_taken_for(evaluation, k))
-    print_table(table)
-    if len(names) <= LARGEST_MATRIX:
-        console.print()
-        matrix = new_table("true, predicted as:", *(f">{k}" for k in range(len(names))))
-        for k, counts in enumerate(evaluation.confusion.tolist()):
-            matrix.add_row(f"{k:2} {names[k]}", *(str(count) for count in counts))
-        print_table(matrix)
-
-
-def _most_taken_for(evaluation: Evaluation, k: int) -> str:
-    """The class that images of class `k` are most often confused with, and how often."""
-    wrong = evaluation.confusion[k].clone()
-    wrong[k] = 0
-    if wrong.sum() == 0:
-        return ""
-    other = int(wrong.argmax())
-    return f"{evaluation.class_names[other]} ({int(wrong[other]):,})"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"

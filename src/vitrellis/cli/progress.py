@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
+from vitrellis.analysis.inference import Predictions, collect_predictions
 from vitrellis.data.loader import EvalLoader
 
 
-def track_logits(model: nn.Module, loader: EvalLoader, title: str) -> tuple[Tensor, Tensor]:
-    """`collect_logits` with a progress bar.
+def track_predictions(model: nn.Module, loader: EvalLoader, title: str) -> Predictions:
+    """`collect_predictions` with a progress bar.
 
     Args:
         model: On the loader's device.
@@ -17,11 +18,10 @@ def track_logits(model: nn.Module, loader: EvalLoader, title: str) -> tuple[Tens
     """
     from rich.progress import Progress
 
-    from vitrellis.analysis.inference import collect_logits
     from vitrellis.cli.console import error_console
 
     with Progress(
         console=error_console, transient=True, disable=not error_console.is_terminal
     ) as progress:
         task = progress.add_task(title, total=len(loader))
-        return collect_logits(model, loader, lambda: progress.advance(task))
+        return collect_predictions(model, loader, lambda: progress.advance(task))

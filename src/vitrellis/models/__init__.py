@@ -4,7 +4,7 @@ Importing this room registers our models with timm.
 """
 
 from vitrellis.models.factory import IN_TIMM, create_model, list_models, takes_img_size
-from vitrellis.models.heads import forward_heads, has_distillation_head, set_heads_apart
+from vitrellis.models.heads import has_distillation_head, separate_heads, set_heads_apart
 from vitrellis.models.interop import load_reference_weights
 from vitrellis.models.taps import block_channels, forward_with_maps, num_blocks
 from vitrellis.models.weights import load_initial, load_strictly, read_state_dict
@@ -13,7 +13,6 @@ __all__ = [
     "IN_TIMM",
     "block_channels",
     "create_model",
-    "forward_heads",
     "forward_with_maps",
     "has_distillation_head",
     "list_models",
@@ -22,6 +21,7 @@ __all__ = [
     "load_strictly",
     "num_blocks",
     "read_state_dict",
+    "separate_heads",
     "set_heads_apart",
     "takes_img_size",
 ]

@@ -1,16 +1,17 @@
 """Two classifiers on one model: one learns the labels, the other a teacher (DeiT, section 4).
 
-Some models have a distillation token with a head of its own (timm's and our `*_distilled_*`). Any
-other gets a second classifier beside its first, on the same features, by `add_distillation_head`.
+Some models have a distillation token with a head of its own (`*_distilled_*`; in timm some CNNs,
+too). `add_distillation_head` gives any other a second classifier on the features of its first.
 Either way the two are apart in training, and averaged in evaluation, as published.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vitrellis.errors import UsageError
@@ -28,14 +29,15 @@ class TwinHead(nn.Module):
     Attributes:
         label: The first, which learns the labels.
         distillation: The second, which learns from a teacher.
-        apart: Whether both are returned in training; otherwise, and in evaluation, their average.
+        distilled_training: timm's word for whether both are returned in training; otherwise, and
+            in evaluation, their average is.
     """
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
         self.label = classifier
         self.distillation = copy.deepcopy(classifier)
-        self.apart = False
+        self.distilled_training = False
         for layer in self.distillation.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 nn.init.trunc_normal_(layer.weight, std=INITIAL_STD)
@@ -45,7 +47,7 @@ class TwinHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Logits `(B, K)`, or two of them, from what a classifier takes."""
         label, distillation = self.label(features), self.distillation(features)
-        if self.apart and self.training:
+        if self.distilled_training and self.training:
             return label, distillation
         return (label + distillation) / 2
 
@@ -99,38 +101,33 @@ def set_heads_apart(model: nn.Module) -> None:
         model: With two heads.
     """
     assert has_distillation_head(model), "one head cannot be apart"
-    for module in model.modules():
-        if isinstance(module, TwinHead):
-            module.apart = True
-            return
-    enable: Any = model.set_distilled_training
-    enable(True)
+    for module in _holders(model):
+        module.distilled_training = True
 
 
-@torch.no_grad()
-def forward_heads(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    """Logits of every head, whatever mode the model is in.
+@contextmanager
+def separate_heads(model: nn.Module) -> Iterator[None]:
+    """Within it, `model(images)` returns `(class_logits, distillation_logits)` if it has both.
+
+    Of the model, only the module that holds the two heads is put into training mode, without the
+    modules in it: norms and dropout stay as they are. Models with one head are left alone.
 
     Args:
-        model: A timm model or one of ours.
-        images: `(B, C, H, W)`.
-
-    Returns:
-        `(B, K)` for each of `head_modules(model)`.
+        model: Any timm model or one of ours; is afterwards as it was before.
     """
-    caught: dict[int, Tensor] = {}
-
-    def catch(number: int) -> Any:
-        def keep(module: nn.Module, given: object, logits: Tensor) -> None:
-            caught[number] = logits
-
-        return keep
-
-    heads = head_modules(model)
-    handles = [head.register_forward_hook(catch(number)) for number, head in enumerate(heads)]
+    holders = _holders(model)
+    before = [(module, module.distilled_training, module.training) for module in holders]
+    for module in holders:
+        module.distilled_training = True
+        module.training = True
     try:
-        model(images)
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
-    return tuple(caught[number] for number in range(len(heads)))
+        for module, distilled_training, training in before:
+            module.distilled_training = distilled_training
+            module.training = training
+
+
+def _holders(model: nn.Module) -> list[Any]:
+    """Modules that timm gives a switch for keeping the heads apart in training mode."""
+    return [module for module in model.modules() if "distilled_training" in vars(module)]

@@ -22,17 +22,41 @@ from vitrellis.recipe.types import (
     Size,
 )
 
-SOURCE_NAMES = ("fashion-mnist", "folder", "cifar10", "cifar100")
+SOURCE_NAMES = (
+    "fashion-mnist",
+    "folder",
+    "cifar10",
+    "cifar100",
+    "elpv",
+)
 """The keys of `vitrellis.data.sources.SOURCES`, here to be known without loading torch."""
+
+
+class LongTailSection(Section):
+    """A long tail made of a balanced set, as in the papers' CIFAR-10-LT and CIFAR-100-LT."""
+
+    profile: Literal["exp", "step"] = "exp"
+    """Sizes fall by the same ratio from class to class, or half the classes are small."""
+    factor: Annotated[Number, Field(ge=1)] = 100.0
+    """Images of the largest class over those of the smallest: the papers' imbalance factor."""
+    seed: Annotated[Index, Field(lt=2**32)] = 0
+    """Decides which images are kept; papers use 0."""
+    largest: Count | None = None
+    """Images of the largest class; as many as every class has if not given."""
+    permute: bool = False
+    """Draw from the data's seed which class is large; otherwise the first class is the largest."""
 
 
 class Data(Section):
     """Which images."""
 
     source: str = "fashion-mnist"
-    """What kind of data set: `fashion-mnist` (packaged), `folder`, `cifar10`, `cifar100`."""
+    """What kind of data set: `fashion-mnist` (packaged), `folder`, `cifar10`, `cifar100`, `elpv`
+    (solar cells, from a package)."""
     root: File | None = None
-    """Its folder; a relative path starts in the current folder. Only fashion-mnist needs none."""
+    """Its folder; a relative path starts in the current folder. Only sets in packages need none."""
+    args: Arguments = Field(default_factory=dict)
+    """What else the source wants to know, such as `classes: 4` of elpv."""
     train_size: Count | None = None
     """Train on this many images, as many of each class as possible; all if not given."""
     val_fraction: ProperFraction = 0.1
@@ -43,6 +67,8 @@ class Data(Section):
     """The part that is tested on, from 0; the others are trained on. Not without `folds`."""
     seed: Index | None = None
     """Decides which images these are; the recipe's seed if not given."""
+    long_tail: LongTailSection | None = None
+    """Make the training images unbalanced, after the validation images were set aside."""
 
     @model_validator(mode="after")
     def _is_a_fold(self) -> Data:
@@ -60,6 +86,15 @@ class Data(Section):
         if name not in SOURCE_NAMES:
             raise unknown_name("source", name, SOURCE_NAMES)
         return name
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Data:
+        if self.train_size is not None and self.long_tail is not None:
+            raise ValueError(
+                "train_size chooses as many images of each class, and long_tail as many as its "
+                "profile says; give one of them (data.long_tail.largest sets the size of the tail)"
+            )
+        return self
 
 
 class ChannelStatistics(Section):

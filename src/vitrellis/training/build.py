@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from vitrellis.data.augmentation import Augment, Plain
 from vitrellis.data.canvas import Tick, canvas_for, fits_in_memory, measure_normalization
 from vitrellis.data.loader import EvalLoader, TrainLoader
+from vitrellis.data.long_tail import LongTail
 from vitrellis.data.mixing import Mix
 from vitrellis.data.sources import Source, Split, load_source
 from vitrellis.data.splits import prepare, with_fold
@@ -61,11 +62,20 @@ def build_source(recipe: Recipe, source: Source | None = None) -> Source:
         source: Images from Python, in place of those that `data.source` names.
     """
     data = recipe.data
-    loaded = source if source is not None else load_source(data.source, data.root)
+    loaded = source
+    if loaded is None:
+        loaded = load_source(data.source, data.root, args=data.args)
     seed = recipe.seed if data.seed is None else data.seed
     if data.folds is not None and data.fold is not None:
         loaded = with_fold(loaded, folds=data.folds, fold=data.fold, seed=seed)
-    return prepare(loaded, train_size=data.train_size, val_fraction=data.val_fraction, seed=seed)
+    tail = data.long_tail
+    return prepare(
+        loaded,
+        train_size=data.train_size,
+        val_fraction=data.val_fraction,
+        seed=seed,
+        long_tail=None if tail is None else LongTail(**tail.model_dump()),
+    )
 
 
 def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:

@@ -13,8 +13,9 @@ from rich.console import Console
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from vitrellis.analysis.inference import collect_logits
-from vitrellis.analysis.metrics import Evaluation
+from vitrellis.analysis.breakdown import Breakdown
+from vitrellis.analysis.groups import groupings
+from vitrellis.analysis.inference import collect_logits, collect_predictions
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.recipe import Recipe, effective_lr
@@ -206,10 +207,14 @@ def _results(parts: Parts, run: RunDirectory, progress: Progress) -> dict[str, A
         "last": {"epoch": recipe.training.epochs - 1},
     }
     if parts.source.test is not None:
+        counts = parts.source.class_counts.tolist()
         test = parts.evaluation(parts.source.test, replace(parts.place, rank=0, world_size=1))
         for name, folder in (("best", run.best_model), ("last", run.last_model)):
             trained = load_exported(folder)
-            logits, labels = collect_logits(trained.model.to(test.device), test)
-            evaluation = Evaluation.from_logits(logits, labels, trained.class_names)
-            results[name]["test"] = evaluation.to_dict()
+            results[name]["test"] = Breakdown.of(
+                collect_predictions(trained.model.to(test.device), test),
+                trained.class_names,
+                class_counts=counts,
+                groupings=groupings(counts, parts.source.name),
+            ).to_dict()
     return results

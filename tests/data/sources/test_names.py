@@ -8,6 +8,9 @@ from vitrellis.data.sources import SOURCES, load_source
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.recipe.sections import SOURCE_NAMES
 
+WITHOUT_FOLDER = {"fashion-mnist", "elpv"}
+"""Sources whose images lie in a package."""
+
 
 def test_sources_are_those_a_recipe_may_name() -> None:
     assert set(SOURCES) == set(SOURCE_NAMES)
@@ -23,9 +26,16 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         load_source("cifar-10", None)
 
 
-@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"fashion-mnist"}))
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - WITHOUT_FOLDER))
 def test_the_others_need_a_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(VitrellisError, match=f"source '{name}' needs data.root"):
         load_source(name, None)
     with pytest.raises(VitrellisError, match=r"no such folder: .*gone"):
         load_source(name, tmp_path / "gone")
+
+
+def test_arguments_that_a_source_does_not_have() -> None:
+    with pytest.raises(UsageError, match=r"data\.args\.level: source 'cifar10' takes no arguments"):
+        load_source("cifar10", None, args={"level": "family"})
+    with pytest.raises(UsageError, match=r"unknown argument .*'elpv'.* Did you mean 'classes'"):
+        load_source("elpv", None, args={"class": 4})

@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from vitrellis.data.sources.base import Source
 from vitrellis.data.sources.cifar import load_cifar10, load_cifar100
+from vitrellis.data.sources.elpv import load_elpv
 from vitrellis.data.sources.fashion_mnist import load_fashion_mnist
 from vitrellis.data.sources.folder import load_folder
-from vitrellis.errors import unknown_name
+from vitrellis.errors import UsageError, unknown_name
 
 
-def load_source(name: str, root: Path | None, *, channels: int | None = None) -> Source:
+def load_source(
+    name: str,
+    root: Path | None,
+    *,
+    channels: int | None = None,
+    args: Mapping[str, Any] | None = None,
+) -> Source:
     """The data set called `name`.
 
     Args:
         name: A key of `SOURCES`.
         root: The folder it lies in; None for a set that is in this package.
         channels: 1 or 3 to make all images grey or colour; None for what they are.
+        args: What else the source wants to know: keyword arguments of its loader.
 
     Raises:
-        UsageError: If there is no such source.
+        UsageError: If there is no such source, or it has no such argument, or not with such values.
         VitrellisError: If the folder does not hold what it should.
     """
     if name not in SOURCES:
         raise unknown_name("source", name, SOURCES)
-    return SOURCES[name](root, channels)
+    loader, given = SOURCES[name], dict(args or {})
+    parameters = inspect.signature(loader).parameters.values()
+    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    for argument in given:
+        if argument not in known and not known:
+            raise UsageError(f"data.args.{argument}: source {name!r} takes no arguments")
+        if argument not in known:
+            raise unknown_name(f"argument of source {name!r} (data.args)", argument, known)
+    return loader(root, channels, **given)
 
 
-SOURCES: dict[str, Callable[[Path | None, int | None], Source]] = {
+SOURCES: dict[str, Callable[..., Source]] = {
     "fashion-mnist": load_fashion_mnist,
     "folder": load_folder,
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
+    "elpv": load_elpv,
 }
-"""The loader of each source: `(root, channels)` to `Source`."""
+"""The loader of each source: `(root, channels)`, and keyword arguments of its own, to `Source`."""

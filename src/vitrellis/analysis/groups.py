@@ -1,0 +1,124 @@
+"""Head, mid and tail: classes with many, some and few training images.
+
+Two definitions are in use. By counts: more than 100, 20 to 100, fewer than 20 (Liu et al., CVPR
+2019, https://arxiv.org/abs/1904.05160). By rank: the classes sorted by falling count and cut at two
+places, as DeiT-LT does (Rangwani et al., CVPR 2024, https://arxiv.org/abs/2404.02900). For
+CIFAR-100-LT they differ, so figures of one must not be compared with figures of the other.
+
+How we differ from github.com/val-iisc/DeiT-LT: classes keep their numbers, and are sorted only to
+be cut; of equal counts the lower number comes first, where theirs depends on the version of numpy.
+A group's accuracy is the mean over its classes that occur, so it is never NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+GROUPS = ("head", "mid", "tail")
+"""From many training images to few."""
+
+THRESHOLDS = (100, 20)
+"""Head classes have more images than the first, tail classes fewer than the second."""
+
+PUBLISHED_CUTS = {
+    "cifar10": (3, 7),
+    "cifar100": (36, 71),
+    "imagenet_lt": (390, 835),
+    "inaturalist2018": (842, 4543),
+}
+"""By source: how many classes are head classes, and how many head or mid classes."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The classes in three groups.
+
+    Attributes:
+        by: How they were told apart, in a few words.
+        meanings: What each of `GROUPS` stands for.
+        members: Class indices of each, ascending; a group may be empty.
+    """
+
+    by: str
+    meanings: tuple[str, str, str]
+    members: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+    def accuracies(self, confusion: Tensor) -> tuple[float | None, ...]:
+        """Mean recall of each group's classes that occur; None where none does.
+
+        Args:
+            confusion: `(K, K)` counts, rows are the true classes.
+        """
+        true = confusion.sum(dim=1)  # (K,)
+        recall = confusion.diagonal().double() / true.clamp_min(1)  # (K,)
+        means: list[float | None] = []
+        for classes in self.members:
+            chosen = torch.tensor(classes, dtype=torch.int64)
+            chosen = chosen[true[chosen] > 0]
+            means.append(recall[chosen].mean().item() if len(chosen) else None)
+        return tuple(means)
+
+    def to_dict(self, confusion: Tensor) -> dict[str, Any]:
+        """Definition, number of classes and accuracy of each group, for JSON."""
+        parts = zip(GROUPS, self.meanings, self.members, self.accuracies(confusion), strict=True)
+        return {"by": self.by} | {
+            name: {"meaning": meaning, "classes": len(classes), "accuracy": accuracy}
+            for name, meaning, classes, accuracy in parts
+        }
+
+
+def by_count(class_counts: Sequence[int], thresholds: tuple[int, int] = THRESHOLDS) -> Grouping:
+    """Groups by the number of training images.
+
+    Args:
+        class_counts: Training images of each class.
+        thresholds: Head classes have more than the first, tail classes fewer than the second.
+    """
+    many, few = thresholds
+    head = tuple(k for k, count in enumerate(class_counts) if count > many)
+    tail = tuple(k for k, count in enumerate(class_counts) if count < few)
+    mid = tuple(k for k, count in enumerate(class_counts) if few <= count <= many)
+    meanings = (f"more than {many}", f"{few} to {many}", f"fewer than {few}")
+    return Grouping("training images", meanings, (head, mid, tail))
+
+
+def by_rank(class_counts: Sequence[int], cuts: tuple[int, int]) -> Grouping:
+    """Groups of the classes sorted by falling count; of equal counts the lower number is first.
+
+    Args:
+        class_counts: Training images of each class.
+        cuts: How many classes are head classes, and how many head or mid classes.
+    """
+    order = sorted(range(len(class_counts)), key=lambda k: -class_counts[k])
+    first, second = cuts
+    parts = (order[:first], order[first:second], order[second:])
+    head, mid, tail = (tuple(sorted(part)) for part in parts)
+    meanings = (f"1 to {first}", f"{first + 1} to {second}", f"{second + 1} to {len(order)}")
+    return Grouping("rank, as published", meanings, (head, mid, tail))
+
+
+def groupings(class_counts: Sequence[int], source: str) -> tuple[Grouping, ...]:
+    """The definitions that say something about a training set.
+
+    Args:
+        class_counts: Training images of each class.
+        source: The data set's name, for the published cuts.
+
+    Returns:
+        None if the largest class has less than twice the images of the smallest. Otherwise groups
+        by count, unless one holds all classes, and those by published cuts, if they differ.
+    """
+    if max(class_counts) < 2 * min(class_counts):
+        return ()
+    counted = by_count(class_counts)
+    found = [counted] if max(map(len, counted.members)) < len(class_counts) else []
+    cuts = PUBLISHED_CUTS.get(source)
+    if cuts is not None:
+        ranked = by_rank(class_counts, cuts)
+        found += [ranked] if ranked.members != counted.members else []
+    return tuple(found)

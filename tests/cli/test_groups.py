@@ -1,0 +1,141 @@
+"""`vitrellis eval` of a model with two heads that a short training on a long tail made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from sklearn import metrics as sk
+
+from tests.cli.conftest import QUICK, Command
+from tests.training.command import run
+from vitrellis.data.sources import Split
+from vitrellis.training.exported import load_exported
+
+COUNTS = [180, 120, 81, 54, 36, 24, 16, 11, 7, 5]
+"""Of 200 images each in the packaged set, with factor 36 from 180."""
+
+
+@pytest.fixture(scope="module")
+def tail_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tail-place")
+    words = ["data.train_size=null", "data.long_tail.factor=36", "data.long_tail.largest=180"]
+    words += ["model.name=deit_tiny_distilled_patch16_224", "--out", "runs/tail"]
+    words += ["model.args.depth=1", "model.args.patch_size=7"]
+    words += ["objective.kd.head=distillation", "teacher.recipe=null"]
+    words += ["teacher.model=cifar_resnet8"]  # untrained: enough to keep the heads apart
+    run("train", "demo-lskd", *QUICK, *words, cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def figures(command: Command, tail_place: Path) -> dict[str, Any]:
+    out: dict[str, Any] = json.loads(command(tail_place, "eval", "runs/tail", "--json").out)
+    return out
+
+
+@torch.no_grad()
+def test_figures_of_each_head_against_scikit_learn(
+    figures: dict[str, Any], tail_place: Path, test_images: Split
+) -> None:
+    trained = load_exported(tail_place / "runs" / "tail" / "model")
+    model: Any = trained.model
+    images = torch.stack([test_images.images[index] for index in range(len(test_images))])
+    labels = test_images.labels
+    seen = trained.preprocessing.plain()(images)
+    tokens = torch.cat([model.forward_features(part) for part in seen.split(500)])
+    logits = {"class": model.head(tokens[:, 0]), "distillation": model.head_dist(tokens[:, 1])}
+    logits["average"] = (logits["class"] + logits["distillation"]) / 2
+    assert list(figures["heads"]) == list(logits)
+    for name, values in logits.items():
+        guess, head = values.argmax(dim=1), figures["heads"][name]
+        assert head["top1"] == pytest.approx(sk.accuracy_score(labels, guess), abs=1e-3)
+        recall = sk.recall_score(labels, guess, average=None)
+        assert head["recall"] == pytest.approx(recall, abs=3e-3)
+        assert head["balanced_accuracy"] == pytest.approx(
+            sk.balanced_accuracy_score(labels, guess), abs=1e-3
+        )
+        for group, classes in {"head": [0, 1], "mid": range(2, 6), "tail": range(6, 10)}.items():
+            entry = head["groups"][0][group]
+            assert entry["classes"] == len(classes)
+            assert entry["accuracy"] == pytest.approx(recall[list(classes)].mean(), abs=3e-3)
+
+
+def test_json_has_counts_and_agrees_with_the_results(
+    figures: dict[str, Any], tail_place: Path
+) -> None:
+    assert [row["training_images"] for row in figures["per_class"]] == COUNTS
+    assert [grouping["by"] for grouping in figures["groups"]] == ["training images"]
+    results = json.loads((tail_place / "runs" / "tail" / "results.json").read_text())
+    stored = results["best"]["test"]
+    assert stored["balanced_accuracy"] == pytest.approx(figures["balanced_accuracy"])
+    assert list(stored["heads"]) == ["class", "distillation", "average"]
+    for group in ("head", "mid", "tail"):
+        ours, theirs = figures["groups"][0][group], stored["groups"][0][group]
+        assert ours["accuracy"] == pytest.approx(theirs["accuracy"])
+
+
+def test_text_has_a_row_for_each_group_and_a_column_for_each_head(
+    command: Command, tail_place: Path, figures: dict[str, Any]
+) -> None:
+    lines = command(tail_place, "eval", "runs/tail").out.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("mean over"))
+    assert lines[start].endswith("classes  class head %  distillation head %  average %")
+    percents = [f"{100 * head['balanced_accuracy']:.2f}" for head in figures["heads"].values()]
+    assert lines[start + 2].split() == ["all", "classes", "10", *percents]
+    tail = [f"{100 * h['groups'][0]['tail']['accuracy']:.2f}" for h in figures["heads"].values()]
+    assert lines[start + 5].startswith("tail classes  training images: fewer than 20  ")
+    assert lines[start + 5].split()[-4:] == ["4", *tail]
+    boots = next(line for line in lines if line.startswith("Ankle boot"))
+    assert boots.split()[2:4] == ["5", "400"]
+
+
+def test_training_prints_the_groups(tail_place: Path) -> None:
+    words = ["data.train_size=null", "data.long_tail.factor=36", "data.long_tail.largest=180"]
+    words += ["model.name=vit_micro_patch7_28", "--out", "runs/plain"]
+    printed = run("train", "demo-alone", *QUICK, *words, cwd=tail_place)
+    assert "10 classes (5 to 180 training images each)" in printed
+    assert printed.count("(by training images)") == 2
+
+
+def test_groups_of_ones_own(command: Command, tail_place: Path) -> None:
+    words = ["eval", "runs/tail", "--groups", "50,10", "--json"]
+    (grouping,) = json.loads(command(tail_place, *words).out)["groups"]
+    assert [grouping[name]["classes"] for name in ("head", "mid", "tail")] == [4, 4, 2]
+    assert grouping["tail"]["meaning"] == "fewer than 10"
+
+
+@pytest.mark.parametrize("text", ["50", "10,50", "a,b", "50,-1", "1,2,3", ""])
+def test_groups_that_make_no_sense(command: Command, tail_place: Path, text: str) -> None:
+    err = command(tail_place, "eval", "runs/tail", f"--groups={text}", code=2).err
+    assert f"--groups {text!r}: should be two whole numbers" in err
+
+
+def test_a_picture_against_counts(command: Command, tail_place: Path) -> None:
+    command(tail_place, "eval", "runs/tail", "--plot-counts", "pictures/counts.png")
+    with Image.open(tail_place / "pictures" / "counts.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 500
+
+
+def test_a_balanced_run_has_no_groups(command: Command, place: Path) -> None:
+    figures = json.loads(command(place, "eval", "runs/x", "--json").out)
+    assert figures["groups"] == []
+    assert figures["heads"] == {}
+    assert "mean over" not in command(place, "eval", "runs/x").out
+    assert "more than 5" in command(place, "eval", "runs/x", "--groups", "5,5").out
+
+
+def test_counts_that_are_not_known(command: Command, place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "runs" / "x", tmp_path / "x")
+    data = json.loads((tmp_path / "x" / "data.json").read_text())
+    (tmp_path / "x" / "data.json").write_text(json.dumps(data | {"class_counts": None}))
+    assert "trained on" not in command(tmp_path, "eval", "x").out
+    for words in (["--groups", "50,10"], ["--plot-counts", "c.png"]):
+        err = command(tmp_path, "eval", "x", *words, code=1).err
+        assert "is not known, as it was imported without images" in err
