@@ -37,6 +37,18 @@ def test_a_file_is_named_after_itself(tmp_path: Path) -> None:
     assert load_recipe(write(tmp_path, "mine.yaml", MINIMAL)).name == "mine"
 
 
+def test_of_several_bases_the_later_counts_and_the_file_itself_most(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", MINIMAL + "seed: 1\naugmentation: {erasing: 0.1, scale: [0.5, 1]}\n")
+    write(tmp_path, "b.yaml", "seed: 2\naugmentation: {erasing: 0.2, flip: 0.1}\n")
+    path = write(tmp_path, "c.yaml", "extends: [a.yaml, b.yaml]\naugmentation: {flip: 0.3}\n")
+    recipe = load_recipe(path)
+    assert recipe.name == "c"
+    assert recipe.seed == 2
+    assert recipe.augmentation.erasing == 0.2
+    assert recipe.augmentation.scale == (0.5, 1)
+    assert recipe.augmentation.flip == 0.3
+
+
 def test_what_a_file_does_not_say_comes_from_the_one_it_extends(tmp_path: Path) -> None:
     write(tmp_path, "base.yaml", MINIMAL + "name: b\ndescription: d\naugmentation: {flip: 0.1}\n")
     path = write(
@@ -69,7 +81,7 @@ def test_extending_in_a_circle_is_refused(tmp_path: Path) -> None:
     [
         ("extends: dmo\n", "extends: unknown recipe 'dmo'. Did you mean 'demo'?"),
         ("extends: gone.yaml\n", "extends: gone.yaml: no such file"),
-        ("extends: [demo]\n", "extends: ['demo'] is not a recipe's name or path"),
+        ("extends: [demo, 3]\n", "extends: 3 is not a recipe's name or path"),
         ("", "empty; a recipe says at least model.name and training.epochs"),
         ("- 1\n- 2\n", "holds a list; a recipe is a mapping"),
         ("hello\n", "holds only text"),

@@ -10,8 +10,20 @@ from vitrellis.recipe import AdaptiveWeight, Recipe, effective_lr
 from vitrellis.recipe.files import header, load_recipe, packaged_recipes, teacher_recipe
 
 CIFAR = [name for name in packaged_recipes() if name.startswith("cifar100-")]
-STUDENTS = [name for name in CIFAR if "deit" in name]
-GUIDED = ["cifar100-deit-ti-lg", "cifar100-deit-ti-alg", "cifar100-deit-ti-learned"]
+BLOCKS = {
+    "cifar100-deit-ti": ("deit_tiny_patch16_224", (0, 6, 11)),
+    "cifar100-pit-ti": ("pit_ti_224", (0, 6, 11)),
+    "cifar100-t2t-7": ("t2t_vit_7", (0, 3, 6)),
+    "cifar100-pvt-ti": ("pvt_tiny", (0, 3, 7)),
+    "cifar100-pvtv2-b0": ("pvt_v2_b0", (0, 3, 7)),
+    "cifar100-convit-ti": ("convit_tiny", (0, 6, 11)),
+    "cifar100-cvt-13": ("cvt_13", (0, 6, 11)),
+}
+"""The students by the recipe without guidance, and the blocks that are guided."""
+STUDENTS = [name for name in CIFAR if name != "cifar100-resnet56"]
+GUIDED = [name for name in CIFAR if "lg" in name or "learned" in name]
+STANDARDIZED = {"deit-ti": 10, "pit-ti": 9, "t2t-7": 9, "pvt-ti": 9}
+"""Weights of the distillation term."""
 
 PUBLISHED_FOR_ALL = {
     "seed": 1,
@@ -31,9 +43,7 @@ PUBLISHED_FOR_ALL = {
     "augmentation.mixup": 0,
     "augmentation.cutmix": 0,
     "augmentation.repeats": 1,
-    "objective.cross_entropy.weight": 1,
     "objective.cross_entropy.label_smoothing": 0,
-    "objective.kd": None,
     "optimizer.head_lr_ratio": 1,
     "schedule.name": "cosine",
     "schedule.per": "epoch",
@@ -49,7 +59,6 @@ PUBLISHED_FOR_ALL = {
 
 PUBLISHED_FOR_STUDENTS = {
     "input.img_size": 224,
-    "model.name": "deit_tiny_patch16_224",
     "model.pretrained": False,
     "model.weights": None,
     "model.args": {"drop_path_rate": 0.1},
@@ -74,10 +83,19 @@ PUBLISHED_FOR_THE_TEACHER = {
 
 PUBLISHED_TOP1 = {
     "cifar100-resnet56": "70.43",
-    "cifar100-deit-ti": "65.08",
-    "cifar100-deit-ti-lg": "78.15",
     "cifar100-deit-ti-alg": "82.06",
     "cifar100-deit-ti-learned": "82.42",
+} | {
+    f"cifar100-{student}{guidance}": top1
+    for student, figures in {
+        "deit-ti": ("65.08", "78.15", "78.55"),
+        "t2t-7": ("69.37", "78.35", "78.43"),
+        "pit-ti": ("73.58", "78.48", "78.76"),
+        "pvt-ti": ("69.22", "77.07", "78.43"),
+        "pvtv2-b0": ("77.44", "79.30"),
+        "convit-ti": ("75.32", "78.95"),
+    }.items()
+    for guidance, top1 in zip(("", "-lg", "-lskd"), figures, strict=False)
 }
 
 
@@ -120,11 +138,36 @@ def test_guidance_is_as_published(name: str) -> None:
     assert recipe.teacher.resize == "bilinear"
 
 
-def test_plain_guidance_pairs_blocks_at_a_constant_weight() -> None:
-    locality = load_recipe("cifar100-deit-ti-lg").objective.locality
+@pytest.mark.parametrize(("name", "model", "blocks"), [(n, *b) for n, b in BLOCKS.items()])
+def test_plain_guidance_pairs_blocks_at_a_constant_weight(
+    name: str, model: str, blocks: tuple[int, ...]
+) -> None:
+    recipe = load_recipe(f"{name}-lg")
+    locality = recipe.objective.locality
     assert locality is not None
-    assert locality.student_blocks == (0, 6, 11)
+    assert locality.student_blocks == blocks
     assert locality.weight == 2.5
+    assert recipe.objective.cross_entropy.weight == 1
+    assert recipe.objective.guided_by == ("locality",)
+    assert recipe.model == load_recipe(name).model
+    assert recipe.model.name == model
+    assert load_recipe(name).teacher is None
+
+
+@pytest.mark.parametrize(("student", "weight"), STANDARDIZED.items())
+def test_standardized_distillation_is_as_published(student: str, weight: int) -> None:
+    recipe = load_recipe(f"cifar100-{student}-lskd")
+    assert recipe.objective.guided_by == ("kd",)
+    kd = recipe.objective.kd
+    assert kd is not None
+    assert (kd.weight, kd.temperature, kd.standardize, kd.reduction) == (weight, 2, True, "batch")
+    assert recipe.objective.cross_entropy.weight == 0.5
+    assert not recipe.model.zero_head
+    is_deit = student == "deit-ti"
+    assert kd.head == ("distillation" if is_deit else "class")
+    assert ("distilled" in recipe.model.name) == is_deit
+    assert recipe.teacher is not None
+    assert recipe.teacher.recipe == "cifar100-resnet56"
 
 
 @pytest.mark.parametrize("name", ["cifar100-deit-ti-alg", "cifar100-deit-ti-learned"])

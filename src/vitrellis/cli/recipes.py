@@ -21,6 +21,8 @@ _TITLES = {
     "photos": "Your own photos",
     "cifar100": "CIFAR-100, as published",
 }
+"""What the list puts together: recipes whose names begin so, under which title."""
+_OTHERS = "Others"
 
 recipes = typer.Typer(rich_markup_mode=None)
 """The command and its sub-commands."""
@@ -45,9 +47,10 @@ def _list(
         print_json(rows)
         return
     table = new_table("recipe", "what it trains", ">published %")
-    for section, title in _TITLES.items():
+    for section, title in (_TITLES | {_OTHERS: _OTHERS}).items():
         members = [row for row in rows if row["section"] == section]
-        table.add_row(Text(title, style="bold"))
+        if members:
+            table.add_row(Text(title, style="bold"))
         for row in members:
             table.add_row(f"  {row['name']}", row["description"], row["published"])
         table.add_section()
@@ -110,10 +113,10 @@ def _rows() -> Iterator[dict[str, Any]]:
         published = _note(notes, "Published")
         yield {
             "name": name,
-            "section": name.partition("-")[0],
+            "section": next((s for s in _TITLES if f"{name}-".startswith(f"{s}-")), _OTHERS),
             "description": load_recipe(name).description,
             "reproduces": _note(notes, "Reproduces"),
-            "published": published.split()[0] if published else None,
+            "published": published.split()[0] if published and published[0].isdigit() else None,
             "ours": _note(notes, "Ours"),
         }
 

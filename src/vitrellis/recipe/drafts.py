@@ -1,7 +1,8 @@
 """The raw values of a recipe before they are validated: files, what they extend, overrides.
 
-A file may extend another: `extends: name-or-path`, mappings merged key by key, lists and plain
-values replaced, null to take back what the other says. Its name and description are its own.
+A file may extend another, `extends: name-or-path`, or several, each laid over those before it:
+mappings are merged key by key, lists and plain values replaced, and null takes back what the others
+say. Its name and description are its own.
 """
 
 from __future__ import annotations
@@ -59,23 +60,29 @@ class Draft:
         name: str,
         chain: tuple[Path, ...],
     ) -> Draft:
-        """Values upon those of the file that they extend; relative paths start in `folder`."""
+        """Values upon those of the files that they extend; relative paths start in `folder`."""
         draft = cls()
-        base = values.get("extends")
-        if base is not None:
+        given = values.get("extends")
+        bases = [] if given is None else given if isinstance(given, list) else [given]
+        for base in bases:
             if not isinstance(base, str):
                 raise UsageError(f"{label}: extends: {base!r} is not a recipe's name or path")
             try:
                 base_path, base_label = find_recipe(base, folder)
             except UsageError as error:
                 raise UsageError(f"{label}: extends: {error}") from error
-            draft = cls.of_file(base_path, base_label, chain)
-            for key in _NOT_INHERITED:
-                draft.values.pop(key, None)
+            draft.lay(cls.of_file(base_path, base_label, chain))
+        for key in _NOT_INHERITED:
+            draft.values.pop(key, None)
         own = {key: value for key, value in values.items() if key != "extends"}
         own["name"] = own.get("name") or name
         draft.merge(own, label, folder)
         return draft
+
+    def lay(self, other: Draft) -> None:
+        """Lays another draft over this one."""
+        self.values = _merged(self.values, other.values)
+        self.origins |= other.origins
 
     def merge(self, values: Mapping[str, Any], origin: str, folder: Path = Path()) -> None:
         """Lays `values` over what there is."""
