@@ -44,9 +44,8 @@ def test_of_several_bases_the_later_counts_and_the_file_itself_most(tmp_path: Pa
     recipe = load_recipe(path)
     assert recipe.name == "c"
     assert recipe.seed == 2
-    assert recipe.augmentation.erasing == 0.2
-    assert recipe.augmentation.scale == (0.5, 1)
-    assert recipe.augmentation.flip == 0.3
+    varied = recipe.augmentation
+    assert (varied.erasing, varied.scale, varied.flip) == (0.2, (0.5, 1), 0.3)
 
 
 def test_what_a_file_does_not_say_comes_from_the_one_it_extends(tmp_path: Path) -> None:
