@@ -41,10 +41,13 @@ def test_two_splits_of_four_classes(tmp_path: Path, nested: str) -> None:
     [
         ("[{", "is not JSON, or damaged or cut off"),
         ('{"name": 1}', "its list of images should be a list, and is a dict"),
-        ('[{"name": "train/a.JPG"}]', "item 0 of its list of images should have 'label', a int"),
-        ('[{"name": 3, "label": 1}]', "should have 'name', a str"),
-        ('[{"name": "a.JPG", "label": true}]', "should have 'label', a int"),
-        ("[1]", "should have 'name', a str; it is 1"),
+        (
+            '[{"name": "train/a.JPG"}]',
+            "item 0 of its list of images should have 'label' of type int",
+        ),
+        ('[{"name": 3, "label": 1}]', "should have 'name' of type str"),
+        ('[{"name": "a.JPG", "label": true}]', "should have 'label' of type int"),
+        ("[1]", "should have 'name' of type str; it is 1"),
         ('[{"name": "train/gone.JPG", "label": 1}]', r"gone\.JPG: no such file"),
     ],
 )
