@@ -44,7 +44,7 @@ def records(values: Any, keys: Mapping[str, type], file: Path, where: str) -> li
         for key, kind in keys.items():
             if not isinstance(value, dict) or type(value.get(key)) is not kind:
                 raise VitrellisError(
-                    f"{file}: item {number} of {where} should have {key!r} of type {kind.__name__}; "
-                    f"it is {str(value)[:80]}"
+                    f"{file}: item {number} of {where} should have {key!r} of type "
+                    f"{kind.__name__}; it is {str(value)[:80]}"
                 )
     return values
