@@ -27,7 +27,14 @@ SOURCE_NAMES = (
     "folder",
     "cifar10",
     "cifar100",
+    "flowers102",
+    "tiny_imagenet",
+    "chaoyang",
     "elpv",
+    "lists",
+    "imagenet_lt",
+    "inaturalist2018",
+    "inaturalist",
 )
 """The keys of `vitrellis.data.sources.SOURCES`, here to be known without loading torch."""
 
@@ -51,12 +58,15 @@ class Data(Section):
     """Which images."""
 
     source: str = "fashion-mnist"
-    """What kind of data set: `fashion-mnist` (packaged), `folder`, `cifar10`, `cifar100`, `elpv`
-    (solar cells, from a package)."""
+    """What kind of data set: `folder` or `lists` (text files that name images) for your own;
+    `fashion-mnist` (packaged), `elpv` (solar cells, from a package), `cifar10`, `cifar100`,
+    `flowers102`, `tiny_imagenet`, `chaoyang`, `imagenet_lt`, `inaturalist2018` (text lists),
+    `inaturalist` (JSON, by taxonomy)."""
     root: File | None = None
     """Its folder; a relative path starts in the current folder. Only sets in packages need none."""
     args: Arguments = Field(default_factory=dict)
-    """What else the source wants to know, such as `classes: 4` of elpv."""
+    """What else a source can be told: `official_val` of flowers102, `classes` of elpv, `lists` and
+    `domain` of text lists, `level` and `year` of inaturalist."""
     train_size: Count | None = None
     """Train on this many images, as many of each class as possible; all if not given."""
     val_fraction: ProperFraction = 0.1

@@ -106,6 +106,14 @@ def _inspect(path: Path) -> Facts | VitrellisError:
     return Facts(header, hashlib.sha256(length.to_bytes(8, "big") + ends).digest())
 
 
+def _length(path: Path) -> int | None:
+    """In bytes; None if there is no such file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
 def channels_of(paths: Sequence[Path], facts: Sequence[Facts]) -> int:
     """The number of channels that suits all files: 1 only if all are grey.
 
@@ -127,7 +135,7 @@ class ImageFiles:
         paths: Each file's path below `root`.
         channels: Channels that every image is given.
         size: `(H, W)` if all have the same size, else None.
-        digest: Of paths, lengths and ends of the files.
+        digest: Of paths and lengths, and of the ends of files that were opened.
     """
 
     root: Path
@@ -156,6 +164,35 @@ class ImageFiles:
         size = next(iter(sizes)) if len(sizes) == 1 else None
         return cls(root, relative, channels, size, digest.hexdigest())
 
+    @classmethod
+    def unopened(
+        cls, root: Path, paths: Sequence[str], channels: int, size: tuple[int, int] | None = None
+    ) -> ImageFiles:
+        """Collect the files of a large set, of which the number of channels is known.
+
+        That they are there is checked, and how long they are; none is opened.
+
+        Args:
+            root: A folder above all of them.
+            paths: Each file's path below it.
+            channels: Channels that every image is given.
+            size: `(H, W)` if all have the same size.
+
+        Raises:
+            VitrellisError: If any is missing: names the first, and counts the others.
+        """
+        with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
+            lengths = list(pool.map(lambda path: _length(root / path), paths))
+        missing = [path for path, length in zip(paths, lengths, strict=True) if length is None]
+        if missing:
+            more = f". {len(missing) - 1:,} more of {len(paths):,} files are missing"
+            raise VitrellisError(
+                f"{root / missing[0]}: no such file{more if len(missing) > 1 else ''}"
+            )
+        digest = hashlib.sha256("\n".join(paths).encode(errors="surrogateescape"))
+        digest.update(",".join(map(str, lengths)).encode())
+        return cls(root, tuple(paths), channels, size, digest.hexdigest())
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -164,8 +201,8 @@ class ImageFiles:
         image = read_image(path, self.channels)  # (C, H, W)
         if self.size is not None and tuple(image.shape[1:]) != self.size:
             raise VitrellisError(
-                f"{path}: was {self.size} pixels when the folder was read and is "
-                f"{tuple(image.shape[1:])} now; leave images alone during a run"
+                f"{path}: is {tuple(image.shape[1:])} pixels now and should be {self.size}, as all "
+                "others when the folder was read; leave images alone during a run"
             )
         return image
 
@@ -174,5 +211,5 @@ class ImageFiles:
         return str(self.root / self.paths[index])
 
     def fingerprint(self) -> str:
-        """A digest of the files' names, lengths, first and last 32 KiB; dates do not matter."""
+        """A digest of names and lengths, and of the ends of opened files; dates do not matter."""
         return self.digest

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from vitrellis.data.sources.base import Source
+from vitrellis.data.sources.chaoyang import load_chaoyang
 from vitrellis.data.sources.cifar import load_cifar10, load_cifar100
 from vitrellis.data.sources.elpv import load_elpv
 from vitrellis.data.sources.fashion_mnist import load_fashion_mnist
+from vitrellis.data.sources.flowers102 import load_flowers102
 from vitrellis.data.sources.folder import load_folder
+from vitrellis.data.sources.inaturalist import load_inaturalist
+from vitrellis.data.sources.lists import load_imagenet_lt, load_inaturalist2018, load_lists
+from vitrellis.data.sources.tiny_imagenet import load_tiny_imagenet
 from vitrellis.errors import UsageError, unknown_name
 
 
@@ -52,6 +57,13 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "folder": load_folder,
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
+    "flowers102": load_flowers102,
+    "tiny_imagenet": load_tiny_imagenet,
+    "chaoyang": load_chaoyang,
     "elpv": load_elpv,
+    "lists": load_lists,
+    "imagenet_lt": load_imagenet_lt,
+    "inaturalist2018": load_inaturalist2018,
+    "inaturalist": load_inaturalist,
 }
 """The loader of each source: `(root, channels)`, and keyword arguments of its own, to `Source`."""

@@ -1,0 +1,49 @@
+"""Chaoyang: patches of colon slides in four classes, 4,021 for training and 2,139 for testing.
+
+Zhu et al., "Hard sample aware noise robust learning for histopathology image classification", IEEE
+TMI 2021; https://bupt-ai-cz.github.io/HSA-NRL. The label of a training image is that of the
+published file, which is wrong at times (the three pathologists' labels are not used); test images
+are those they agreed on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vitrellis.data.sources.base import Source, Split, root_folder
+from vitrellis.data.sources.files import ImageFiles
+from vitrellis.data.sources.json_files import read_json, records
+from vitrellis.errors import VitrellisError
+
+CLASS_NAMES = ("normal", "serrated", "adenocarcinoma", "adenoma")
+"""In the order of the labels, 0 to 3."""
+
+_WANTED = "train.json, test.json and the images that they name"
+
+
+def load_chaoyang(root: Path | None, channels: int | None = None) -> Source:
+    """Chaoyang with its own two splits.
+
+    Args:
+        root: The folder of `train.json` and `test.json`, or the one that holds it.
+        channels: 1 to make the images grey; None or 3 for colour.
+
+    Raises:
+        VitrellisError: If a file is missing or damaged.
+    """
+    given = root_folder(root, "chaoyang", _WANTED)
+    folders = (given, given / "chaoyang", given / "chaoyang-data")
+    folder = next((path for path in folders if (path / "train.json").is_file()), None)
+    if folder is None:
+        raise VitrellisError(f"data.root: {given} has no train.json. It should hold {_WANTED}")
+    train, test = (_read_split(folder, name, channels) for name in ("train.json", "test.json"))
+    return Source("chaoyang", CLASS_NAMES, train, None, test).checked()
+
+
+def _read_split(folder: Path, name: str, channels: int | None) -> Split:
+    file = folder / name
+    rows = records(read_json(file), {"name": str, "label": int}, file, "its list of images")
+    images = ImageFiles.unopened(folder, [row["name"] for row in rows], channels or 3)
+    return Split(images, torch.tensor([row["label"] for row in rows], dtype=torch.int64))

@@ -1,0 +1,50 @@
+"""JSON files of data sets: read whole, with errors that name the file and the key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitrellis.errors import VitrellisError
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        VitrellisError: If it is missing or damaged.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise VitrellisError(f"{file}: no such file") from None
+    except OSError as error:
+        raise VitrellisError(f"{file}: cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise VitrellisError(f"{file}: is not JSON, or damaged or cut off ({error})") from None
+
+
+def records(values: Any, keys: Mapping[str, type], file: Path, where: str) -> list[dict[str, Any]]:
+    """A list of objects that have certain keys.
+
+    Args:
+        values: What should be such a list.
+        keys: The type of each key's value.
+        file: For the message.
+        where: What the list is called, for the message.
+
+    Raises:
+        VitrellisError: If it is something else; names the first object that is wrong.
+    """
+    if not isinstance(values, list):
+        raise VitrellisError(f"{file}: {where} should be a list, and is a {type(values).__name__}")
+    for number, value in enumerate(values):
+        for key, kind in keys.items():
+            if not isinstance(value, dict) or type(value.get(key)) is not kind:
+                raise VitrellisError(
+                    f"{file}: item {number} of {where} should have {key!r} of type "
+                    f"{kind.__name__}; it is {str(value)[:80]}"
+                )
+    return values

@@ -1,0 +1,176 @@
+"""Images named in text files: a path below the root, a space and the class number on each line.
+
+The form of ImageNet-LT and Places-LT (Liu et al., CVPR 2019, https://arxiv.org/abs/1904.05160), of
+iNaturalist-2018 as used in papers on long tails, and of DomainNet. Class numbers are taken as they
+are. Files are looked for, but opened only when their pixels are needed; images have three channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import torch
+
+from vitrellis.data.sources.base import Source, Split, root_folder
+from vitrellis.data.sources.files import ImageFiles
+from vitrellis.errors import UsageError, VitrellisError
+
+_LINE = "a path, a space and a class number"
+_Rows = list[tuple[str, int]]
+
+
+def load_lists(
+    root: Path | None,
+    channels: int | None = None,
+    *,
+    lists: str | None = None,
+    domain: str | None = None,
+) -> Source:
+    """Any images that text files name: `train.txt`, and `val.txt` and `test.txt` if there are.
+
+    Classes are called as `classes.txt` says, line by line; else as their folders are called, if
+    each has one of its own; else by their numbers.
+
+    Args:
+        root: The folder that paths begin at.
+        channels: 1 to make the images grey; None or 3 for colour.
+        lists: The folder of the text files, if it is not `root`.
+        domain: The files are called `<domain>_train.txt` and so on, as DomainNet's.
+
+    Raises:
+        VitrellisError: If a text file is missing or damaged, or an image is missing.
+    """
+    prefix = "" if domain is None else f"{domain}_"
+    files = {split: f"{prefix}{split}.txt" for split in ("train", "val", "test")}
+    return _load("lists", root, channels, lists, files, optional=("val", "test"))
+
+
+def load_imagenet_lt(
+    root: Path | None, channels: int | None = None, *, lists: str | None = None
+) -> Source:
+    """ImageNet-LT: 1,000 classes of 1,280 to 5 images; its test images are ImageNet's val.
+
+    Args:
+        root: ImageNet's folder: `train/n01440764/*.JPEG`, and `val/` sorted into such folders.
+        channels: 1 to make the images grey; None or 3 for colour.
+        lists: The folder of `ImageNet_LT_train.txt`, `_val.txt` and `_test.txt`, if not `root`.
+
+    Raises:
+        VitrellisError: If a text file is missing or damaged, or an image is missing.
+    """
+    files = {split: f"ImageNet_LT_{split}.txt" for split in ("train", "val", "test")}
+    return _load("imagenet_lt", root, channels, lists, files)
+
+
+def load_inaturalist2018(
+    root: Path | None, channels: int | None = None, *, lists: str | None = None
+) -> Source:
+    """iNaturalist-2018 by text lists: 8,142 species. Its validation images are the test split.
+
+    Papers report on them, as the labels of the test images were never published.
+
+    Args:
+        root: The folder that holds `train_val2018/`.
+        channels: 1 to make the images grey; None or 3 for colour.
+        lists: The folder of `iNaturalist18_train.txt` and `iNaturalist18_val.txt`, if not `root`.
+
+    Raises:
+        VitrellisError: If a text file is missing or damaged, or an image is missing.
+    """
+    files = {"train": "iNaturalist18_train.txt", "test": "iNaturalist18_val.txt"}
+    return _load("inaturalist2018", root, channels, lists, files)
+
+
+def _load(
+    name: str,
+    root: Path | None,
+    channels: int | None,
+    lists: str | None,
+    files: Mapping[str, str],
+    optional: tuple[str, ...] = (),
+) -> Source:
+    wanted = f"images, and {files['train']} with {_LINE} on each line"
+    folder = root_folder(root, name, wanted)
+    list_folder = folder if lists is None else _list_folder(lists)
+    found: dict[str, _Rows] = {}
+    for split, file in files.items():
+        if split in optional and not (list_folder / file).is_file():
+            continue
+        found[split] = _read_list(list_folder / file)
+    _refuse_repeats(found, files, list_folder)
+    class_names = _class_names(found["train"], list_folder / "classes.txt")
+    splits = {
+        split: Split(
+            ImageFiles.unopened(folder, [path for path, _ in rows], channels or 3),
+            torch.tensor([label for _, label in rows], dtype=torch.int64),
+        )
+        for split, rows in found.items()
+    }
+    return Source(
+        name, class_names, splits["train"], splits.get("val"), splits.get("test")
+    ).checked()
+
+
+def _list_folder(lists: str) -> Path:
+    folder = Path(str(lists)).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"data.args.lists: no such folder: {folder}")
+    return folder
+
+
+def _read_list(file: Path) -> _Rows:
+    """Path and class number of each line; a path may have spaces in it."""
+    if not file.is_file():
+        raise VitrellisError(f"{file}: no such file. It should have {_LINE} on each line")
+    rows = []
+    for number, line in enumerate(file.read_text(errors="surrogateescape").splitlines(), start=1):
+        if not line.strip():
+            continue
+        path, _, label = line.strip().rpartition(" ")
+        if not path or not label.isdecimal():
+            raise VitrellisError(f"{file}: line {number} is {line!r}; expected {_LINE}")
+        rows.append((path.rstrip(), int(label)))
+    if not rows:
+        raise VitrellisError(f"{file}: names no images; expected {_LINE} on each line")
+    return rows
+
+
+def _refuse_repeats(found: Mapping[str, _Rows], files: Mapping[str, str], folder: Path) -> None:
+    """An image may be listed once: in another split it would be learned from and tested on."""
+    first: dict[str, str] = {}
+    for split, rows in found.items():
+        for path, _ in rows:
+            if path in first:
+                where = {files[first[path]], files[split]}
+                twice = "twice" if len(where) == 1 else "too"
+                raise VitrellisError(
+                    f"{folder / files[split]}: names {path}, which is in {files[first[path]]} "
+                    f"{twice}; each image belongs to one split, once"
+                )
+            first[path] = split
+
+
+def _class_names(rows: _Rows, names_file: Path) -> tuple[str, ...]:
+    labels = {label for _, label in rows}
+    if 0 not in labels and 1 in labels:
+        raise VitrellisError(
+            f"{names_file.parent}: the class numbers of training images begin at 1, and should "
+            "begin at 0"
+        )
+    if names_file.is_file():
+        lines = names_file.read_text(errors="replace").splitlines()
+        names = tuple(line.strip() for line in lines if line.strip())
+        if len(names) <= max(labels):
+            raise VitrellisError(
+                f"{names_file}: has {len(names)} names, and class numbers go up to {max(labels)}"
+            )
+        return names
+    folders: dict[int, set[str]] = {}
+    for path, label in rows:
+        folders.setdefault(label, set()).add(PurePosixPath(path).parent.name)
+    names_found = [folders.get(label, {str(label)}) for label in range(max(labels) + 1)]
+    single = [next(iter(names)) for names in names_found if len(names) == 1]
+    if len(set(single)) == len(names_found) and "" not in single:
+        return tuple(single)
+    return tuple(str(label) for label in range(len(names_found)))
