@@ -20,6 +20,9 @@ _TITLES = {
     "demo": "The demo",
     "photos": "Your own photos",
     "cifar100": "CIFAR-100, as published",
+    "flowers102": "Oxford Flowers-102, as published",
+    "tiny-imagenet": "Tiny ImageNet, as published",
+    "chaoyang": "Chaoyang, as published",
 }
 """What the list puts together: recipes whose names begin so, under which title."""
 _OTHERS = "Others"
