@@ -23,7 +23,8 @@ def test_the_list_quotes_published_figures() -> None:
 
 
 def test_every_recipe_belongs_to_a_titled_part_of_the_list() -> None:
-    assert {name.partition("-")[0] for name in packaged_recipes()} == set(_TITLES)
+    rows = json.loads(vitrellis("recipes", "--json").stdout)
+    assert {row["section"] for row in rows} == set(_TITLES)
 
 
 def test_the_list_as_json() -> None:
