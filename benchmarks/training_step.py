@@ -27,6 +27,7 @@ from vitrellis.report.hardware import describe_hardware
 from vitrellis.training import build
 from vitrellis.training.display import Display
 from vitrellis.training.exported import Preprocessing
+from vitrellis.training.faculty import Faculty
 from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.run import RunDirectory
 from vitrellis.training.store import Store
@@ -121,7 +122,7 @@ def our_trainer(
     fabric = Fabric(accelerator="cpu")
     fabric.launch()
     student = build.build_student(recipe, source, preprocessing)
-    guided = GuidedStudent(student, build_objective(recipe.objective, student, preprocessing, None))
+    guided = GuidedStudent(student, build_objective(recipe, student, preprocessing, Faculty({})))
     loader = build.build_train_loader(
         recipe, source, preprocessing, build.Place(torch.device("cpu"))
     )
@@ -133,7 +134,7 @@ def our_trainer(
         learning_rate=build.build_learning_rate(recipe, loader.steps_per_epoch),
         loader=loader,
         validation=None,
-        teacher=None,
+        faculty=Faculty({}),
         ema=None,
         store=Store(fabric, run, lambda model, path: None),
         display=Display(Console(quiet=True), "benchmark", 1, loader.steps_per_epoch),

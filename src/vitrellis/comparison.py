@@ -162,7 +162,7 @@ def _one_unit(arms: Sequence[Arm], unit: Unit, out: Path, console: Console) -> I
 
 def _recipe(arm: Arm, unit: Unit) -> Recipe:
     recipe = load_recipe(arm.recipe, [*arm.overrides, *unit.overrides])
-    if arm.controls and recipe.teacher is None:
+    if arm.controls and not recipe.tutors:
         raise UsageError(f"{arm.label}: has no teacher, so it needs no control without one")
     return recipe
 
@@ -186,9 +186,8 @@ def _run_controls(
         recipes[alone_label] = alone  # the next arm may have the same
         labels.append(alone_label)
     guided, by_itself = progress.finished[arm.label], progress.finished[alone_label]
-    seconds = guided.results["seconds"]
-    if guided.teacher is not None:
-        seconds += guided.teacher.results["seconds"]
+    spent = [guided, *guided.teachers.values()]
+    seconds = sum(finished.results["seconds"] for finished in spent)
     epochs = round(alone.training.epochs * seconds / by_itself.results["seconds"])
     longer = with_epochs(alone, max(alone.training.epochs, epochs))
     label = f"{alone_label}, " + ("same seconds" if is_only else f"seconds of {arm.label}")
@@ -200,8 +199,7 @@ def _teachers(progress: _Progress, arms: Sequence[Arm], unit: Unit) -> Iterator[
     """Every teacher that was trained for this unit, once."""
     by_run = {}
     for arm in arms:
-        teacher = progress.finished[arm.label].teacher
-        if teacher is not None:
+        for teacher in progress.finished[arm.label].teachers.values():
             by_run[teacher.run.path] = teacher
     for teacher in by_run.values():
         yield _measure(teacher.results["recipe"], "teacher", unit, teacher)

@@ -13,7 +13,7 @@ from vitrellis.cli import main as module
 from vitrellis.cli.console import help_of
 from vitrellis.errors import UsageError, VitrellisError
 
-COMMANDS = ["demo", "train", "eval", "predict", "compare", "recipes", "models"]
+COMMANDS = ["demo", "train", "eval", "predict", "compare", "features", "recipes", "models"]
 
 
 def run_with(monkeypatch: pytest.MonkeyPatch, ending: BaseException) -> int:

@@ -155,10 +155,11 @@ def test_a_teacher_needs_a_term_that_learns_from_it() -> None:
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        ({"mode": "eval"}, "exactly one of recipe, run and model; none of them given"),
+        ({"mode": "eval"}, "exactly one of recipe, run, model and given; none of them given"),
         ({"recipe": "a", "model": "b"}, "recipe and model given"),
         ({"recipe": "a", "pretrained": True}, "pretrained goes with model"),
         ({"run": "runs/x", "overrides": ["seed=1"]}, "overrides goes with recipe"),
+        ({"recipe": "a", "offline": True, "mode": "train"}, "drop one of them"),
         ({"recipe": "a", "mode": "test"}, "it must be 'eval' or 'train'"),
     ],
 )

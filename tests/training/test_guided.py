@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.functional import rgb_to_grayscale
 
 from tests.parity.rule import reference_input, weight_by_rule
 from vitrellis.models import create_model
 from vitrellis.models.interop import TINY_TRANSFORMERS, translate
-from vitrellis.objectives import KD, CrossEntropy, LocalityGuidance, Needs, Objective
+from vitrellis.objectives import KD, CrossEntropy, LocalityGuidance, Needs, Objective, Taught
 from vitrellis.training.guided import Evidence, GuidedStudent, Teacher
 
 VECTORS = json.loads((Path(__file__).parents[1] / "parity" / "training.json").read_text())
@@ -94,7 +95,7 @@ def step(
     guided.train()
     teacher.train()
     outputs = teacher(images, guided.objective.needs(0))
-    total, parts, _ = guided(images, Evidence(targets, 0, *outputs))
+    total, parts, _ = guided(images, Evidence(targets, 0, {"teacher": outputs}))
     total.backward()
     return total, parts
 
@@ -212,13 +213,30 @@ def test_teacher_sees_its_own_normalisation_and_size() -> None:
     torch.testing.assert_close(view, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_grey_teacher_sees_the_brightness_of_colours() -> None:
+    guide = Teacher(
+        create_model("cifar_resnet8", num_classes=3, in_chans=1),
+        img_size=(16, 16),
+        channels=1,
+        mean=(0.4,),
+        std=(0.3,),
+        student_mean=MEAN,
+        student_std=STD,
+    )
+    picture = torch.rand(2, 3, 16, 16)
+    normalised = (picture - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    expected = (rgb_to_grayscale(picture) - 0.4) / 0.3
+    torch.testing.assert_close(guide.view(normalised), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_projections_learn_with_the_student() -> None:
     student = create_model("vit_micro_patch7_28", num_classes=3)
     locality = LocalityGuidance(
         student_blocks=[1], teacher_blocks=[0], student_channels=[96], teacher_channels=[4]
     )
     guided = GuidedStudent(student, Objective([CrossEntropy(), locality]))
-    evidence = Evidence(torch.eye(3), 0, teacher_maps={0: torch.randn(3, 4, 7, 7)})
+    taught = Taught(None, {0: torch.randn(3, 4, 7, 7)})
+    evidence = Evidence(torch.eye(3), 0, {"teacher": taught})
     guided(torch.randn(3, 3, 28, 28), evidence)[0].backward()
     without = [name for name, p in guided.named_parameters() if p.grad is None]
     assert without == []

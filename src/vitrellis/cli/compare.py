@@ -91,7 +91,7 @@ def _arms(words: Sequence[str], controls: bool) -> list[Arm]:
     for word in words:
         if "=" not in word:
             recipe = load_recipe(word, overrides)
-            is_guided = recipe.teacher is not None
+            is_guided = bool(recipe.tutors)
             arms.append(Arm(recipe.name, word, overrides, controls=controls and is_guided))
     if not arms:
         raise UsageError("compare: no recipe given; `vitrellis recipes` lists them")

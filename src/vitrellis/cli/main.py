@@ -18,6 +18,7 @@ from vitrellis.cli.compare import compare
 from vitrellis.cli.console import fail, help_of
 from vitrellis.cli.demo import demo
 from vitrellis.cli.evaluate import evaluate
+from vitrellis.cli.features import features
 from vitrellis.cli.import_checkpoint import import_checkpoint
 from vitrellis.cli.models import models
 from vitrellis.cli.predict import predict
@@ -41,6 +42,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "predict": predict,
     "compare": compare,
+    "features": features,
     "models": models,
     "bench": bench,
     "import": import_checkpoint,

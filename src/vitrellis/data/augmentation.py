@@ -17,8 +17,9 @@ from vitrellis.data.boxes import crop_boxes
 from vitrellis.data.erasing import Erasing
 from vitrellis.data.geometry import Interpolation, crop_resize, padded_crop
 from vitrellis.data.normalization import Normalize
-from vitrellis.data.rand_augment import parse_policy, rand_augment
+from vitrellis.data.rand_augment import parse_policy, rand_augment, warp_matrices
 from vitrellis.data.randomness import integers, uniform
+from vitrellis.data.warping import combined
 
 
 class Plain:
@@ -121,6 +122,37 @@ class Augment:
         if images.dtype == torch.uint8:
             images = self._normalize(images)
         return images if self._erasing is None else self._erasing(images, keys)
+
+    def origins(self, keys: Tensor, stored: tuple[int, int]) -> Tensor:
+        """Where each pixel of an augmented image comes from: crop, flips and warps in one.
+
+        Args:
+            keys: `(B,)` of the samples.
+            stored: `(H, W)` of the images before.
+
+        Returns:
+            `(B, 2, 3)` float64 on the CPU: from `(x, y, 1)` in the result to x and y in the stored
+            image, in pixels, with centres at halves.
+        """
+        keys = keys.cpu()
+        (height, width), (tall, wide) = stored, self.size
+        flips = uniform(keys, "flip", 2) < torch.tensor([self.flip, self.vertical_flip])
+        if self.crop == "resized":
+            boxes = crop_boxes(keys, stored, self.scale, self.ratio).double()
+            corner, shown = boxes[:, [1, 0]], boxes[:, [3, 2]]  # x before y, (B, 2)
+            step = shown / torch.tensor([wide, tall])
+        else:
+            step = torch.tensor([[width / wide, height / tall]]).double().repeat(len(keys), 1)
+            offsets = integers(keys, "padded-crop", 2, below=2 * self.padding + 1)[:, [1, 0]]
+            corner = (offsets.double() - self.padding) * step
+        ends = corner + step * torch.tensor([wide, tall])
+        step, corner = torch.where(flips, -step, step), torch.where(flips, ends, corner)
+        matrices = torch.zeros(len(keys), 2, 3, dtype=torch.float64)
+        matrices[:, 0, 0], matrices[:, 1, 1] = step.unbind(dim=1)
+        matrices[:, :, 2] = corner
+        if self.policy is None:
+            return matrices
+        return combined(matrices, warp_matrices(keys, self.policy, self.size))
 
     def _crop_and_flip(self, images: Tensor, keys: Tensor) -> Tensor:
         """`(B, C, h, w)` uint8, or already normalised where that is all that is left to do."""

@@ -32,6 +32,7 @@ class Batch:
         targets: float32 `(b, K)` class probabilities: one-hot, or mixed.
         labels: `(b,)` int64, of the images before mixing.
         indices: `(b,)` int64 numbers of the images in their split.
+        keys: `(b,)` int64 on the CPU, what the samples were varied by.
         size: Images in the whole batch, over all processes.
     """
 
@@ -39,7 +40,20 @@ class Batch:
     targets: Tensor
     labels: Tensor
     indices: Tensor
+    keys: Tensor
     size: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def chunks(self, count: int) -> list[Batch]:
+        """The same samples in up to so many parts; each keeps the size of the whole batch."""
+        fields = (self.images, self.targets, self.labels, self.indices, self.keys)
+        parts = zip(*(field.chunk(count) for field in fields), strict=True)
+        return [
+            Batch(images, targets, labels, indices, keys, self.size)
+            for images, targets, labels, indices, keys in parts
+        ]
 
 
 class TrainLoader:
@@ -166,7 +180,7 @@ class TrainLoader:
                 self._one_hot(self._labels[share.partners.to(device, non_blocking=True)]),
                 share.keys[share.rows],
             )
-        return Batch(images, targets, labels, indices, share.size)
+        return Batch(images, targets, labels, indices, share.keys, share.size)
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels, self.num_classes).float()

@@ -22,7 +22,7 @@ from torch import Tensor
 from vitrellis.data.geometry import replace_rows
 from vitrellis.data.randomness import normal, uniform
 from vitrellis.data.tones import LOOK_UPS, color, look_up, sharpness
-from vitrellis.data.warping import WARPS, warp
+from vitrellis.data.warping import WARPS, combined, warp
 from vitrellis.errors import UsageError
 
 OPERATIONS = (*LOOK_UPS, *WARPS, "Color", "Sharpness")
@@ -104,10 +104,7 @@ def rand_augment(images: Tensor, keys: Tensor, policy: Policy, fill: Tensor) -> 
         policy: See `parse_policy`.
         fill: `(C,)` float32, grey levels for what warps bring in from outside.
     """
-    draws = uniform(keys, "rand-augment", 3 * policy.num_layers).unflatten(1, (3, -1))
-    which, whether, sign = draws.unbind(dim=1)  # (B, num_layers)
-    chosen = torch.where(whether < policy.probability, (which * len(OPERATIONS)).long(), -1)
-    magnitudes, signs = policy.magnitudes(keys), torch.where(sign < 0.5, -1.0, 1.0)
+    chosen, magnitudes, signs = _drawn(keys, policy)
     for layer in range(policy.num_layers):
         apply_operations(
             images,
@@ -117,6 +114,37 @@ def rand_augment(images: Tensor, keys: Tensor, policy: Policy, fill: Tensor) -> 
             increasing=policy.increasing,
             fill=fill,
         )
+
+
+def warp_matrices(keys: Tensor, policy: Policy, size: tuple[int, int]) -> Tensor:
+    """The warps that `rand_augment` does to these samples, in one; other operations move nothing.
+
+    Args:
+        keys: `(B,)` of the samples, on the CPU.
+        policy: See `parse_policy`.
+        size: `(H, W)` of the images.
+
+    Returns:
+        `(B, 2, 3)` float64, as `warp` takes them.
+    """
+    chosen, magnitudes, signs = _drawn(keys, policy)
+    whole = torch.eye(2, 3, dtype=torch.float64).repeat(len(keys), 1, 1)
+    for layer in range(policy.num_layers):
+        told = strengths(chosen[:, layer], magnitudes[:, layer], signs[:, layer], policy.increasing)
+        matrices = torch.eye(2, 3, dtype=torch.float64).repeat(len(keys), 1, 1)
+        for name, matrices_of in WARPS.items():
+            rows = (chosen[:, layer] == OPERATIONS.index(name)).nonzero().flatten()
+            matrices[rows] = matrices_of(told[rows], size)
+        whole = combined(whole, matrices)
+    return whole
+
+
+def _drawn(keys: Tensor, policy: Policy) -> tuple[Tensor, Tensor, Tensor]:
+    """Operations (-1 for none), magnitudes and signs, each `(B, num_layers)`."""
+    draws = uniform(keys, "rand-augment", 3 * policy.num_layers).unflatten(1, (3, -1))
+    which, whether, sign = draws.unbind(dim=1)  # (B, num_layers)
+    chosen = torch.where(whether < policy.probability, (which * len(OPERATIONS)).long(), -1)
+    return chosen, policy.magnitudes(keys), torch.where(sign < 0.5, -1.0, 1.0)
 
 
 def apply_operations(

@@ -44,6 +44,41 @@ def warp(images: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
     return out
 
 
+def combined(first: Tensor, second: Tensor) -> Tensor:
+    """The matrices of two warps, one after the other.
+
+    Args:
+        first: `(B, 2, 3)`, of the warp that is done first.
+        second: `(B, 2, 3)`, of the one that is done to its result.
+
+    Returns:
+        `(B, 2, 3)`.
+    """
+    last_row = second.new_tensor([0.0, 0.0, 1.0]).expand(len(second), 1, 3)
+    return first @ torch.cat([second, last_row], dim=1)
+
+
+def sample_maps(maps: Tensor, matrices: Tensor, size: tuple[int, int], stored: Tensor) -> Tensor:
+    """Feature maps of images, as if the images had been warped: bilinear, edges go on outside.
+
+    Args:
+        maps: `(B, C, h, w)` of the images as they were stored.
+        matrices: `(B, 2, 3)`, where the pixels of the warped images come from, as of `warp`.
+        size: `(H', W')` of the warped images in pixels.
+        stored: `(2,)` width and height of the stored images in pixels.
+
+    Returns:
+        `(B, C, h, w)`.
+    """
+    height, width = maps.shape[-2:]
+    column = (torch.arange(width, device=maps.device) + 0.5) * (size[1] / width)
+    row = (torch.arange(height, device=maps.device)[:, None] + 0.5) * (size[0] / height)
+    from_x, from_y, from_1 = matrices.to(maps)[:, :, :, None, None].unbind(dim=2)
+    origins = from_x * column + (from_y * row + from_1)  # (B, 2, h, w)
+    grid = (origins * (2 / stored.to(maps).view(2, 1, 1)) - 1).movedim(1, -1)
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+
+
 def rotation(degrees: Tensor, size: tuple[int, int]) -> Tensor:
     """Matrices for `warp` that turn images counter-clockwise around their centre.
 

@@ -14,7 +14,7 @@ from vitrellis.objectives.features import PooledFeatures, pooled_imitation
 from vitrellis.objectives.locality import LocalityGuidance, locality_loss
 from vitrellis.objectives.multi_level import MLKD, multi_level_distillation
 from vitrellis.objectives.objective import Objective, ObjectiveValue, Term
-from vitrellis.objectives.signals import Needs, Signals
+from vitrellis.objectives.signals import Needs, Signals, Taught
 from vitrellis.objectives.standardization import standardize, tame_gradient
 from vitrellis.objectives.weights import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
 
@@ -36,6 +36,7 @@ __all__ = [
     "PooledFeatures",
     "Ramp",
     "Signals",
+    "Taught",
     "Term",
     "WeightSchedule",
     "decoupled_distillation",

@@ -49,6 +49,9 @@ class Term(nn.Module, ABC):
         weight: A number, or a schedule over epochs.
         needs: What has to be computed for it beside the student's logits.
         settings: How it is set, in words, for the announcement of a run.
+
+    Attributes:
+        teacher: Name of the teacher that it learns from, where there are several.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Term(nn.Module, ABC):
         self.weight = weight if isinstance(weight, WeightSchedule) else Constant(float(weight))
         self.needs = needs if needs is not None else Needs()
         self.settings = settings
+        self.teacher = "teacher"
 
     @abstractmethod
     def forward(self, signals: Signals) -> Tensor:
@@ -130,7 +134,7 @@ class Objective(nn.Module):
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for term, weight in active:
-            value: Tensor = term(signals)
+            value: Tensor = term(signals.of_teacher(term.teacher))
             assert value.ndim == 0, f"term {term.name!r} returned {tuple(value.shape)}, no scalar"
             parts[term.name] = value.detach()
             weighted = weight * value
@@ -142,6 +146,19 @@ class Objective(nn.Module):
         """What has to be computed in this epoch, for the terms whose weight is not 0."""
         needs = (term.needs for term, _ in self._active(epoch))
         return functools.reduce(Needs.__or__, needs, Needs())
+
+    def teacher_needs(self, epoch: int | None) -> dict[str, Needs]:
+        """The same for each teacher by name; one that nothing is needed of is left out.
+
+        Args:
+            epoch: None for all epochs together.
+        """
+        found: dict[str, Needs] = {}
+        terms = self._typed_terms() if epoch is None else [term for term, _ in self._active(epoch)]
+        for term in terms:
+            if term.needs.teacher_logits or term.needs.teacher_blocks:
+                found[term.teacher] = found.get(term.teacher, Needs()) | term.needs
+        return found
 
     def weights(self, epoch: int) -> dict[str, float]:
         """The weight of every term in this epoch, by name."""

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from torch import Tensor
+
+
+class Taught(NamedTuple):
+    """What one teacher says of a batch.
+
+    Attributes:
+        logits: `(B, K)`, None where no term needs them.
+        maps: Block index to `(B, C, H, W)`.
+    """
+
+    logits: Tensor | None
+    maps: Mapping[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -17,9 +30,10 @@ class Signals:
         targets: `(B, K)` class probabilities, one-hot or mixed, without label smoothing.
         distillation_logits: `(B, K)` of the student's distillation head, None where it has none.
         student_maps: Block index to `(B, C, H, W)`.
-        teacher_logits: `(B, K)`, None where no term needs them.
-        teacher_maps: Block index to `(B, C, H, W)`.
+        teacher_logits: `(B, K)` of the teacher of the term that looks, None where it needs none.
+        teacher_maps: Of the same, block index to `(B, C, H, W)`.
         epoch: 0-based.
+        taught: All teachers by name, where there are several.
     """
 
     logits: Tensor
@@ -29,6 +43,14 @@ class Signals:
     teacher_logits: Tensor | None = None
     teacher_maps: Mapping[int, Tensor] = field(default_factory=dict)
     epoch: int = 0
+    taught: Mapping[str, Taught] = field(default_factory=dict)
+
+    def of_teacher(self, name: str) -> Signals:
+        """As a term sees them that learns from the teacher of this name."""
+        if name not in self.taught:
+            return self
+        logits, maps = self.taught[name]
+        return replace(self, teacher_logits=logits, teacher_maps=maps)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from vitrellis.recipe.files import (
 )
 from vitrellis.recipe.objective import AdaptiveWeight, OffAfterWeight, RampWeight, Weight
 from vitrellis.recipe.run import Recipe, effective_lr, with_epochs, without_guidance
-from vitrellis.recipe.sections import SOURCE_NAMES
+from vitrellis.recipe.sections import SOURCE_NAMES, TeacherSection
 
 __all__ = [
     "SOURCE_NAMES",
@@ -21,6 +21,7 @@ __all__ = [
     "OffAfterWeight",
     "RampWeight",
     "Recipe",
+    "TeacherSection",
     "Weight",
     "defines",
     "describe",

@@ -168,15 +168,24 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _anchored(values: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """`values` with a teacher's recipe file, relative to `folder`, made absolute."""
-    teacher = values.get("teacher")
+    """`values` with teachers' recipe files, relative to `folder`, made absolute."""
+    several = values.get("teachers")
+    anchored = dict(values)
+    if isinstance(several, Mapping):
+        anchored["teachers"] = {k: _anchored_teacher(v, folder) for k, v in several.items()}
+    if "teacher" in values:
+        anchored["teacher"] = _anchored_teacher(values["teacher"], folder)
+    return anchored
+
+
+def _anchored_teacher(teacher: Any, folder: Path) -> Any:
     if not isinstance(teacher, Mapping):
-        return values
+        return teacher
     recipe = teacher.get("recipe")
     if not isinstance(recipe, str) or not _is_path(recipe):
-        return values
+        return teacher
     path = (folder / Path(recipe).expanduser()).resolve()
-    return {**values, "teacher": {**teacher, "recipe": str(path)}}
+    return {**teacher, "recipe": str(path)}
 
 
 def _find_packaged(name: str) -> Path:

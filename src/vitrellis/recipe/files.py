@@ -65,27 +65,28 @@ def recipe_from(
     return draft.finish(name)
 
 
-def teacher_recipe(recipe: Recipe) -> Recipe:
-    """The recipe of the teacher that `teacher.recipe` names, for the student's images and machine.
+def teacher_recipe(recipe: Recipe, name: str = "teacher") -> Recipe:
+    """The recipe that one of the teachers is named by, for the student's images and machine.
 
     It learns from the student's training images with the student's seed, so that it never sees what
     the student is validated on. `teacher.overrides` come last, and may change that too.
 
     Args:
-        recipe: The student's, with a `teacher.recipe`.
+        recipe: The student's.
+        name: Of the teacher, which is given by a recipe.
 
     Raises:
         UsageError: If there is no such recipe, or anything in it is wrong.
     """
-    assert recipe.teacher is not None
-    assert recipe.teacher.recipe is not None
-    path, label = find_recipe(recipe.teacher.recipe, Path())
+    settings = recipe.tutors[name]
+    assert settings.recipe is not None
+    path, label = find_recipe(settings.recipe, Path())
     draft = Draft.of_file(path, label)
     split_seed = recipe.seed if recipe.data.seed is None else recipe.data.seed
     given = recipe.model_dump(include={"seed", "data", "machine"})
     given["data"]["seed"] = split_seed
-    draft.merge(given, f"{recipe.name} (for its teacher)")
-    draft.merge(parse_overrides(recipe.teacher.overrides), f"{recipe.name}: teacher.overrides")
+    draft.merge(given, f"{recipe.name} (for its {name})")
+    draft.merge(parse_overrides(settings.overrides), f"{recipe.name}: {name}.overrides")
     return draft.finish(label)
 
 

@@ -6,6 +6,8 @@ there, and never changed afterwards. Only the code that builds a run from it rec
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -17,6 +19,7 @@ from vitrellis.recipe.sections import (
     Input,
     Machine,
     Model,
+    NamedTeacher,
     OptimizerSection,
     Schedule,
     TeacherSection,
@@ -44,6 +47,8 @@ class Recipe(Section):
     """The student."""
     teacher: TeacherSection | None = None
     """Who guides the student, if anyone does."""
+    teachers: dict[str, NamedTeacher] = Field(default_factory=dict)
+    """Several who do, by names of your own, in place of `teacher`; what they say adds up."""
     objective: ObjectiveSection = ObjectiveSection()
     """The terms of the loss."""
     optimizer: OptimizerSection = OptimizerSection()
@@ -58,17 +63,67 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _guided_by_someone(self) -> Recipe:
         terms = [f"objective.{name}" for name in self.objective.guided_by]
-        if terms and self.teacher is None:
+        for name in self.teachers:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ValueError(
+                    f"teachers: {name!r} should be a small letter, and then small letters, digits "
+                    "and underscores: it becomes part of names"
+                )
+        if self.teacher is not None and self.teachers:
+            raise ValueError("teacher: given beside teachers; put it among them, or drop one")
+        if terms and not self.tutors:
             raise ValueError(
                 f"teacher: missing, but needed by {' and '.join(terms)}. "
                 "Give teacher.recipe, teacher.run or teacher.model"
             )
-        if self.teacher is not None and not terms:
+        if self.tutors and not terms:
             raise ValueError(
                 "teacher: nothing learns from it. Add objective.locality or objective.kd, or "
                 "take the teacher away (teacher: null)"
             )
         return self
+
+    @model_validator(mode="after")
+    def _every_term_has_a_teacher(self) -> Recipe:
+        known = self.objective.guided_by
+        for name, settings in self.teachers.items():
+            for term in settings.terms or ():
+                if term not in known:
+                    raise ValueError(
+                        f"teachers.{name}.terms: {term!r} is no term of the objective that needs a "
+                        f"teacher; those are {', '.join(known)}"
+                    )
+        for term in known:
+            if self.teachers and not self.taught_by(term):
+                raise ValueError(f"objective.{term}: none of the teachers takes part in it")
+        return self
+
+    @model_validator(mode="after")
+    def _offline_teachers_see_what_is_kept(self) -> Recipe:
+        mixing = {"mixup": self.augmentation.mixup, "cutmix": self.augmentation.cutmix}
+        for name, settings in self.tutors.items():
+            for key, value in mixing.items():
+                if settings.offline and value:
+                    raise ValueError(
+                        f"augmentation.{key}: the {name}'s stored answers are about single images, "
+                        f"not mixed ones. Set augmentation.{key}=0, or offline: false"
+                    )
+        return self
+
+    @property
+    def tutors(self) -> Mapping[str, TeacherSection]:
+        """All teachers by name; a single one is called "teacher"."""
+        return self.teachers if self.teacher is None else {"teacher": self.teacher}
+
+    def taught_by(self, term: str) -> dict[str, float]:
+        """Names of the teachers that a term of the objective learns from, with their weights."""
+        if self.teacher is not None:
+            return {"teacher": 1.0}
+        return {
+            name: settings.weight
+            for name, settings in self.teachers.items()
+            if settings.terms is None or term in settings.terms
+        }
 
     @model_validator(mode="after")
     def _reaches_its_learning_rate(self) -> Recipe:
@@ -90,8 +145,10 @@ def without_guidance(recipe: Recipe) -> Recipe:
     """The same student by itself: no teacher, and of the objective what needs none."""
     alone = ObjectiveSection(cross_entropy=recipe.objective.cross_entropy)
     model = recipe.model.model_copy(update={"distillation_head": False})
-    changes = {"teacher": None, "objective": alone, "model": model, "description": None}
-    return recipe.model_copy(update=changes)
+    nobody: dict[str, object] = {"teacher": None, "teachers": {}}
+    return recipe.model_copy(
+        update={**nobody, "objective": alone, "model": model, "description": None}
+    )
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

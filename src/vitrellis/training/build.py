@@ -20,7 +20,7 @@ from vitrellis.data.sources import Source, Split, load_source
 from vitrellis.data.splits import prepare, with_fold
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model, has_distillation_head, set_heads_apart
-from vitrellis.recipe import Recipe, effective_lr
+from vitrellis.recipe import Recipe, TeacherSection, effective_lr
 from vitrellis.training.exported import Preprocessing, Trained
 from vitrellis.training.guided import GuidedStudent, Teacher
 from vitrellis.training.optimizers import (
@@ -174,24 +174,31 @@ def build_student(recipe: Recipe, source: Source, preprocessing: Preprocessing) 
 
 
 def build_teacher(
-    recipe: Recipe, trained: Trained, source: Source, student: Preprocessing
+    name: str,
+    settings: TeacherSection,
+    trained: Trained,
+    source: Source,
+    student: Preprocessing,
+    *,
+    compiled: bool,
 ) -> Teacher:
     """The trained teacher, ready to be shown the student's images.
 
     Raises:
         UsageError: If its classes or channels are not the student's.
     """
-    assert recipe.teacher is not None
     shown = trained.preprocessing
     if list(trained.class_names) != list(source.class_names):
         raise UsageError(
-            f"teacher: it knows {len(trained.class_names)} classes "
+            f"{name}: it knows {len(trained.class_names)} classes "
             f"({', '.join(trained.class_names[:3])}, ...), the data has {source.num_classes} "
             f"({', '.join(source.class_names[:3])}, ...). Train one on this data: teacher.recipe"
         )
-    if shown.channels != student.channels and not (student.channels == 1 and shown.channels == 3):
+    channels = {shown.channels, student.channels}
+    if len(channels) > 1 and channels != {1, 3}:
         raise UsageError(
-            f"teacher: it takes {shown.channels} channels, the images have {student.channels}"
+            f"{name}: it takes {shown.channels} channels, the images have {student.channels}; only "
+            "grey and colour are told apart. Train one on this data: teacher.recipe"
         )
     return Teacher(
         trained.model,
@@ -201,9 +208,9 @@ def build_teacher(
         std=shown.std,
         student_mean=student.mean,
         student_std=student.std,
-        resize=recipe.teacher.resize,
-        mode=recipe.teacher.mode,
-        compiled=recipe.training.compile,
+        resize=settings.resize,
+        mode=settings.mode,
+        compiled=compiled,
     )
 
 

@@ -23,15 +23,21 @@ PLAIN_INTERVAL = 2.0
 
 
 @contextmanager
-def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for reading images, gone when it is done.
+def reading(
+    console: Console, title: str = "reading images"
+) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for passes over images before training, gone when it is done.
+
+    Args:
+        console: Where to show it.
+        title: What is done.
 
     Yields:
         To be called with the number of images read, and of all.
     """
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading images", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(title, total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
 
 class Display:

@@ -10,7 +10,7 @@ train mode, as the published figures were made, has to be asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitrellis.models import forward_with_maps
-from vitrellis.objectives import Needs, Objective, Signals
+from vitrellis.objectives import Needs, Objective, Signals, Taught
 
 Tapped = Callable[
     [nn.Module, Tensor, Sequence[int]], tuple[Tensor | tuple[Tensor, Tensor], list[Tensor]]
 ]
 """The signature of `vitrellis.models.forward_with_maps`."""
+
+BRIGHTNESS = (0.299, 0.587, 0.114)
+"""What red, green and blue add to brightness (ITU-R BT.601)."""
 
 
 class Evidence:
@@ -31,24 +34,18 @@ class Evidence:
 
     Attributes:
         targets: `(B, K)` class probabilities.
-        teacher_logits: `(B, K)`, or None where no term needs them.
-        teacher_maps: Block index to `(B, C, H, W)`.
+        taught: What each teacher says, by its name.
         epoch: 0-based.
     """
 
-    __slots__ = ("epoch", "targets", "teacher_logits", "teacher_maps")
+    __slots__ = ("epoch", "targets", "taught")
 
     def __init__(
-        self,
-        targets: Tensor,
-        epoch: int,
-        teacher_logits: Tensor | None = None,
-        teacher_maps: dict[int, Tensor] | None = None,
+        self, targets: Tensor, epoch: int, taught: Mapping[str, Taught] | None = None
     ) -> None:
         self.targets = targets
         self.epoch = epoch
-        self.teacher_logits = teacher_logits
-        self.teacher_maps = teacher_maps or {}
+        self.taught = taught or {}
 
 
 class GuidedStudent(nn.Module):
@@ -73,7 +70,7 @@ class GuidedStudent(nn.Module):
 
         Args:
             images: `(B, C, H, W)`.
-            evidence: Targets and the teacher's outputs.
+            evidence: Targets and what the teachers say.
 
         Returns:
             The weighted sum, scalar; the detached unweighted terms by name; the class logits
@@ -87,8 +84,7 @@ class GuidedStudent(nn.Module):
             distillation_logits=distillation_logits,
             targets=evidence.targets,
             student_maps=dict(zip(blocks, maps, strict=True)),
-            teacher_logits=evidence.teacher_logits,
-            teacher_maps=evidence.teacher_maps,
+            taught=evidence.taught,
             epoch=evidence.epoch,
         )
         value = self.objective(signals, evidence.epoch)
@@ -101,7 +97,8 @@ class Teacher(nn.Module):
     Args:
         model: Any model that `forward_with_maps` can tap.
         img_size: `(H, W)` it was trained at; the student's images are resized to it.
-        channels: How many it takes. One-channel images are repeated for a three-channel teacher.
+        channels: How many it takes. One-channel images are repeated for a three-channel teacher,
+            and a one-channel teacher sees the brightness of colours (ITU-R BT.601).
         mean: Its normalisation, per channel.
         std: Likewise.
         student_mean: The normalisation of the images it is shown.
@@ -134,11 +131,19 @@ class Teacher(nn.Module):
         self.mode = mode
         self._forward_with_maps = _tapped(compiled)
         # x_teacher = (x_student * s_std + s_mean - t_mean) / t_std, folded into one multiply-add
-        scale = torch.tensor(student_std) / torch.tensor(std)
-        shift = (torch.tensor(student_mean) - torch.tensor(mean)) / torch.tensor(std)
-        self.same_normalization = bool((scale == 1).all() and (shift == 0).all())
         self.scale: Tensor
         self.shift: Tensor
+        self.to_grey: Tensor | None
+        shown_mean, shown_std = torch.tensor(student_mean), torch.tensor(student_std)
+        to_grey = None
+        if len(shown_mean) == 3 and channels == 1:
+            brightness = torch.tensor(BRIGHTNESS)
+            to_grey = (brightness * shown_std).view(1, 3, 1, 1)
+            shown_mean, shown_std = (brightness * shown_mean).sum().view(1), torch.ones(1)
+        scale, shift = shown_std / torch.tensor(std), (shown_mean - torch.tensor(mean))
+        shift = shift / torch.tensor(std)
+        self.same_normalization = bool((scale == 1).all() and (shift == 0).all())
+        self.register_buffer("to_grey", to_grey, persistent=False)
         self.register_buffer("scale", scale.view(1, -1, 1, 1), persistent=False)
         self.register_buffer("shift", shift.view(1, -1, 1, 1), persistent=False)
         self.train()
@@ -148,10 +153,22 @@ class Teacher(nn.Module):
         del mode
         return super().train(self.mode == "train")
 
+    @property
+    def shown(self) -> str:
+        """How it sees the student's images, in words."""
+        height, width = self.img_size
+        scale, shift = self.scale.flatten().tolist(), self.shift.flatten().tolist()
+        return (
+            f"{height} x {width} pixels, {self.channels} channels, {self.resize}, "
+            f"times {scale} plus {shift}"
+        )
+
     def view(self, images: Tensor) -> Tensor:
         """The student's `(B, C, H, W)` images as the teacher wants them."""
         if images.shape[1] == 1 and self.channels == 3:
             images = images.expand(-1, 3, -1, -1)
+        if self.to_grey is not None:
+            images = (images * self.to_grey).sum(dim=1, keepdim=True)
         if not self.same_normalization:
             images = images * self.scale + self.shift
         if images.shape[-2:] != self.img_size:
@@ -159,23 +176,21 @@ class Teacher(nn.Module):
         return images
 
     @torch.no_grad()
-    def forward(self, images: Tensor, needs: Needs) -> tuple[Tensor | None, dict[int, Tensor]]:
+    def forward(self, images: Tensor, needs: Needs) -> Taught:
         """What the active terms need of the teacher.
 
         Args:
             images: `(B, C, H, W)`, normalised as for the student.
             needs: Nothing is computed if it asks for nothing.
-
-        Returns:
-            Logits `(B, K)` or None, and the maps `(B, C, H, W)` by block.
         """
         if not (needs.teacher_blocks or needs.teacher_logits):
-            return None, {}
-        logits, maps = self._forward_with_maps(self.model, self.view(images), needs.teacher_blocks)
+            return Taught(None, {})
+        blocks = needs.teacher_blocks
+        logits, maps = self._forward_with_maps(self.model, self.view(images), blocks)
         if isinstance(logits, tuple):  # class and distillation head, in train mode
             logits = (logits[0] + logits[1]) / 2
-        return logits if needs.teacher_logits else None, dict(
-            zip(needs.teacher_blocks, maps, strict=True)
+        return Taught(
+            logits if needs.teacher_logits else None, dict(zip(blocks, maps, strict=True))
         )
 
 

@@ -9,9 +9,9 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from rich.console import Console
+from torch import nn
 
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
@@ -27,7 +28,7 @@ from vitrellis.training.atomic import atomic_write
 from vitrellis.training.build import build_source
 from vitrellis.training.exported import Trained, load_exported
 from vitrellis.training.run import RunDirectory
-from vitrellis.training.session import train_student
+from vitrellis.training.session import prepare_parts, train_student
 from vitrellis.training.teachers import teacher_folder
 
 
@@ -38,12 +39,17 @@ class Finished:
     Attributes:
         run: Its directory.
         results: What `results.json` holds.
-        teacher: The run of the teacher that was trained for it, if one was.
+        teachers: Runs of the teachers that were trained for it, by name.
     """
 
     run: RunDirectory
     results: dict[str, Any]
-    teacher: Finished | None = None
+    teachers: Mapping[str, Finished] = field(default_factory=dict)
+
+    @property
+    def teacher(self) -> Finished | None:
+        """The run of the only teacher that was trained for it, if there is just one."""
+        return next(iter(self.teachers.values())) if len(self.teachers) == 1 else None
 
     def model(self) -> Trained:
         """The best model, in eval mode, with its class names and preprocessing."""
@@ -57,8 +63,9 @@ def train(
     fresh: bool = False,
     source: Source | None = None,
     console: Console | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
 ) -> Finished:
-    """Trains a recipe to its end, its teacher first if it names one.
+    """Trains a recipe to its end, its teachers first if it names some.
 
     Args:
         recipe: What to do, or a packaged recipe's name.
@@ -66,6 +73,8 @@ def train(
         fresh: Delete what is in the run directory, and begin anew. The teacher is kept.
         source: Images from Python, in place of `recipe.data.source`.
         console: Where progress is shown; by default nowhere.
+        teachers: Modules for the teachers that the recipe says are `given`, by name: "teacher" if
+            there is one. They are shown images normalised as the student's.
 
     Raises:
         UsageError: If the directory holds the run of another recipe, or the recipe does not fit.
@@ -74,8 +83,73 @@ def train(
     """
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
-    names_teacher = recipe.teacher is not None and recipe.teacher.recipe is not None
-    guide = teacher_recipe(recipe) if names_teacher else None  # wrong words end here, not later
+    with _begun(recipe, out, fresh, source, console) as begun:
+        run, fabric, shown, guides = begun.run, begun.fabric, begun.console, begun.teachers
+        if run.results_file.exists():
+            shown.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
+        else:
+            train_student(recipe, run, begun.source, fabric, shown, teachers or {})
+    return Finished(run, run.read_results(), guides)
+
+
+def store_features(
+    recipe: Recipe,
+    *,
+    out: Path | str | None = None,
+    source: Source | None = None,
+    console: Console | None = None,
+) -> list[Path]:
+    """Asks the teachers of a recipe that are `offline` about every training image, once.
+
+    Training the recipe does this first, if it has not been done.
+
+    Args:
+        recipe: What to do; its teachers are trained first if they have to be.
+        out: The run directory of the student, beside which the stores are.
+        source: Images from Python, in place of `recipe.data.source`.
+        console: Where progress is shown; by default nowhere.
+
+    Returns:
+        The folders of the stores.
+
+    Raises:
+        UsageError: If no teacher is offline, or as `train`.
+        VitrellisError: As `train`.
+    """
+    if not any(settings.offline for settings in recipe.tutors.values()):
+        raise UsageError(
+            f"{recipe.name}: none of its teachers is offline. Add teacher.offline=true, here and "
+            "for training"
+        )
+    with _begun(recipe, out, False, source, console) as begun:
+        parts = prepare_parts(recipe, begun.run, begun.source, begun.fabric, begun.console, {})
+    return list(parts.stores)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run that is open, with its teachers trained."""
+
+    run: RunDirectory
+    fabric: Fabric
+    source: Source
+    console: Console
+    teachers: dict[str, Finished]
+
+
+@contextmanager
+def _begun(
+    recipe: Recipe,
+    out: Path | str | None,
+    fresh: bool,
+    source: Source | None,
+    console: Console | None,
+) -> Iterator[_Begun]:
+    guides = {  # wrong words end here, not later
+        name: teacher_recipe(recipe, name)
+        for name, settings in recipe.tutors.items()
+        if settings.recipe is not None
+    }
     fabric = _launch(recipe)
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
     run = RunDirectory(Path(out) if out is not None else Path("runs") / recipe.name)
@@ -84,14 +158,11 @@ def train(
         if fabric.is_global_zero:
             _open(run, recipe, prepared, fresh)
         fabric.barrier()
-        teacher = None
-        if guide is not None:
-            teacher = train(guide, out=teacher_folder(guide, run), source=source, console=console)
-        if run.results_file.exists():
-            console.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
-        else:
-            train_student(recipe, run, prepared, fabric, console)
-    return Finished(run, run.read_results(), teacher)
+        finished = {
+            name: train(guide, out=teacher_folder(guide, run), source=source, console=console)
+            for name, guide in guides.items()
+        }
+        yield _Begun(run, fabric, prepared, console, finished)
 
 
 def _launch(recipe: Recipe) -> Fabric:

@@ -71,10 +71,13 @@ class RunDirectory:
         """The model of the last epoch, in timm's local format."""
         return self.path / "last"
 
-    @property
-    def teacher_model(self) -> Path:
-        """A copy of the teacher, in timm's local format."""
-        return self.path / "teacher"
+    def teacher_model(self, name: str) -> Path:
+        """A copy of a teacher, in timm's local format.
+
+        Args:
+            name: "teacher" where there is one; its own where there are several.
+        """
+        return self.path / ("teacher" if name == "teacher" else f"teacher-{name}")
 
     def exists(self) -> bool:
         """Whether a run was begun here."""

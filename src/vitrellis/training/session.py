@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,19 @@ from torch import nn
 
 from vitrellis.analysis.breakdown import Breakdown
 from vitrellis.analysis.groups import groupings
-from vitrellis.analysis.inference import collect_logits, collect_predictions
+from vitrellis.analysis.inference import collect_predictions
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.training import build
 from vitrellis.training.display import Display, reading
 from vitrellis.training.exported import Preprocessing, load_exported, save_model
-from vitrellis.training.guided import GuidedStudent, Teacher
+from vitrellis.training.faculty import Faculty
+from vitrellis.training.guided import GuidedStudent
+from vitrellis.training.judging import judge
 from vitrellis.training.run import RunDirectory
 from vitrellis.training.store import Store
-from vitrellis.training.teachers import TeacherClassifier, load_teacher
+from vitrellis.training.teachers import load_faculty, open_stores
 from vitrellis.training.terms import build_objective
 from vitrellis.training.trainer import Progress, Trainer
 
@@ -40,8 +43,9 @@ class Parts:
         preprocessing: What images go through.
         place: Where this process computes.
         guided: The student with its objective.
-        teacher: None where no term needs one.
+        faculty: Its teachers.
         loader: Training batches.
+        stores: Folders of the answers of teachers that were asked offline.
     """
 
     recipe: Recipe
@@ -49,8 +53,9 @@ class Parts:
     preprocessing: Preprocessing
     place: build.Place
     guided: GuidedStudent
-    teacher: Teacher | None
+    faculty: Faculty
     loader: TrainLoader
+    stores: tuple[Path, ...]
 
     def evaluation(self, split: Split, place: build.Place | None = None) -> EvalLoader:
         """A split as the student is evaluated on it, by all processes or at another place."""
@@ -72,7 +77,12 @@ class Parts:
 
 
 def train_student(
-    recipe: Recipe, run: RunDirectory, source: Source, fabric: Fabric, console: Console
+    recipe: Recipe,
+    run: RunDirectory,
+    source: Source,
+    fabric: Fabric,
+    console: Console,
+    given: Mapping[str, nn.Module],
 ) -> None:
     """Trains, or goes on training, until `results.json` is written.
 
@@ -82,8 +92,9 @@ def train_student(
         source: The images, with their splits.
         fabric: Launched.
         console: Where progress is shown.
+        given: Teachers from Python, by name.
     """
-    parts = _parts(recipe, run, source, fabric, console)
+    parts = prepare_parts(recipe, run, source, fabric, console, given)
     store = Store(fabric, run, parts.export)
     steps_per_epoch = parts.loader.steps_per_epoch
     with Display(console, recipe.name, recipe.training.epochs, steps_per_epoch) as display:
@@ -106,20 +117,29 @@ def train_student(
     fabric.barrier()
 
 
-def _parts(
-    recipe: Recipe, run: RunDirectory, source: Source, fabric: Fabric, console: Console
+def prepare_parts(
+    recipe: Recipe,
+    run: RunDirectory,
+    source: Source,
+    fabric: Fabric,
+    console: Console,
+    given: Mapping[str, nn.Module],
 ) -> Parts:
+    """Builds all that a run is made of; what teachers are to be asked offline, they are asked.
+
+    Args: as of `train_student`.
+    """
     preprocessing = build.build_preprocessing(recipe, source)
     torch.manual_seed(recipe.seed)
+    faculty = load_faculty(recipe, run, source, preprocessing, fabric, given)
+    torch.manual_seed(recipe.seed)  # again: a teacher that is there already draws less
     student = build.build_student(recipe, source, preprocessing)
-    teacher = load_teacher(recipe, run, source, preprocessing, fabric)
-    objective = build_objective(recipe.objective, student, preprocessing, teacher)
+    objective = build_objective(recipe, student, preprocessing, faculty)
     guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
     guided.to(fabric.device)
     if recipe.training.channels_last:
-        for module in (guided, teacher):
-            if module is not None:
-                module.to(memory_format=torch.channels_last)
+        for module in (guided, faculty):
+            module.to(memory_format=torch.channels_last)
     workers = recipe.machine.workers
     place = build.Place(
         fabric.device,
@@ -129,7 +149,20 @@ def _parts(
     )
     with reading(console) as progress:
         loader = build.build_train_loader(recipe, source, preprocessing, place, progress)
-    return Parts(recipe, source, preprocessing, place, guided, teacher, loader)
+    with reading(console, "asking the teacher") as progress:
+        stores = open_stores(
+            recipe,
+            run,
+            source,
+            preprocessing,
+            faculty,
+            objective,
+            loader,
+            place,
+            fabric,
+            progress,
+        )
+    return Parts(recipe, source, preprocessing, place, guided, faculty, loader, tuple(stores))
 
 
 def _trainer(parts: Parts, fabric: Fabric, store: Store, display: Display) -> Trainer:
@@ -143,7 +176,7 @@ def _trainer(parts: Parts, fabric: Fabric, store: Store, display: Display) -> Tr
         learning_rate=build.build_learning_rate(recipe, parts.loader.steps_per_epoch),
         loader=parts.loader,
         validation=parts.evaluation(val) if val is not None else None,
-        teacher=parts.teacher,
+        faculty=parts.faculty,
         ema=ModelEmaV3(guided.student, decay=training.ema) if training.ema is not None else None,
         store=store,
         display=display,
@@ -179,16 +212,9 @@ def _announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"{parts.loader.batch_size}, {training.precision}, "
         f"{fabric.world_size} x {fabric.device.type}",
     ]
-    if parts.teacher is not None and source.val is not None:
-        lines.append(_teacher_accuracy(parts.teacher, parts.evaluation(source.val)))
+    if source.val is not None:
+        lines += judge(parts.faculty, parts.evaluation(source.val), source.num_classes)
     return lines
-
-
-def _teacher_accuracy(teacher: Teacher, validation: EvalLoader) -> str:
-    """How good the teacher is on validation images, so that a useless one is noticed now."""
-    logits, labels = collect_logits(TeacherClassifier(teacher), validation)
-    top1 = (logits.argmax(dim=-1) == labels).double().mean().item()
-    return f"  teacher    {100 * top1:.1f} % of the validation images right, {teacher.mode} mode"
 
 
 def _results(parts: Parts, run: RunDirectory, progress: Progress) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -23,53 +24,47 @@ from vitrellis.objectives import (
     Term,
 )
 from vitrellis.objectives.weights import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
-from vitrellis.recipe import AdaptiveWeight, OffAfterWeight, RampWeight, Weight
-from vitrellis.recipe.objective import Locality, ObjectiveSection
+from vitrellis.recipe import AdaptiveWeight, OffAfterWeight, RampWeight, Recipe, Weight
+from vitrellis.recipe.objective import AttentionTransfer, Features, Locality
 from vitrellis.training.exported import Preprocessing
+from vitrellis.training.faculty import Faculty
 from vitrellis.training.guided import Teacher
 
 
 def build_objective(
-    settings: ObjectiveSection,
-    student: nn.Module,
-    preprocessing: Preprocessing,
-    teacher: Teacher | None,
+    recipe: Recipe, student: nn.Module, preprocessing: Preprocessing, faculty: Faculty
 ) -> Objective:
     """All the terms of a recipe, and how they add up.
+
+    With several teachers, each term is there once for each of them.
 
     Raises:
         UsageError: If the student has a distillation head that no term trains.
     """
+    settings = recipe.objective
     label_term = CrossEntropy(
         weight=build_weight(settings.cross_entropy.weight),
         label_smoothing=settings.cross_entropy.label_smoothing,
     )
-    logit_terms = _logit_terms(settings)
-    _check_heads(student, logit_terms)
-    terms: list[Term] = [label_term]
-    if teacher is not None:
-        terms += _map_terms(settings, _Taps(student, preprocessing, teacher))
-    return Objective([*terms, *logit_terms])
+    guiding: list[Term] = []
+    for name, teacher in faculty.items():
+        taps = _Taps(student, preprocessing, teacher)
+        for key in settings.guided_by:
+            share = recipe.taught_by(key).get(name)
+            if share is None:
+                continue
+            section = getattr(settings, key)
+            own_name = key if recipe.teacher is not None else f"{key}_{name}"
+            term = _TERMS[key](section, taps, own_name, build_weight(section.weight, share))
+            term.teacher = name
+            guiding.append(term)
+    _check_heads(student, guiding)
+    return Objective([label_term, *guiding])
 
 
-def _logit_terms(settings: ObjectiveSection) -> list[LogitTerm]:
-    """Keys of a section are the arguments of its term."""
-    terms: list[LogitTerm] = []
-    for section, kind in (
-        (settings.kd, KD),
-        (settings.dkd, DKD),
-        (settings.mlkd, MLKD),
-        (settings.ctkd, CTKD),
-        (settings.hard, HardDistillation),
-    ):
-        if section is not None:
-            own = section.model_dump(exclude={"weight"})
-            terms.append(kind(weight=build_weight(section.weight), **own))
-    return terms
-
-
-def _check_heads(student: nn.Module, terms: list[LogitTerm]) -> None:
-    if has_distillation_head(student) and not any(term.head == "distillation" for term in terms):
+def _check_heads(student: nn.Module, terms: Sequence[Term]) -> None:
+    taught = [term.head for term in terms if isinstance(term, LogitTerm)]
+    if has_distillation_head(student) and "distillation" not in taught:
         raise UsageError(
             "objective: the student has a distillation head, which takes part in its predictions, "
             "but no term trains it. Give a term of logits (kd, dkd, mlkd, ctkd, hard) "
@@ -85,78 +80,89 @@ class _Taps:
     preprocessing: Preprocessing
     teacher: Teacher
 
-    def widths(
+    def paired(
         self, student_blocks: Sequence[int], teacher_blocks: Sequence[int]
-    ) -> tuple[list[int], list[int]]:
-        """Channels of these blocks of student and teacher."""
-        shown = self.preprocessing
-        mine = block_channels(self.student, student_blocks, shown.channels, shown.img_size)
-        teacher = self.teacher
-        theirs = block_channels(teacher.model, teacher_blocks, teacher.channels, teacher.img_size)
-        return mine, theirs
+    ) -> dict[str, Any]:
+        """Blocks and their channels, by the names of a term's arguments."""
+        shown, teacher = self.preprocessing, self.teacher
+        return {
+            "student_blocks": student_blocks,
+            "teacher_blocks": teacher_blocks,
+            "student_channels": block_channels(
+                self.student, student_blocks, shown.channels, shown.img_size
+            ),
+            "teacher_channels": block_channels(
+                teacher.model, teacher_blocks, teacher.channels, teacher.img_size
+            ),
+        }
 
 
-def _map_terms(settings: ObjectiveSection, taps: _Taps) -> list[Term]:
-    terms: list[Term] = []
-    if settings.locality is not None:
-        terms.append(_locality(settings.locality, taps))
-    features, transfer = settings.features, settings.attention_transfer
-    if features is not None:
-        mine, theirs = taps.widths(features.student_blocks, features.teacher_blocks)
-        terms.append(
-            PooledFeatures(
-                weight=build_weight(features.weight),
-                student_blocks=features.student_blocks,
-                teacher_blocks=features.teacher_blocks,
-                student_channels=mine,
-                teacher_channels=theirs,
-                distance=features.distance,
-            )
-        )
-    if transfer is not None:
-        mine, theirs = taps.widths(transfer.student_blocks, transfer.teacher_blocks)
-        terms.append(
-            LocalityGuidance(
-                name="attention_transfer",
-                weight=build_weight(transfer.weight),
-                transform="attention",
-                student_blocks=transfer.student_blocks,
-                teacher_blocks=transfer.teacher_blocks,
-                student_channels=mine,
-                teacher_channels=theirs,
-            )
-        )
-    return terms
+def _logit_term(kind: Callable[..., LogitTerm]) -> _Builder:
+    """Keys of a section are the arguments of its term."""
+
+    def build(section: Any, taps: _Taps, name: str, weight: WeightSchedule) -> Term:
+        del taps
+        return kind(name=name, weight=weight, **section.model_dump(exclude={"weight"}))
+
+    return build
 
 
-def _locality(settings: Locality, taps: _Taps) -> LocalityGuidance:
-    learned = isinstance(settings.student_blocks, str)
-    blocks = range(num_blocks(taps.student)) if learned else settings.student_blocks
-    student_blocks = [int(block) for block in blocks]
-    mine, theirs = taps.widths(student_blocks, settings.teacher_blocks)
+def _locality(section: Locality, taps: _Taps, name: str, weight: WeightSchedule) -> Term:
+    learned = isinstance(section.student_blocks, str)
+    blocks = range(num_blocks(taps.student)) if learned else section.student_blocks
     return LocalityGuidance(
-        weight=build_weight(settings.weight),
-        transform=settings.transform,
-        student_blocks=student_blocks,
-        teacher_blocks=settings.teacher_blocks,
+        name=name,
+        weight=weight,
+        transform=section.transform,
         learned=learned,
-        student_channels=mine,
-        teacher_channels=theirs,
+        **taps.paired([int(block) for block in blocks], section.teacher_blocks),
     )
 
 
-def build_weight(weight: Weight) -> WeightSchedule:
-    """A recipe's weight as a schedule over epochs."""
+def _features(section: Features, taps: _Taps, name: str, weight: WeightSchedule) -> Term:
+    paired = taps.paired(section.student_blocks, section.teacher_blocks)
+    return PooledFeatures(name=name, weight=weight, distance=section.distance, **paired)
+
+
+def _attention_transfer(
+    section: AttentionTransfer, taps: _Taps, name: str, weight: WeightSchedule
+) -> Term:
+    paired = taps.paired(section.student_blocks, section.teacher_blocks)
+    return LocalityGuidance(name=name, weight=weight, transform="attention", **paired)
+
+
+_Builder = Callable[[Any, _Taps, str, WeightSchedule], Term]
+_TERMS: dict[str, _Builder] = {
+    "locality": _locality,
+    "kd": _logit_term(KD),
+    "dkd": _logit_term(DKD),
+    "mlkd": _logit_term(MLKD),
+    "ctkd": _logit_term(CTKD),
+    "hard": _logit_term(HardDistillation),
+    "features": _features,
+    "attention_transfer": _attention_transfer,
+}
+"""A term from its section, whose maps it compares, its name and its weight."""
+
+
+def build_weight(weight: Weight, factor: float = 1.0) -> WeightSchedule:
+    """A recipe's weight as a schedule over epochs.
+
+    Args:
+        weight: As written.
+        factor: What it is multiplied by.
+    """
     if isinstance(weight, RampWeight):
-        return Ramp(weight.value, to=weight.to, epochs=weight.epochs, shape=weight.shape)
+        to = weight.to * factor
+        return Ramp(weight.value * factor, to=to, epochs=weight.epochs, shape=weight.shape)
     if isinstance(weight, OffAfterWeight):
-        return OffAfter(weight.value, epoch=weight.off_after)
+        return OffAfter(weight.value * factor, epoch=weight.off_after)
     if isinstance(weight, AdaptiveWeight):
         return Adaptive(
-            weight.value,
+            weight.value * factor,
             window=weight.window,
             threshold=weight.threshold,
             min_epoch=weight.min_epoch,
             relative=weight.relative,
         )
-    return Constant(weight)
+    return Constant(weight * factor)

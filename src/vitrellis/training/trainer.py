@@ -7,6 +7,7 @@ so that a run continued from a checkpoint, in the middle of an epoch too, ends w
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,7 +23,8 @@ from vitrellis.data.randomness import step_seed
 from vitrellis.errors import VitrellisError
 from vitrellis.objectives import Needs
 from vitrellis.training.display import Display
-from vitrellis.training.guided import Evidence, GuidedStudent, Teacher
+from vitrellis.training.faculty import Faculty
+from vitrellis.training.guided import Evidence, GuidedStudent
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
 from vitrellis.training.optimizers import LearningRate
 from vitrellis.training.store import Store
@@ -66,7 +68,7 @@ class Trainer:
         learning_rate: Of every step.
         loader: Training batches.
         validation: What the best checkpoint is chosen on; None chooses none.
-        teacher: None where no term needs one.
+        faculty: The teachers, of whom there may be none.
         ema: A moving average of the student, which is evaluated in its place.
         store: The run's files.
         display: Where progress is shown.
@@ -87,7 +89,7 @@ class Trainer:
         learning_rate: LearningRate,
         loader: TrainLoader,
         validation: EvalLoader | None,
-        teacher: Teacher | None,
+        faculty: Faculty,
         ema: ModelEmaV3 | None,
         store: Store,
         display: Display,
@@ -107,7 +109,7 @@ class Trainer:
         self.learning_rate = learning_rate
         self.loader = loader
         self.validation = validation
-        self.teacher = teacher
+        self.faculty = faculty
         self.ema = ema
         self.store = store
         self.display = display
@@ -146,7 +148,7 @@ class Trainer:
     def _train_epoch(self, stop: StopRequest) -> None:
         progress = self.progress
         epoch = progress.epoch
-        needs = self.objective.needs(epoch)
+        needs = self.objective.teacher_needs(epoch)
         self.guided.train()
         started = time.perf_counter()
         for batch in self.loader.epoch(epoch, progress.step):
@@ -173,22 +175,19 @@ class Trainer:
         if device.type != "cpu":
             torch.get_device_module(device).manual_seed(seed)
 
-    def _train_step(self, batch: Batch, needs: Needs, epoch: int) -> None:
-        images = batch.images.chunk(self.accumulate)
-        targets = batch.targets.chunk(self.accumulate)
-        for part in range(len(images)):
-            is_last = part == len(images) - 1
+    def _train_step(self, batch: Batch, needs: Mapping[str, Needs], epoch: int) -> None:
+        chunks = batch.chunks(self.accumulate)
+        for chunk in chunks:
+            is_last = chunk is chunks[-1]
             with self.fabric.no_backward_sync(self.guided, enabled=not is_last):
-                evidence = Evidence(targets[part], epoch)
-                if self.teacher is not None:
-                    with self.fabric.autocast():
-                        outputs = self.teacher(images[part], needs)
-                    evidence.teacher_logits, evidence.teacher_maps = outputs
-                total, parts, logits = self.guided(images[part], evidence)
+                with self.fabric.autocast():
+                    taught = self.faculty(chunk, needs)
+                evidence = Evidence(chunk.targets, epoch, taught)
+                total, parts, logits = self.guided(chunk.images, evidence)
                 # each process and part counts by its images: the mean over the global batch
-                share = len(images[part]) * self.fabric.world_size / batch.size
+                share = len(chunk) * self.fabric.world_size / batch.size
                 self.fabric.backward(total * share)
-            self._count(total.detach(), parts, logits, targets[part])
+            self._count(total.detach(), parts, logits, chunk.targets)
         if self.clip_grad is not None:
             self.fabric.clip_gradients(
                 self.guided, self.optimizer, max_norm=self.clip_grad, error_if_nonfinite=False
@@ -259,8 +258,9 @@ class Trainer:
         }
         if self.ema is not None:
             state["ema"] = self.ema.module
-        if self.teacher is not None and self.teacher.mode == "train":
-            state["teacher"] = self.teacher.model  # its running statistics drift
+        drifting = self.faculty.drifting()
+        if len(drifting):
+            state["teachers"] = drifting
         return state
 
     def _count(
