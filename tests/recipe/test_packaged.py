@@ -21,7 +21,7 @@ BLOCKS = {
 }
 """The students by the recipe without guidance, and the blocks that are guided."""
 STUDENTS = [name for name in CIFAR if name != "cifar100-resnet56"]
-GUIDED = [name for name in CIFAR if "lg" in name or "learned" in name]
+GUIDED = [n for n in CIFAR if ("lg" in n or "learned" in n) and "offline" not in n]
 STANDARDIZED = {"deit-ti": 10, "pit-ti": 9, "t2t-7": 9, "pvt-ti": 9}
 """Weights of the distillation term."""
 

@@ -1,0 +1,72 @@
+"""What a teacher costs in training: not there, asked online, asked offline, and switched off.
+
+The demo's student, images per second of whole training steps. Every round trains each variant anew,
+one after the other; the first epoch of each is warm-up, and the epochs after it are measured.
+
+    python benchmarks/teacher.py [--rounds 3] [--epochs 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+from vitrellis.recipe import load_recipe
+from vitrellis.report.hardware import describe_hardware
+from vitrellis.training.launch import train
+
+VARIANTS = {
+    "no teacher": ("demo-alone", []),
+    "locality + KD, online": ("demo", []),
+    "locality + KD, offline": ("demo", ["teacher.offline=true"]),
+    "the same online, after switch-off": (
+        "demo",
+        [
+            "objective.locality.weight={value: 2.5, off_after: 1}",
+            "objective.kd.weight={value: 4, off_after: 1}",
+        ],
+    ),
+}
+SHORT_TEACHER = "teacher.overrides=[training.epochs=1, schedule.warmup_epochs=0]"
+
+
+def main() -> None:
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description="What a teacher costs in training.")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each variant")
+    parser.add_argument("--epochs", type=int, default=4, help="of each run, at least 2")
+    arguments = parser.parse_args()
+    speeds: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(arguments.rounds):
+            for place, name in enumerate(VARIANTS):
+                out = Path(folder) / f"round{number}-{place}"
+                speeds[name].append(images_per_second(name, arguments.epochs, out))
+    print(f"{describe_hardware()}; median of {arguments.rounds} rounds\n")
+    print("| | images/s | against no teacher |")
+    print("|---|---:|---:|")
+    alone = speeds["no teacher"]
+    for name, own in speeds.items():
+        ratios = [mine / without for mine, without in zip(own, alone, strict=True)]
+        print(
+            f"| {name} | {statistics.median(own):,.0f} | **{statistics.median(ratios):.2f}** "
+            f"({min(ratios):.2f} to {max(ratios):.2f}) |"
+        )
+
+
+def images_per_second(name: str, epochs: int, out: Path) -> float:
+    """Of the epochs after the first."""
+    recipe, changes = VARIANTS[name]
+    changes = [*changes, f"training.epochs={epochs}", f"training.eval_every={epochs}"]
+    changes += ["schedule.warmup_epochs=0"]
+    if recipe == "demo":
+        changes.append(SHORT_TEACHER)
+    finished = train(load_recipe(recipe, changes), out=out)
+    rows = finished.run.read_metrics()
+    return statistics.median(row["images_per_second"] for row in rows[1:])
+
+
+if __name__ == "__main__":
+    main()
