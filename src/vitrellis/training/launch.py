@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +23,13 @@ from torch import nn
 
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
+from vitrellis.objectives import Term
 from vitrellis.recipe import Recipe, describe, differences, load_recipe, teacher_recipe
 from vitrellis.training.atomic import atomic_write
 from vitrellis.training.build import build_source
 from vitrellis.training.exported import Trained, load_exported
 from vitrellis.training.run import RunDirectory
-from vitrellis.training.session import prepare_parts, train_student
+from vitrellis.training.session import Given, prepare_parts, train_student
 from vitrellis.training.teachers import teacher_folder
 
 
@@ -64,6 +65,7 @@ def train(
     source: Source | None = None,
     console: Console | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
+    terms: Sequence[Term] = (),
 ) -> Finished:
     """Trains a recipe to its end, its teachers first if it names some.
 
@@ -75,6 +77,8 @@ def train(
         console: Where progress is shown; by default nowhere.
         teachers: Modules for the teachers that the recipe says are `given`, by name: "teacher" if
             there is one. They are shown images normalised as the student's.
+        terms: Added to those of the recipe's objective; a term of one's own says in `needs` what it
+            looks at.
 
     Raises:
         UsageError: If the directory holds the run of another recipe, or the recipe does not fit.
@@ -88,7 +92,8 @@ def train(
         if run.results_file.exists():
             shown.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
         else:
-            train_student(recipe, run, begun.source, fabric, shown, teachers or {})
+            given = Given(teachers or {}, terms)
+            train_student(recipe, run, begun.source, fabric, shown, given)
     return Finished(run, run.read_results(), guides)
 
 
@@ -122,7 +127,7 @@ def store_features(
             "for training"
         )
     with _begun(recipe, out, False, source, console) as begun:
-        parts = prepare_parts(recipe, begun.run, begun.source, begun.fabric, begun.console, {})
+        parts = prepare_parts(recipe, begun.run, begun.source, begun.fabric, begun.console, Given())
     return list(parts.stores)
 
 

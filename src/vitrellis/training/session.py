@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from vitrellis.analysis.groups import groupings
 from vitrellis.analysis.inference import collect_predictions
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
+from vitrellis.objectives import Term
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.training import build
 from vitrellis.training.display import Display, reading
@@ -31,6 +32,19 @@ from vitrellis.training.store import Store
 from vitrellis.training.teachers import load_faculty, open_stores
 from vitrellis.training.terms import build_objective
 from vitrellis.training.trainer import Progress, Trainer
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a recipe cannot say, and comes from Python.
+
+    Attributes:
+        teachers: Modules by the names that the recipe gives them.
+        terms: Added to those of the recipe's objective.
+    """
+
+    teachers: Mapping[str, nn.Module] = field(default_factory=dict)
+    terms: Sequence[Term] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ def train_student(
     source: Source,
     fabric: Fabric,
     console: Console,
-    given: Mapping[str, nn.Module],
+    given: Given,
 ) -> None:
     """Trains, or goes on training, until `results.json` is written.
 
@@ -92,7 +106,7 @@ def train_student(
         source: The images, with their splits.
         fabric: Launched.
         console: Where progress is shown.
-        given: Teachers from Python, by name.
+        given: What comes from Python.
     """
     parts = prepare_parts(recipe, run, source, fabric, console, given)
     store = Store(fabric, run, parts.export)
@@ -123,7 +137,7 @@ def prepare_parts(
     source: Source,
     fabric: Fabric,
     console: Console,
-    given: Mapping[str, nn.Module],
+    given: Given,
 ) -> Parts:
     """Builds all that a run is made of; what teachers are to be asked offline, they are asked.
 
@@ -131,10 +145,10 @@ def prepare_parts(
     """
     preprocessing = build.build_preprocessing(recipe, source)
     torch.manual_seed(recipe.seed)
-    faculty = load_faculty(recipe, run, source, preprocessing, fabric, given)
+    faculty = load_faculty(recipe, run, source, preprocessing, fabric, given.teachers)
     torch.manual_seed(recipe.seed)  # again: a teacher that is there already draws less
     student = build.build_student(recipe, source, preprocessing)
-    objective = build_objective(recipe, student, preprocessing, faculty)
+    objective = build_objective(recipe, student, preprocessing, faculty, given.terms)
     guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
     guided.to(fabric.device)
     if recipe.training.channels_last:

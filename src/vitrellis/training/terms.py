@@ -32,11 +32,22 @@ from vitrellis.training.guided import Teacher
 
 
 def build_objective(
-    recipe: Recipe, student: nn.Module, preprocessing: Preprocessing, faculty: Faculty
+    recipe: Recipe,
+    student: nn.Module,
+    preprocessing: Preprocessing,
+    faculty: Faculty,
+    own_terms: Sequence[Term] = (),
 ) -> Objective:
     """All the terms of a recipe, and how they add up.
 
     With several teachers, each term is there once for each of them.
+
+    Args:
+        recipe: Its objective.
+        student: Whose maps are compared.
+        preprocessing: Of its images.
+        faculty: Its teachers.
+        own_terms: Further terms, from Python.
 
     Raises:
         UsageError: If the student has a distillation head that no term trains.
@@ -58,8 +69,8 @@ def build_objective(
             term = _TERMS[key](section, taps, own_name, build_weight(section.weight, share))
             term.teacher = name
             guiding.append(term)
-    _check_heads(student, guiding)
-    return Objective([label_term, *guiding])
+    _check_heads(student, [*guiding, *own_terms])
+    return Objective([label_term, *guiding, *own_terms])
 
 
 def _check_heads(student: nn.Module, terms: Sequence[Term]) -> None:
