@@ -42,6 +42,21 @@ def test_a_missing_folder(tmp_path: Path) -> None:
     assert "nowhere" in train_fails(tmp_path, "data.root=nowhere")
 
 
+def test_arguments_that_the_source_does_not_take(tmp_path: Path) -> None:
+    words = ["data.source=elpv", f"data.root={photos(tmp_path / 'photos')}"]
+    message = train_fails(tmp_path, *words, "data.args.classes=3", code=2)
+    assert "data.args.classes: 3; elpv has 2 classes" in message
+    assert "unknown argument" in train_fails(tmp_path, *words, "data.args.klasses=4", code=2)
+
+
+def test_a_long_tail_that_the_images_do_not_allow(tmp_path: Path) -> None:
+    words = [f"data.root={photos(tmp_path / 'photos')}", "data.val_fraction=0"]
+    message = train_fails(tmp_path, *words, "data.long_tail.factor=9")
+    assert "data.long_tail: class 'fir' would keep no image" in message
+    message = train_fails(tmp_path, *words, "data.long_tail.largest=9")
+    assert "class 'ash' has 4 images to train on and should keep 9" in message
+
+
 def empty_class(folder: Path) -> str:
     (folder / "oak").mkdir()
     return "oak"

@@ -18,6 +18,7 @@ from vitrellis.errors import VitrellisError
 
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 _PROBE_BYTES = 32 * 1024
+_AT_ONCE = 500  # files that a thread looks for before it reports
 
 
 class Listing(NamedTuple):
@@ -106,12 +107,15 @@ def _inspect(path: Path) -> Facts | VitrellisError:
     return Facts(header, hashlib.sha256(length.to_bytes(8, "big") + ends).digest())
 
 
-def _length(path: Path) -> int | None:
-    """In bytes; None if there is no such file."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None
+def _lengths(root: Path, paths: Sequence[str]) -> list[int | None]:
+    """Of files below `root`, in bytes; None where there is no such file."""
+    lengths: list[int | None] = []
+    for path in paths:
+        try:
+            lengths.append((root / path).stat().st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            lengths.append(None)
+    return lengths
 
 
 def channels_of(paths: Sequence[Path], facts: Sequence[Facts]) -> int:
@@ -181,8 +185,9 @@ class ImageFiles:
         Raises:
             VitrellisError: If any is missing: names the first, and counts the others.
         """
+        parts = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
         with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
-            lengths = list(pool.map(lambda path: _length(root / path), paths))
+            lengths = [n for part in pool.map(lambda p: _lengths(root, p), parts) for n in part]
         missing = [path for path, length in zip(paths, lengths, strict=True) if length is None]
         if missing:
             more = f". {len(missing) - 1:,} more of {len(paths):,} files are missing"
