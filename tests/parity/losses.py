@@ -1,6 +1,6 @@
 """Figures of the published loss functions: values and gradients, with the rule for their inputs.
 
-`losses.*` and `distillation.*` are the sections on losses of the reference vectors; the JSON says
+`losses.*`, `distillation.*` and `reweighting.*` are sections of the reference vectors; the JSON says
 in words what was computed, from which sources, and within which tolerance it is to be met.
 """
 
@@ -24,7 +24,7 @@ GRADIENT_TOLERANCE = 1e-4
 _FOLDER = Path(__file__).parent
 CASES: dict[str, Any] = {}
 _ARRAYS: dict[str, Any] = {}
-for _name in ("losses", "distillation"):
+for _name in ("losses", "distillation", "reweighting"):
     CASES |= json.loads((_FOLDER / f"{_name}.json").read_text())
     with np.load(_FOLDER / f"{_name}.npz") as _arrays:
         _ARRAYS |= dict(_arrays)
@@ -46,13 +46,18 @@ def described_weight(entry: dict[str, Any]) -> Tensor:
     return torch.from_numpy(values / np.float32(math.sqrt(math.prod(entry["shape"][1:]))))
 
 
+def recorded(name: str) -> Tensor:
+    """An array by its name in the NPZ."""
+    return torch.from_numpy(_ARRAYS[name])
+
+
 def assert_gradient(gradient: Tensor | None, entry: dict[str, Any]) -> None:
     """Checks a gradient against the recorded one, of which large ones are sub-sampled."""
     assert gradient is not None
     assert list(gradient.shape) == entry["shape"]
-    recorded = torch.from_numpy(_ARRAYS[entry["array"]])
+    expected = recorded(entry["array"])
     stride = entry["slice"]["flat_stride"] if entry.get("slice") else 1
     mine = gradient.reshape(-1)[::stride]
-    tolerance = GRADIENT_TOLERANCE * recorded.abs().max().item()
-    torch.testing.assert_close(mine, recorded.reshape(-1), rtol=0, atol=tolerance)
+    tolerance = GRADIENT_TOLERANCE * expected.abs().max().item()
+    torch.testing.assert_close(mine, expected.reshape(-1), rtol=0, atol=tolerance)
     assert math.isclose(gradient.norm().item(), entry["l2"], rel_tol=GRADIENT_TOLERANCE)
