@@ -130,6 +130,7 @@ def our_trainer(
         fabric=fabric,
         guided=guided,
         optimizer=build.build_optimizer(recipe, guided),
+        gradient=build.build_gradient(recipe, guided, None),
         learning_rate=build.build_learning_rate(recipe, loader.steps_per_epoch),
         loader=loader,
         validation=None,

@@ -85,6 +85,15 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _can_compare_gradients(self) -> Recipe:
+        if self.optimizer.sam is not None and self.training.precision == "16-mixed":
+            raise ValueError(
+                "optimizer.sam: needs the gradient as it is, and training.precision 16-mixed "
+                "scales it. Use bf16-mixed or 32-true"
+            )
+        return self
+
 
 def without_guidance(recipe: Recipe) -> Recipe:
     """The same student by itself: no teacher, and of the objective what needs none."""

@@ -259,6 +259,42 @@ class TeacherSection(Section):
         return self
 
 
+def _over_epochs_tag(value: object) -> str:
+    return "(list)" if isinstance(value, list | tuple) else "(number)"
+
+
+class SAM(Section):
+    """The gradient is taken where the loss is worst nearby, so that flat minima are found.
+
+    Source: Foret et al., Sharpness-Aware Minimization, ICLR 2021, arXiv 2010.01412.
+    """
+
+    rho: Annotated[
+        Annotated[NonNegative, Tag("(number)")]
+        | Annotated[
+            Annotated[tuple[tuple[Index, NonNegative], ...], Field(min_length=1)], Tag("(list)")
+        ],
+        Discriminator(_over_epochs_tag),
+    ] = 0.05
+    """How far away to look: a number, or its value from epochs on: `[[0, 0.05], [10, 0.1]]`.
+    While it is 0, steps are plain ones and cost no more; otherwise they take twice as long."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> SAM:
+        epochs = [epoch for epoch, _ in self.steps]
+        if epochs[0] != 0 or epochs != sorted(set(epochs)):
+            raise ValueError(
+                f"rho is given from epochs {epochs} on; the first must be 0, and each later than "
+                "the one before, such as [[0, 0.05], [10, 0.1]]"
+            )
+        return self
+
+    @property
+    def steps(self) -> tuple[tuple[int, float], ...]:
+        """`rho` as pairs of an epoch and the value from then on."""
+        return ((0, self.rho),) if isinstance(self.rho, float) else self.rho
+
+
 class OptimizerSection(Section):
     """How weights are changed."""
 
@@ -278,6 +314,8 @@ class OptimizerSection(Section):
     """Of sgd."""
     head_lr_ratio: Positive = 1.0
     """The classifier's learning rate, as a multiple of the others'."""
+    sam: SAM | None = None
+    """Look for flat minima (sharpness-aware minimization): `{rho: 0.05}`."""
 
 
 class Schedule(Section):

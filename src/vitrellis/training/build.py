@@ -29,6 +29,7 @@ from vitrellis.training.optimizers import (
     create_optimizer,
     parameter_groups,
 )
+from vitrellis.training.sam import Gradient, SharpnessAware, plain_gradient
 
 NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -230,6 +231,14 @@ def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
         nesterov=settings.nesterov,
         fused=recipe.training.precision != "16-mixed",
     )
+
+
+def build_gradient(recipe: Recipe, guided: GuidedStudent, teacher: Teacher | None) -> Gradient:
+    """Where the gradient is taken: at the weights, or where the loss is worst nearby."""
+    sam = recipe.optimizer.sam
+    if sam is None:
+        return plain_gradient
+    return SharpnessAware([guided] if teacher is None else [guided, teacher], rho=sam.steps)
 
 
 def build_learning_rate(recipe: Recipe, steps_per_epoch: int) -> LearningRate:

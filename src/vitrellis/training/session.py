@@ -140,6 +140,7 @@ def _trainer(parts: Parts, fabric: Fabric, store: Store, display: Display) -> Tr
         fabric=fabric,
         guided=guided,
         optimizer=build.build_optimizer(recipe, guided),
+        gradient=build.build_gradient(recipe, guided, parts.teacher),
         learning_rate=build.build_learning_rate(recipe, parts.loader.steps_per_epoch),
         loader=parts.loader,
         validation=parts.evaluation(val) if val is not None else None,
@@ -174,7 +175,7 @@ def _announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}, "
-        f"weight decay {recipe.optimizer.weight_decay:g}",
+        f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
         f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
         f"{parts.loader.batch_size}, {training.precision}, "
         f"{fabric.world_size} x {fabric.device.type}",
@@ -182,6 +183,14 @@ def _announcement(parts: Parts, fabric: Fabric) -> list[str]:
     if parts.teacher is not None and source.val is not None:
         lines.append(_teacher_accuracy(parts.teacher, parts.evaluation(source.val)))
     return lines
+
+
+def _sharpness(recipe: Recipe) -> str:
+    sam = recipe.optimizer.sam
+    if sam is None:
+        return ""
+    radii = [f"{rho:g}" + (f" from epoch {epoch + 1}" if epoch else "") for epoch, rho in sam.steps]
+    return f", SAM rho {', '.join(radii)}"
 
 
 def _teacher_accuracy(teacher: Teacher, validation: EvalLoader) -> str:
