@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vitrellis.data.augmentation import Augment, Plain
 from vitrellis.data.canvas import Fit, Tick
 from vitrellis.data.mixing import Mix
-from vitrellis.data.randomness import epoch_order, sample_keys
+from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
 from vitrellis.data.sources.base import Split
 from vitrellis.data.store import open_store
 from vitrellis.errors import UsageError
@@ -33,6 +33,7 @@ class Batch:
         labels: `(b,)` int64, of the images before mixing.
         indices: `(b,)` int64 numbers of the images in their split.
         size: Images in the whole batch, over all processes.
+        second_view: The same images, varied independently; None where none was asked for.
     """
 
     images: Tensor
@@ -40,6 +41,7 @@ class Batch:
     labels: Tensor
     indices: Tensor
     size: int
+    second_view: Tensor | None = None
 
 
 class TrainLoader:
@@ -58,6 +60,7 @@ class TrainLoader:
         drop_last: Leave out an epoch's last batch if it is not full, and not the only one. One
             that has not an image for every process is left out anyway.
         repeats: Views of the same image in an epoch.
+        second_view: Make a second view of every image in the same batch, which is not mixed.
         canvas: `(H, W)` at which images are stored.
         fit: How they are brought to it.
         resident: Hold all of them as one tensor on the device.
@@ -83,6 +86,7 @@ class TrainLoader:
         world_size: int = 1,
         drop_last: bool = True,
         repeats: int = 1,
+        second_view: bool = False,
         canvas: tuple[int, int],
         fit: Fit = "squash",
         resident: bool = True,
@@ -104,6 +108,7 @@ class TrainLoader:
         self.mix = mix if mix is not None and mix.active and count > 1 else None
         self.seed = seed
         self.repeats = repeats
+        self.second_view = second_view
         self._rank = rank
         self._world_size = world_size
         self._labels = split.labels.to(device)
@@ -166,7 +171,11 @@ class TrainLoader:
                 self._one_hot(self._labels[share.partners.to(device, non_blocking=True)]),
                 share.keys[share.rows],
             )
-        return Batch(images, targets, labels, indices, share.size)
+        second_view = None
+        if self.second_view:
+            keys = child_keys(share.keys, "second-view")
+            second_view = self.augment(stored[: len(indices)], keys)
+        return Batch(images, targets, labels, indices, share.size, second_view)
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels, self.num_classes).float()

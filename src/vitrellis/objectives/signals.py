@@ -19,6 +19,7 @@ class Signals:
         student_maps: Block index to `(B, C, H, W)`.
         teacher_logits: `(B, K)`, None where no term needs them.
         teacher_maps: Block index to `(B, C, H, W)`.
+        second_view: `(B, C, H, W)` images, varied once more; None where no term needs them.
         epoch: 0-based.
     """
 
@@ -28,6 +29,7 @@ class Signals:
     student_maps: Mapping[int, Tensor] = field(default_factory=dict)
     teacher_logits: Tensor | None = None
     teacher_maps: Mapping[int, Tensor] = field(default_factory=dict)
+    second_view: Tensor | None = None
     epoch: int = 0
 
 

@@ -94,10 +94,21 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _contrasts_whole_images(self) -> Recipe:
+        mixing = self.augmentation
+        if self.objective.paco is not None and (mixing.mixup or mixing.cutmix):
+            raise ValueError(
+                "objective.paco: compares images of one class each, and augmentation.mixup and "
+                "augmentation.cutmix mix them. Set both to 0"
+            )
+        return self
+
 
 def without_guidance(recipe: Recipe) -> Recipe:
     """The same student by itself: no teacher, and of the objective what needs none."""
-    alone = ObjectiveSection(cross_entropy=recipe.objective.cross_entropy)
+    objective = recipe.objective
+    alone = ObjectiveSection(cross_entropy=objective.cross_entropy, paco=objective.paco)
     model = recipe.model.model_copy(update={"distillation_head": False})
     changes = {"teacher": None, "objective": alone, "model": model, "description": None}
     return recipe.model_copy(update=changes)

@@ -296,6 +296,7 @@ def build_train_loader(
         world_size=place.world_size,
         drop_last=recipe.training.drop_last,
         repeats=settings.repeats,
+        second_view=recipe.objective.paco is not None,
         canvas=preprocessing.canvas,
         fit=preprocessing.fit,
         resident=_is_resident(recipe, source.train, preprocessing, place),

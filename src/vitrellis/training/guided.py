@@ -33,10 +33,11 @@ class Evidence:
         targets: `(B, K)` class probabilities.
         teacher_logits: `(B, K)`, or None where no term needs them.
         teacher_maps: Block index to `(B, C, H, W)`.
+        second_view: `(B, C, H, W)` images, varied once more; None where no term needs them.
         epoch: 0-based.
     """
 
-    __slots__ = ("epoch", "targets", "teacher_logits", "teacher_maps")
+    __slots__ = ("epoch", "second_view", "targets", "teacher_logits", "teacher_maps")
 
     def __init__(
         self,
@@ -44,11 +45,13 @@ class Evidence:
         epoch: int,
         teacher_logits: Tensor | None = None,
         teacher_maps: dict[int, Tensor] | None = None,
+        second_view: Tensor | None = None,
     ) -> None:
         self.targets = targets
         self.epoch = epoch
         self.teacher_logits = teacher_logits
         self.teacher_maps = teacher_maps or {}
+        self.second_view = second_view
 
 
 class GuidedStudent(nn.Module):
@@ -89,6 +92,7 @@ class GuidedStudent(nn.Module):
             student_maps=dict(zip(blocks, maps, strict=True)),
             teacher_logits=evidence.teacher_logits,
             teacher_maps=evidence.teacher_maps,
+            second_view=evidence.second_view,
             epoch=evidence.epoch,
         )
         value = self.objective(signals, evidence.epoch)

@@ -18,6 +18,7 @@ from vitrellis.analysis.groups import groupings
 from vitrellis.analysis.inference import collect_logits, collect_predictions
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
+from vitrellis.errors import UsageError
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.training import build
 from vitrellis.training.display import Display, reading
@@ -109,11 +110,18 @@ def train_student(
 def _parts(
     recipe: Recipe, run: RunDirectory, source: Source, fabric: Fabric, console: Console
 ) -> Parts:
+    if recipe.objective.paco is not None and fabric.world_size > 1:
+        raise UsageError(
+            f"objective.paco: keeps one queue, and {fabric.world_size} devices would each fill "
+            "their own. Use machine.devices=1"
+        )
     preprocessing = build.build_preprocessing(recipe, source)
     torch.manual_seed(recipe.seed)
     student = build.build_student(recipe, source, preprocessing)
     teacher = load_teacher(recipe, run, source, preprocessing, fabric)
-    objective = build_objective(recipe.objective, student, preprocessing, teacher)
+    objective = build_objective(
+        recipe.objective, student, preprocessing, teacher, class_counts=source.class_counts
+    )
     guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
     guided.to(fabric.device)
     if recipe.training.channels_last:

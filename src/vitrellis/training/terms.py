@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from vitrellis.errors import UsageError
-from vitrellis.models import block_channels, has_distillation_head, num_blocks
+from vitrellis.models import block_channels, forward_with_maps, has_distillation_head, num_blocks
 from vitrellis.objectives import (
     CTKD,
     DKD,
@@ -19,12 +19,14 @@ from vitrellis.objectives import (
     LocalityGuidance,
     LogitTerm,
     Objective,
+    PaCo,
     PooledFeatures,
     Term,
 )
 from vitrellis.objectives.weights import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
 from vitrellis.recipe import AdaptiveWeight, OffAfterWeight, RampWeight, Weight
 from vitrellis.recipe.objective import Locality, ObjectiveSection
+from vitrellis.recipe.objective import PaCo as PaCoSettings
 from vitrellis.training.exported import Preprocessing
 from vitrellis.training.guided import Teacher
 
@@ -34,6 +36,8 @@ def build_objective(
     student: nn.Module,
     preprocessing: Preprocessing,
     teacher: Teacher | None,
+    *,
+    class_counts: Tensor,
 ) -> Objective:
     """All the terms of a recipe, and how they add up.
 
@@ -47,9 +51,27 @@ def build_objective(
     logit_terms = _logit_terms(settings)
     _check_heads(student, logit_terms)
     terms: list[Term] = [label_term]
+    if settings.paco is not None:
+        terms.append(_paco(settings.paco, student, preprocessing, class_counts))
     if teacher is not None:
         terms += _map_terms(settings, _Taps(student, preprocessing, teacher))
     return Objective([*terms, *logit_terms])
+
+
+def _paco(
+    settings: PaCoSettings, student: nn.Module, preprocessing: Preprocessing, class_counts: Tensor
+) -> PaCo:
+    block = num_blocks(student) - 1
+    (channels,) = block_channels(student, [block], preprocessing.channels, preprocessing.img_size)
+    return PaCo(
+        student=student,
+        block=block,
+        channels=channels,
+        class_counts=class_counts,
+        maps_of=forward_with_maps,
+        weight=build_weight(settings.weight),
+        **settings.model_dump(exclude={"weight"}),
+    )
 
 
 def _logit_terms(settings: ObjectiveSection) -> list[LogitTerm]:

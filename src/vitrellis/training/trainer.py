@@ -7,6 +7,7 @@ so that a run continued from a checkpoint, in the middle of an epoch too, ends w
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -58,14 +59,7 @@ class Progress:
 
 
 class _Outcome(NamedTuple):
-    """What one part of a batch came to, all detached.
-
-    Attributes:
-        total: The weighted sum of the terms, scalar.
-        parts: The unweighted terms by name.
-        logits: `(b, K)`.
-        targets: `(b, K)`.
-    """
+    """What one part of a batch came to, detached; see `GuidedStudent.forward`."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -201,6 +195,7 @@ class Trainer:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.objective.end_step(self.student)
         if self.ema is not None:
             self.ema.update(self.student)
 
@@ -209,11 +204,14 @@ class Trainer:
         self._seed(step_seed(self.seed, epoch, self.progress.step, self.fabric.global_rank))
         images = batch.images.chunk(self.accumulate)
         targets = batch.targets.chunk(self.accumulate)
+        views: Sequence[Tensor | None] = [None] * len(images)
+        if batch.second_view is not None:
+            views = batch.second_view.chunk(self.accumulate)
         outcomes = []
         for part in range(len(images)):
             is_last = part == len(images) - 1
             with self.fabric.no_backward_sync(self.guided, enabled=not is_last):
-                evidence = Evidence(targets[part], epoch)
+                evidence = Evidence(targets[part], epoch, second_view=views[part])
                 if self.teacher is not None:
                     with self.fabric.autocast():
                         outputs = self.teacher(images[part], needs)
