@@ -122,7 +122,10 @@ def our_trainer(
     fabric = Fabric(accelerator="cpu")
     fabric.launch()
     student = build.build_student(recipe, source, preprocessing)
-    guided = GuidedStudent(student, build_objective(recipe, student, preprocessing, Faculty({})))
+    objective = build_objective(
+        recipe, student, preprocessing, Faculty({}), class_counts=source.class_counts
+    )
+    guided = GuidedStudent(student, objective)
     loader = build.build_train_loader(
         recipe, source, preprocessing, build.Place(torch.device("cpu"))
     )
@@ -131,6 +134,7 @@ def our_trainer(
         fabric=fabric,
         guided=guided,
         optimizer=build.build_optimizer(recipe, guided),
+        gradient=build.build_gradient(recipe, guided, Faculty({})),
         learning_rate=build.build_learning_rate(recipe, loader.steps_per_epoch),
         loader=loader,
         validation=None,

@@ -247,3 +247,36 @@ def test_a_process_without_images_evaluates_none() -> None:
     loader = eval_loader(split(2), rank=2, world_size=3)
     assert len(loader) == 0
     assert list(loader) == []
+
+
+def test_second_view_is_another_of_the_same_images_and_changes_nothing_else() -> None:
+    plain, both = train_loader(), train_loader(second_view=True)
+    for one, two in zip(plain.epoch(1), both.epoch(1), strict=True):
+        assert one.second_view is None
+        assert torch.equal(one.images, two.images)
+        assert two.second_view is not None
+        assert two.second_view.shape == two.images.shape
+        same = (two.second_view == two.images).flatten(1).all(dim=1)
+        assert not same.any()
+
+
+def test_second_view_is_counted_too() -> None:
+    whole = list(train_loader(second_view=True).epoch(1))
+    later = list(train_loader(second_view=True).epoch(1, start_step=2))
+    halves = [list(train_loader(second_view=True, rank=r, world_size=2).epoch(1)) for r in (0, 1)]
+    views = [batch.second_view for batch in whole if batch.second_view is not None]
+    for view, batch in zip(views[2:], later, strict=True):
+        assert batch.second_view is not None
+        assert torch.equal(view, batch.second_view)
+    for view, first, second in zip(views, *halves, strict=True):
+        assert first.second_view is not None
+        assert second.second_view is not None
+        assert torch.equal(view, torch.cat([first.second_view, second.second_view]))
+
+
+def test_second_view_shows_the_images_that_were_asked_for() -> None:
+    """Without augmentation both views are the image, mixing or not."""
+    same = Augment(size=(10, 12), mean=MEAN, std=STD, crop="none", flip=0)
+    for batch in train_loader(augment=same, second_view=True).epoch(0):
+        assert batch.second_view is not None
+        assert torch.equal(batch.images, batch.second_view)

@@ -7,7 +7,7 @@ device. A batch is defined over all processes together, and each takes its share
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vitrellis.data.augmentation import Augment, Plain
 from vitrellis.data.canvas import Fit, Tick
 from vitrellis.data.mixing import Mix
-from vitrellis.data.randomness import epoch_order, sample_keys
+from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
 from vitrellis.data.sources.base import Split
 from vitrellis.data.store import open_store
 from vitrellis.errors import UsageError
@@ -34,6 +34,7 @@ class Batch:
         indices: `(b,)` int64 numbers of the images in their split.
         keys: `(b,)` int64 on the CPU, what the samples were varied by.
         size: Images in the whole batch, over all processes.
+        second_view: The same images, varied independently; None where none was asked for.
     """
 
     images: Tensor
@@ -42,6 +43,7 @@ class Batch:
     indices: Tensor
     keys: Tensor
     size: int
+    second_view: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,10 +51,13 @@ class Batch:
     def chunks(self, count: int) -> list[Batch]:
         """The same samples in up to so many parts; each keeps the size of the whole batch."""
         fields = (self.images, self.targets, self.labels, self.indices, self.keys)
-        parts = zip(*(field.chunk(count) for field in fields), strict=True)
+        parts = list(zip(*(field.chunk(count) for field in fields), strict=True))
+        views: Sequence[Tensor | None] = [None] * len(parts)
+        if self.second_view is not None:
+            views = self.second_view.chunk(count)
         return [
-            Batch(images, targets, labels, indices, keys, self.size)
-            for images, targets, labels, indices, keys in parts
+            Batch(images, targets, labels, indices, keys, self.size, view)
+            for (images, targets, labels, indices, keys), view in zip(parts, views, strict=True)
         ]
 
 
@@ -72,6 +77,7 @@ class TrainLoader:
         drop_last: Leave out an epoch's last batch if it is not full, and not the only one. One
             that has not an image for every process is left out anyway.
         repeats: Views of the same image in an epoch.
+        second_view: Make a second view of every image in the same batch, which is not mixed.
         canvas: `(H, W)` at which images are stored.
         fit: How they are brought to it.
         resident: Hold all of them as one tensor on the device.
@@ -97,6 +103,7 @@ class TrainLoader:
         world_size: int = 1,
         drop_last: bool = True,
         repeats: int = 1,
+        second_view: bool = False,
         canvas: tuple[int, int],
         fit: Fit = "squash",
         resident: bool = True,
@@ -118,6 +125,7 @@ class TrainLoader:
         self.mix = mix if mix is not None and mix.active and count > 1 else None
         self.seed = seed
         self.repeats = repeats
+        self.second_view = second_view
         self._rank = rank
         self._world_size = world_size
         self._labels = split.labels.to(device)
@@ -180,7 +188,11 @@ class TrainLoader:
                 self._one_hot(self._labels[share.partners.to(device, non_blocking=True)]),
                 share.keys[share.rows],
             )
-        return Batch(images, targets, labels, indices, share.keys, share.size)
+        second_view = None
+        if self.second_view:
+            keys = child_keys(share.keys, "second-view")
+            second_view = self.augment(stored[: len(indices)], keys)
+        return Batch(images, targets, labels, indices, share.keys, share.size, second_view)
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels, self.num_classes).float()

@@ -13,7 +13,8 @@ from vitrellis.objectives.distillation import (
 from vitrellis.objectives.features import PooledFeatures, pooled_imitation
 from vitrellis.objectives.locality import LocalityGuidance, locality_loss
 from vitrellis.objectives.multi_level import MLKD, multi_level_distillation
-from vitrellis.objectives.objective import Objective, ObjectiveValue, Term
+from vitrellis.objectives.objective import FollowingTerm, Objective, ObjectiveValue, Term
+from vitrellis.objectives.paco import PaCo, paco_loss
 from vitrellis.objectives.signals import Needs, Signals, Taught
 from vitrellis.objectives.standardization import standardize, tame_gradient
 from vitrellis.objectives.weights import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
@@ -26,6 +27,7 @@ __all__ = [
     "Adaptive",
     "Constant",
     "CrossEntropy",
+    "FollowingTerm",
     "HardDistillation",
     "LocalityGuidance",
     "LogitTerm",
@@ -33,6 +35,7 @@ __all__ = [
     "Objective",
     "ObjectiveValue",
     "OffAfter",
+    "PaCo",
     "PooledFeatures",
     "Ramp",
     "Signals",
@@ -43,6 +46,7 @@ __all__ = [
     "hard_distillation",
     "locality_loss",
     "multi_level_distillation",
+    "paco_loss",
     "pooled_imitation",
     "soft_cross_entropy",
     "soft_distillation",

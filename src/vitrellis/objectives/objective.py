@@ -74,6 +74,14 @@ class Term(nn.Module, ABC):
         """The unweighted value, a scalar."""
 
 
+class FollowingTerm(Term):
+    """A term that follows the student from step to step."""
+
+    @abstractmethod
+    def end_step(self, student: nn.Module) -> None:
+        """Tells the term that the student has changed."""
+
+
 class ObjectiveValue(NamedTuple):
     """What a batch costs.
 
@@ -163,6 +171,12 @@ class Objective(nn.Module):
     def weights(self, epoch: int) -> dict[str, float]:
         """The weight of every term in this epoch, by name."""
         return {term.name: term.weight(epoch) for term in self._typed_terms()}
+
+    def end_step(self, student: nn.Module) -> None:
+        """Tells terms that follow the student that it has changed."""
+        for term in self._typed_terms():
+            if isinstance(term, FollowingTerm):
+                term.end_step(student)
 
     def end_epoch(self, epoch: int, means: Mapping[str, float]) -> None:
         """Tells adaptive weights how the epoch went.

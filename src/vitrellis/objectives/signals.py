@@ -32,6 +32,7 @@ class Signals:
         student_maps: Block index to `(B, C, H, W)`.
         teacher_logits: `(B, K)` of the teacher of the term that looks, None where it needs none.
         teacher_maps: Of the same, block index to `(B, C, H, W)`.
+        second_view: `(B, C, H, W)` images, varied once more; None where no term needs them.
         epoch: 0-based.
         taught: All teachers by name, where there are several.
     """
@@ -42,6 +43,7 @@ class Signals:
     student_maps: Mapping[int, Tensor] = field(default_factory=dict)
     teacher_logits: Tensor | None = None
     teacher_maps: Mapping[int, Tensor] = field(default_factory=dict)
+    second_view: Tensor | None = None
     epoch: int = 0
     taught: Mapping[str, Taught] = field(default_factory=dict)
 

@@ -13,7 +13,8 @@ from vitrellis.recipe.files import (
 )
 from vitrellis.recipe.objective import AdaptiveWeight, OffAfterWeight, RampWeight, Weight
 from vitrellis.recipe.run import Recipe, effective_lr, with_epochs, without_guidance
-from vitrellis.recipe.sections import SOURCE_NAMES, TeacherSection
+from vitrellis.recipe.sections import SOURCE_NAMES
+from vitrellis.recipe.teachers import TeacherSection
 
 __all__ = [
     "SOURCE_NAMES",

@@ -242,6 +242,28 @@ class AttentionTransfer(PairedSection):
     length one, so that values are small."""
 
 
+class PaCo(Section):
+    """Drawing images to their class and to each other (Cui et al., ICCV 2021, arXiv 2107.12028)."""
+
+    weight: Weight = 1.0
+    """How much the term counts: a number, or a schedule over epochs: `{value, to, epochs, shape}`,
+    `{value, off_after}`, `{value, adaptive: true, window, threshold, min_epoch, relative}`."""
+    temperature: Positive = 0.05
+    """What similarities of images are divided by: 0.05 for CIFAR, 0.2 for large sets."""
+    alpha: NonNegative = 0.01
+    """Weight of each other image of the class: 0.01 for CIFAR, 0.05 for large sets."""
+    beta: Positive = 1.0
+    """Weight of the class itself."""
+    gamma: NonNegative = 1.0
+    """How much other images count beside the classes."""
+    dimension: Count = 32
+    """Numbers by which images are compared: 32 for CIFAR, 128 for large sets."""
+    queue: Count = 1024
+    """Earlier images to compare with: 1024 for CIFAR, 8192 for large sets."""
+    momentum: ProperFraction = 0.999
+    """How slowly the copy of the student changes that earlier images are seen by."""
+
+
 class ObjectiveSection(Section):
     """The terms of the loss. All that are given are added, each times its weight."""
 
@@ -263,6 +285,9 @@ class ObjectiveSection(Section):
     """Imitating a teacher's pooled features."""
     attention_transfer: AttentionTransfer | None = None
     """Imitating where a teacher's maps are active."""
+    paco: PaCo | None = None
+    """Telling classes of a long tail apart by contrast, from a second view of each image. It takes
+    the place of the cross-entropy, so give `cross_entropy` the weight 0. One device only."""
 
     @property
     def guided_by(self) -> tuple[str, ...]:
@@ -270,5 +295,5 @@ class ObjectiveSection(Section):
         return tuple(
             name
             for name in type(self).model_fields
-            if name != "cross_entropy" and getattr(self, name) is not None
+            if name not in ("cross_entropy", "paco") and getattr(self, name) is not None
         )

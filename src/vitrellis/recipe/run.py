@@ -19,12 +19,11 @@ from vitrellis.recipe.sections import (
     Input,
     Machine,
     Model,
-    NamedTeacher,
     OptimizerSection,
     Schedule,
-    TeacherSection,
     Training,
 )
+from vitrellis.recipe.teachers import NamedTeacher, TeacherSection
 from vitrellis.recipe.types import Index, Section
 
 
@@ -140,10 +139,30 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _can_compare_gradients(self) -> Recipe:
+        if self.optimizer.sam is not None and self.training.precision == "16-mixed":
+            raise ValueError(
+                "optimizer.sam: needs the gradient as it is, and training.precision 16-mixed "
+                "scales it. Use bf16-mixed or 32-true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _contrasts_whole_images(self) -> Recipe:
+        mixing = self.augmentation
+        if self.objective.paco is not None and (mixing.mixup or mixing.cutmix):
+            raise ValueError(
+                "objective.paco: compares images of one class each, and augmentation.mixup and "
+                "augmentation.cutmix mix them. Set both to 0"
+            )
+        return self
+
 
 def without_guidance(recipe: Recipe) -> Recipe:
     """The same student by itself: no teacher, and of the objective what needs none."""
-    alone = ObjectiveSection(cross_entropy=recipe.objective.cross_entropy)
+    objective = recipe.objective
+    alone = ObjectiveSection(cross_entropy=objective.cross_entropy, paco=objective.paco)
     model = recipe.model.model_copy(update={"distillation_head": False})
     nobody: dict[str, object] = {"teacher": None, "teachers": {}}
     return recipe.model_copy(

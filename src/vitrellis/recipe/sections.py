@@ -217,70 +217,40 @@ class Model(Section):
         return self.args | ({"distillation_head": True} if self.distillation_head else {})
 
 
-class TeacherSection(Section):
-    """Who guides the student: exactly one of `recipe`, `run`, `model` and `given`."""
+def _over_epochs_tag(value: object) -> str:
+    return "(list)" if isinstance(value, list | tuple) else "(number)"
 
-    recipe: str | None = None
-    """A recipe, by name or by path relative to this file; trained first, once, and reused."""
-    overrides: tuple[str, ...] = ()
-    """Changes to that recipe, as on the command line: `[training.epochs=30]`."""
-    run: File | None = None
-    """A finished run's directory."""
-    model: str | None = None
-    """A model by name, with the following keys."""
-    pretrained: bool = False
-    """Use timm's published weights for it (downloaded once)."""
-    weights: File | None = None
-    """Use the weights in this file for it."""
-    given: bool = False
-    """A module that is passed to `vitrellis.train(..., teachers={name: module})` in Python."""
-    img_size: Size | None = None
-    """Pixels that it wants to see; the student's if not given."""
-    args: Arguments = Field(default_factory=dict)
-    """Further arguments of it."""
-    mode: Literal["eval", "train"] = "eval"
-    """`train` lets its batch statistics drift, as in published figures; only to reproduce them."""
-    resize: Literal["bilinear", "bicubic"] = "bilinear"
-    """How the student's images are brought to its size."""
-    offline: bool = False
-    """Ask it once what it says of each training image as it is, and keep that on disk; crops, flips
-    and warps are then done to the answer, too (`vitrellis features`)."""
-    offline_precision: Literal["float32", "float16"] = "float32"
-    """Of what is kept."""
+
+class SAM(Section):
+    """The gradient is taken where the loss is worst nearby, so that flat minima are found.
+
+    Source: Foret et al., Sharpness-Aware Minimization, ICLR 2021, arXiv 2010.01412.
+    """
+
+    rho: Annotated[
+        Annotated[NonNegative, Tag("(number)")]
+        | Annotated[
+            Annotated[tuple[tuple[Index, NonNegative], ...], Field(min_length=1)], Tag("(list)")
+        ],
+        Discriminator(_over_epochs_tag),
+    ] = 0.05
+    """How far away to look: a number, or its value from epochs on: `[[0, 0.05], [10, 0.1]]`.
+    While it is 0, steps are plain ones and cost no more; otherwise they take twice as long."""
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> TeacherSection:
-        kinds = ("recipe", "run", "model", "given")
-        given = [kind for kind in kinds if getattr(self, kind) not in (None, False)]
-        if len(given) != 1:
-            said = " and ".join(given) if given else "none of them"
+    def _in_order(self) -> SAM:
+        epochs = [epoch for epoch, _ in self.steps]
+        if epochs[0] != 0 or epochs != sorted(set(epochs)):
             raise ValueError(
-                f"needs exactly one of recipe, run, model and given; {said} given "
-                "(null takes back what a base recipe says)"
-            )
-        belongs: dict[str, tuple[str, ...]]
-        belongs = {"overrides": ("recipe",), "pretrained": ("model",), "weights": ("model",)}
-        belongs |= {"img_size": ("model", "given"), "args": ("model",)}
-        for key, where in belongs.items():
-            if getattr(self, key) and given[0] not in where:
-                raise ValueError(
-                    f"{key} goes with {where[0]}, and this teacher is given by {given[0]}"
-                )
-        if self.offline and self.mode == "train":
-            raise ValueError(
-                "offline asks the teacher once, and mode: train lets it drift; drop one of them"
+                f"rho is given from epochs {epochs} on; the first must be 0, and each later than "
+                "the one before, such as [[0, 0.05], [10, 0.1]]"
             )
         return self
 
-
-class NamedTeacher(TeacherSection):
-    """One of several teachers."""
-
-    weight: Positive = 1.0
-    """What the weights of its terms are multiplied by."""
-    terms: tuple[str, ...] | None = None
-    """Which terms of the objective it takes part in, such as `[kd]`; all that need a teacher, if
-    not given."""
+    @property
+    def steps(self) -> tuple[tuple[int, float], ...]:
+        """`rho` as pairs of an epoch and the value from then on."""
+        return ((0, self.rho),) if isinstance(self.rho, float) else self.rho
 
 
 class OptimizerSection(Section):
@@ -302,6 +272,8 @@ class OptimizerSection(Section):
     """Of sgd."""
     head_lr_ratio: Positive = 1.0
     """The classifier's learning rate, as a multiple of the others'."""
+    sam: SAM | None = None
+    """Look for flat minima (sharpness-aware minimization): `{rho: 0.05}`."""
 
 
 class Schedule(Section):

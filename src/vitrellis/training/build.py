@@ -22,6 +22,7 @@ from vitrellis.errors import UsageError
 from vitrellis.models import create_model, has_distillation_head, set_heads_apart
 from vitrellis.recipe import Recipe, TeacherSection, effective_lr
 from vitrellis.training.exported import Preprocessing, Trained
+from vitrellis.training.faculty import Faculty
 from vitrellis.training.guided import GuidedStudent, Teacher
 from vitrellis.training.optimizers import (
     LearningRate,
@@ -29,6 +30,7 @@ from vitrellis.training.optimizers import (
     create_optimizer,
     parameter_groups,
 )
+from vitrellis.training.sam import Gradient, SharpnessAware, plain_gradient
 
 NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -239,6 +241,14 @@ def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
     )
 
 
+def build_gradient(recipe: Recipe, guided: GuidedStudent, faculty: Faculty) -> Gradient:
+    """Where the gradient is taken: at the weights, or where the loss is worst nearby."""
+    sam = recipe.optimizer.sam
+    if sam is None:
+        return plain_gradient
+    return SharpnessAware([guided, faculty], rho=sam.steps)
+
+
 def build_learning_rate(recipe: Recipe, steps_per_epoch: int) -> LearningRate:
     """The learning rate over the run."""
     schedule = recipe.schedule
@@ -294,6 +304,7 @@ def build_train_loader(
         world_size=place.world_size,
         drop_last=recipe.training.drop_last,
         repeats=settings.repeats,
+        second_view=recipe.objective.paco is not None,
         canvas=preprocessing.canvas,
         fit=preprocessing.fit,
         resident=_is_resident(recipe, source.train, preprocessing, place),

@@ -35,17 +35,23 @@ class Evidence:
     Attributes:
         targets: `(B, K)` class probabilities.
         taught: What each teacher says, by its name.
+        second_view: `(B, C, H, W)` images, varied once more; None where no term needs them.
         epoch: 0-based.
     """
 
-    __slots__ = ("epoch", "targets", "taught")
+    __slots__ = ("epoch", "second_view", "targets", "taught")
 
     def __init__(
-        self, targets: Tensor, epoch: int, taught: Mapping[str, Taught] | None = None
+        self,
+        targets: Tensor,
+        epoch: int,
+        taught: Mapping[str, Taught] | None = None,
+        second_view: Tensor | None = None,
     ) -> None:
         self.targets = targets
         self.epoch = epoch
         self.taught = taught or {}
+        self.second_view = second_view
 
 
 class GuidedStudent(nn.Module):
@@ -85,6 +91,7 @@ class GuidedStudent(nn.Module):
             targets=evidence.targets,
             student_maps=dict(zip(blocks, maps, strict=True)),
             taught=evidence.taught,
+            second_view=evidence.second_view,
             epoch=evidence.epoch,
         )
         value = self.objective(signals, evidence.epoch)

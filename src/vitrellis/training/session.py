@@ -19,6 +19,7 @@ from vitrellis.analysis.groups import groupings
 from vitrellis.analysis.inference import collect_predictions
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
+from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.training import build
@@ -143,12 +144,24 @@ def prepare_parts(
 
     Args: as of `train_student`.
     """
+    if recipe.objective.paco is not None and fabric.world_size > 1:
+        raise UsageError(
+            f"objective.paco: keeps one queue, and {fabric.world_size} devices would each fill "
+            "their own. Use machine.devices=1"
+        )
     preprocessing = build.build_preprocessing(recipe, source)
     torch.manual_seed(recipe.seed)
     faculty = load_faculty(recipe, run, source, preprocessing, fabric, given.teachers)
     torch.manual_seed(recipe.seed)  # again: a teacher that is there already draws less
     student = build.build_student(recipe, source, preprocessing)
-    objective = build_objective(recipe, student, preprocessing, faculty, given.terms)
+    objective = build_objective(
+        recipe,
+        student,
+        preprocessing,
+        faculty,
+        class_counts=source.class_counts,
+        own_terms=given.terms,
+    )
     guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
     guided.to(fabric.device)
     if recipe.training.channels_last:
@@ -187,6 +200,7 @@ def _trainer(parts: Parts, fabric: Fabric, store: Store, display: Display) -> Tr
         fabric=fabric,
         guided=guided,
         optimizer=build.build_optimizer(recipe, guided),
+        gradient=build.build_gradient(recipe, guided, parts.faculty),
         learning_rate=build.build_learning_rate(recipe, parts.loader.steps_per_epoch),
         loader=parts.loader,
         validation=parts.evaluation(val) if val is not None else None,
@@ -221,7 +235,7 @@ def _announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}, "
-        f"weight decay {recipe.optimizer.weight_decay:g}",
+        f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
         f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
         f"{parts.loader.batch_size}, {training.precision}, "
         f"{fabric.world_size} x {fabric.device.type}",
@@ -229,6 +243,14 @@ def _announcement(parts: Parts, fabric: Fabric) -> list[str]:
     if source.val is not None:
         lines += judge(parts.faculty, parts.evaluation(source.val), source.num_classes)
     return lines
+
+
+def _sharpness(recipe: Recipe) -> str:
+    sam = recipe.optimizer.sam
+    if sam is None:
+        return ""
+    radii = [f"{rho:g}" + (f" from epoch {epoch + 1}" if epoch else "") for epoch, rho in sam.steps]
+    return f", SAM rho {', '.join(radii)}"
 
 
 def _results(parts: Parts, run: RunDirectory, progress: Progress) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vitrellis.errors import UsageError
-from vitrellis.models import block_channels, has_distillation_head, num_blocks
+from vitrellis.models import block_channels, forward_with_maps, has_distillation_head, num_blocks
 from vitrellis.objectives import (
     CTKD,
     DKD,
@@ -20,12 +20,14 @@ from vitrellis.objectives import (
     LocalityGuidance,
     LogitTerm,
     Objective,
+    PaCo,
     PooledFeatures,
     Term,
 )
 from vitrellis.objectives.weights import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
 from vitrellis.recipe import AdaptiveWeight, OffAfterWeight, RampWeight, Recipe, Weight
 from vitrellis.recipe.objective import AttentionTransfer, Features, Locality
+from vitrellis.recipe.objective import PaCo as PaCoSettings
 from vitrellis.training.exported import Preprocessing
 from vitrellis.training.faculty import Faculty
 from vitrellis.training.guided import Teacher
@@ -36,6 +38,8 @@ def build_objective(
     student: nn.Module,
     preprocessing: Preprocessing,
     faculty: Faculty,
+    *,
+    class_counts: Tensor,
     own_terms: Sequence[Term] = (),
 ) -> Objective:
     """All the terms of a recipe, and how they add up.
@@ -47,6 +51,7 @@ def build_objective(
         student: Whose maps are compared.
         preprocessing: Of its images.
         faculty: Its teachers.
+        class_counts: `(K,)` training images of each class.
         own_terms: Further terms, from Python.
 
     Raises:
@@ -57,7 +62,9 @@ def build_objective(
         weight=build_weight(settings.cross_entropy.weight),
         label_smoothing=settings.cross_entropy.label_smoothing,
     )
-    guiding: list[Term] = []
+    own: list[Term] = []
+    if settings.paco is not None:
+        own.append(_paco(settings.paco, student, preprocessing, class_counts))
     for name, teacher in faculty.items():
         taps = _Taps(student, preprocessing, teacher)
         for key in settings.guided_by:
@@ -68,9 +75,26 @@ def build_objective(
             own_name = key if recipe.teacher is not None else f"{key}_{name}"
             term = _TERMS[key](section, taps, own_name, build_weight(section.weight, share))
             term.teacher = name
-            guiding.append(term)
-    _check_heads(student, [*guiding, *own_terms])
-    return Objective([label_term, *guiding, *own_terms])
+            own.append(term)
+    terms = [label_term, *own, *own_terms]
+    _check_heads(student, terms)
+    return Objective(terms)
+
+
+def _paco(
+    settings: PaCoSettings, student: nn.Module, preprocessing: Preprocessing, class_counts: Tensor
+) -> PaCo:
+    block = num_blocks(student) - 1
+    (channels,) = block_channels(student, [block], preprocessing.channels, preprocessing.img_size)
+    return PaCo(
+        student=student,
+        block=block,
+        channels=channels,
+        class_counts=class_counts,
+        maps_of=forward_with_maps,
+        weight=build_weight(settings.weight),
+        **settings.model_dump(exclude={"weight"}),
+    )
 
 
 def _check_heads(student: nn.Module, terms: Sequence[Term]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
@@ -27,6 +27,7 @@ from vitrellis.training.faculty import Faculty
 from vitrellis.training.guided import Evidence, GuidedStudent
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
 from vitrellis.training.optimizers import LearningRate
+from vitrellis.training.sam import Gradient
 from vitrellis.training.store import Store
 
 AGREE_EVERY = 10
@@ -58,6 +59,15 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
 
 
+class _Outcome(NamedTuple):
+    """What one part of a batch came to, detached; see `GuidedStudent.forward`."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    logits: Tensor
+    targets: Tensor
+
+
 class Trainer:
     """Trains a guided student and keeps its run directory up to date.
 
@@ -65,6 +75,7 @@ class Trainer:
         fabric: Launched; decides on devices and precision.
         guided: The student with its objective, on the device.
         optimizer: Over all that `guided` learns.
+        gradient: Where the gradient is taken that the optimizer acts on.
         learning_rate: Of every step.
         loader: Training batches.
         validation: What the best checkpoint is chosen on; None chooses none.
@@ -86,6 +97,7 @@ class Trainer:
         fabric: Fabric,
         guided: GuidedStudent,
         optimizer: torch.optim.Optimizer,
+        gradient: Gradient,
         learning_rate: LearningRate,
         loader: TrainLoader,
         validation: EvalLoader | None,
@@ -106,6 +118,7 @@ class Trainer:
         module, wrapped = fabric.setup(guided, optimizer)
         self.guided: _FabricModule = module
         self.optimizer: _FabricOptimizer = wrapped
+        self.gradient = gradient
         self.learning_rate = learning_rate
         self.loader = loader
         self.validation = validation
@@ -152,7 +165,6 @@ class Trainer:
         self.guided.train()
         started = time.perf_counter()
         for batch in self.loader.epoch(epoch, progress.step):
-            self._seed(step_seed(self.seed, epoch, progress.step, self.fabric.global_rank))
             lr = self.learning_rate.set(self.optimizer.optimizer, epoch, progress.step)
             self._train_step(batch, needs, epoch)
             progress.step += 1
@@ -176,26 +188,35 @@ class Trainer:
             torch.get_device_module(device).manual_seed(seed)
 
     def _train_step(self, batch: Batch, needs: Mapping[str, Needs], epoch: int) -> None:
-        chunks = batch.chunks(self.accumulate)
-        for chunk in chunks:
-            is_last = chunk is chunks[-1]
-            with self.fabric.no_backward_sync(self.guided, enabled=not is_last):
-                with self.fabric.autocast():
-                    taught = self.faculty(chunk, needs)
-                evidence = Evidence(chunk.targets, epoch, taught)
-                total, parts, logits = self.guided(chunk.images, evidence)
-                # each process and part counts by its images: the mean over the global batch
-                share = len(chunk) * self.fabric.world_size / batch.size
-                self.fabric.backward(total * share)
-            self._count(total.detach(), parts, logits, chunk.targets)
+        for outcome in self.gradient(lambda: self._backward(batch, needs, epoch), epoch):
+            self._count(outcome)
         if self.clip_grad is not None:
             self.fabric.clip_gradients(
                 self.guided, self.optimizer, max_norm=self.clip_grad, error_if_nonfinite=False
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.objective.end_step(self.student)
         if self.ema is not None:
             self.ema.update(self.student)
+
+    def _backward(self, batch: Batch, needs: Mapping[str, Needs], epoch: int) -> list[_Outcome]:
+        """Adds the gradient of the batch's loss; the same again if called again."""
+        self._seed(step_seed(self.seed, epoch, self.progress.step, self.fabric.global_rank))
+        outcomes = []
+        chunks = batch.chunks(self.accumulate)
+        for chunk in chunks:
+            is_last = chunk is chunks[-1]
+            with self.fabric.no_backward_sync(self.guided, enabled=not is_last):
+                with self.fabric.autocast():
+                    taught = self.faculty(chunk, needs)
+                evidence = Evidence(chunk.targets, epoch, taught, chunk.second_view)
+                total, parts, logits = self.guided(chunk.images, evidence)
+                # each process and part counts by its images: the mean over the global batch
+                share = len(chunk) * self.fabric.world_size / batch.size
+                self.fabric.backward(total * share)
+            outcomes.append(_Outcome(total.detach(), parts, logits, chunk.targets))
+        return outcomes
 
     def _end_epoch(self) -> None:
         progress = self.progress
@@ -263,10 +284,9 @@ class Trainer:
             state["teachers"] = drifting
         return state
 
-    def _count(
-        self, total: Tensor, parts: dict[str, Tensor], logits: Tensor, targets: Tensor
-    ) -> None:
-        """Adds a batch to the epoch's sums, on the device: nothing waits for it."""
+    def _count(self, outcome: _Outcome) -> None:
+        """Adds a part of a batch to the epoch's sums, on the device: nothing waits for it."""
+        total, parts, logits, targets = outcome
         num_images = len(targets)
         hits = (logits.argmax(dim=-1) == targets.argmax(dim=-1)).sum()
         counted = {

@@ -1,0 +1,84 @@
+"""Parametric contrastive learning in a run: what is exported, resumed and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import vitrellis
+from tests.training.command import assert_same_weights, finish, run, start
+from tests.training.test_survival import wait_for
+from tests.training.test_trainer import tiny
+from vitrellis.errors import UsageError
+from vitrellis.recipe import load_recipe, without_guidance
+
+PACO: dict[str, Any] = {
+    "model": {"name": "cifar_resnet8"},
+    "objective": {"cross_entropy": {"weight": 0}, "paco": {"queue": 40}},
+}
+
+
+def test_it_learns_and_the_plain_student_is_exported(tmp_path: Path) -> None:
+    finished = tiny(tmp_path, **PACO, training__epochs=15, optimizer__lr=5e-3)
+    assert finished.results["best"]["val_top1"] > 0.8
+    rows = finished.run.read_metrics()
+    assert rows[-1]["parts"]["paco"] == pytest.approx(rows[-1]["loss"], rel=1e-6)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    trained = vitrellis.load_exported(finished.run.last_model).model
+    state = torch.load(finished.run.last_checkpoint, weights_only=True)["guided"]
+    for name, value in trained.state_dict().items():
+        assert torch.equal(value, state[f"student.{name}"])
+    assert int(state["objective.terms.paco.position"]) == 15 * 3 * 12 % 40
+
+
+def test_it_can_teach(tmp_path: Path) -> None:
+    teacher = tiny(tmp_path, "teacher", **PACO)
+    objective = {"hard": {"weight": 1.0}}
+    student = tiny(tmp_path, "student", teacher={"run": teacher.run.path}, objective=objective)
+    assert "hard" in student.run.read_metrics()[-1]["parts"]
+
+
+@pytest.mark.parametrize("sam", [None, {"rho": 0.1}])
+def test_keys_enter_the_queue_once_a_step(tmp_path: Path, sam: dict[str, float] | None) -> None:
+    finished = tiny(tmp_path, **PACO, optimizer__sam=sam, training__accumulate=2)
+    state = torch.load(finished.run.last_checkpoint, weights_only=True)["guided"]
+    assert int(state["objective.terms.paco.position"]) == 2 * 3 * 12 % 40
+    steps = state["objective.terms.paco.key_student.bn1.num_batches_tracked"]
+    assert int(steps) == 2 * 3 * 2
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    words = ["train", "demo-teacher", "data.train_size=64", "training.epochs=12"]
+    words += ["training.batch_size=16", "schedule.warmup_epochs=0", "machine.threads=1"]
+    words += ["machine.accelerator=cpu", "model.name=cifar_resnet8", "optimizer.sam.rho=0.05"]
+    words += ["objective.cross_entropy.weight=0", "objective.paco={queue: 40}"]
+    words += ["training.checkpoint_minutes=0"]
+    out = run(*words, "--out", "runs/whole", cwd=tmp_path)
+    assert "paco" in out
+    stopped = tmp_path / "runs" / "stopped"
+    process = start(*words, "--out", "runs/stopped", cwd=tmp_path)
+    wait_for("first epoch", stopped / "metrics.jsonl", process)
+    process.terminate()
+    finish(process, code=1)
+    assert "continues in epoch" in run(*words, "--out", "runs/stopped", cwd=tmp_path)
+    assert_same_weights(tmp_path / "runs" / "whole", stopped)
+
+
+def test_mixed_images_are_refused_with_the_recipe() -> None:
+    with pytest.raises(UsageError, match="one class each"):
+        load_recipe("demo-teacher", ["objective.paco={}", "augmentation.mixup=0.8"])
+
+
+def test_several_devices_are_refused(tmp_path: Path) -> None:
+    words = ["train", "demo-teacher", "data.train_size=64", "objective.paco={}"]
+    words += ["machine.accelerator=cpu", "machine.devices=2"]
+    assert "machine.devices=1" in run(*words, cwd=tmp_path, code=2)
+
+
+def test_it_needs_no_teacher_and_stays_without_one() -> None:
+    recipe = load_recipe("demo-teacher", ["objective.paco={}"])
+    assert recipe.objective.guided_by == ()
+    assert without_guidance(recipe).objective == recipe.objective

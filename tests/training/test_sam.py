@@ -1,0 +1,204 @@
+"""Sharpness-aware minimization against its definition, and what must not change with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.training.command import assert_same_weights, finish, run, start
+from tests.training.test_survival import wait_for
+from tests.training.test_trainer import tiny, weights
+from vitrellis.errors import UsageError
+from vitrellis.recipe import load_recipe
+from vitrellis.training.sam import SharpnessAware, plain_gradient
+
+ALONE = [
+    "data.train_size=64",
+    "training.epochs=3",
+    "training.batch_size=16",
+    "schedule.warmup_epochs=0",
+    "machine.threads=1",
+    "machine.accelerator=cpu",
+    "model.name=vit_micro_patch7_28",
+    "optimizer.sam.rho=0.1",
+]
+"""Makes `demo-vit-alone` a matter of seconds."""
+
+
+def quadratic(model: nn.Linear, curvature: Tensor) -> Callable[[], None]:
+    """Half of `w A w`, whose gradient is `A w`."""
+
+    def backward() -> None:
+        w = model.weight.squeeze(0)
+        (w @ curvature @ w / 2).backward()
+
+    return backward
+
+
+@pytest.mark.parametrize("rho", [0.05, 2.0])
+def test_gradient_of_a_quadratic_is_taken_uphill(rho: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(5, 1, bias=False).double()
+    root = torch.randn(5, 5, dtype=torch.float64)
+    curvature = root @ root.T
+    w = model.weight.detach().clone().squeeze(0)
+    uphill = curvature @ w / (curvature @ w).norm()
+    SharpnessAware([model], [(0, rho)])(quadratic(model, curvature), 0)
+    assert model.weight.grad is not None
+    expected = curvature @ (w + rho * uphill)
+    torch.testing.assert_close(model.weight.grad.squeeze(0), expected, rtol=1e-10, atol=0)
+    assert torch.equal(model.weight.squeeze(0), w)
+
+
+def test_length_is_taken_over_all_parameters_together() -> None:
+    """Of `3 a + 4 b²/2` at b = 1, the gradient is (3, 4): b moves by 4/5 of rho."""
+    a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    module = nn.ParameterList([a, b])
+    SharpnessAware([module], [(0, 0.5)])(lambda: (3 * a + 2 * b**2).backward(), 0)
+    assert a.grad is not None
+    assert b.grad is not None
+    assert a.grad.item() == pytest.approx(3)
+    assert b.grad.item() == pytest.approx(4 * (1 + 0.5 * 4 / 5))
+
+
+def test_parameters_without_a_gradient_stay_without_one() -> None:
+    module = nn.ModuleDict({"used": nn.Linear(2, 1), "unused": nn.Linear(2, 1)})
+    frozen = nn.Linear(2, 1).requires_grad_(False)
+    images = torch.ones(1, 2)
+    SharpnessAware([module, frozen], [(0, 0.5)])(
+        lambda: (module["used"](images) + frozen(images)).square().sum().backward(), 0
+    )
+    assert all(p.grad is not None for p in module["used"].parameters())
+    assert all(p.grad is None for p in [*module["unused"].parameters(), *frozen.parameters()])
+
+
+def test_a_minimum_is_left_alone() -> None:
+    model = nn.Linear(3, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    SharpnessAware([model], [(0, 0.5)])(quadratic(model, torch.eye(3)), 0)
+    assert model.weight.grad is not None
+    assert torch.equal(model.weight.grad, torch.zeros(1, 3))
+
+
+def test_running_statistics_are_those_of_one_plain_pass() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(8, 3)
+    passes: list[tuple[dict[str, Tensor], list[Tensor]]] = []
+    for gradient in (plain_gradient, None):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        begun_with: list[Tensor] = []
+
+        def backward(model: nn.Sequential = model, seen: list[Tensor] = begun_with) -> None:
+            seen.append(model.get_buffer("1.running_mean").clone())
+            model(images).square().mean().backward()
+
+        (gradient or SharpnessAware([model], [(0, 1.0)]))(backward, 0)
+        passes.append((model.state_dict(), begun_with))
+    (plain, _), (sharp, begun_with) = passes
+    assert plain.keys() == sharp.keys()
+    assert all(torch.equal(plain[name], sharp[name]) for name in plain)
+    assert len(begun_with) == 2
+    assert torch.equal(*begun_with)
+
+
+def test_radius_moves_over_the_epochs() -> None:
+    module = nn.Linear(1, 1)
+    sam = SharpnessAware([module], [(0, 0.0), (2, 0.1), (5, 0.5)])
+    assert [sam.rho(epoch) for epoch in range(7)] == [0, 0, 0.1, 0.1, 0.1, 0.5, 0.5]
+    calls = []
+    for epoch in (1, 2):
+        sam(lambda: calls.append(module(torch.ones(1)).sum().backward()), epoch)
+    assert len(calls) == 1 + 2
+
+
+def test_radius_zero_is_the_base_optimizer(tmp_path: Path) -> None:
+    base = weights(tiny(tmp_path, "base"))
+    sam = weights(tiny(tmp_path, "sam", optimizer__sam={"rho": 0.0}))
+    assert base.keys() == sam.keys()
+    assert all(torch.equal(base[name], sam[name]) for name in base)
+
+
+def test_radius_of_next_to_nothing_draws_the_same_masks(tmp_path: Path) -> None:
+    """With other dropout masks in the second pass, the runs would part at once."""
+    settings: dict[str, Any] = {
+        "model": {"name": "vit_micro_patch7_28", "args": {"drop_rate": 0.5}},
+        "optimizer__name": "sgd",
+        "optimizer__lr": 0.05,
+    }
+    base = weights(tiny(tmp_path, "base", **settings))
+    sam = weights(tiny(tmp_path, "sam", **settings, optimizer__sam={"rho": 1e-7}))
+    for name, value in base.items():
+        torch.testing.assert_close(sam[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"optimizer__name": "sgd", "optimizer__lr": 0.05}
+    settings["optimizer__sam"] = {"rho": 0.1}
+    whole = weights(tiny(tmp_path, "whole", **settings))
+    parts = weights(tiny(tmp_path, "parts", **settings, training__accumulate=3))
+    base = weights(tiny(tmp_path, "base", **(settings | {"optimizer__sam": None})))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5)
+    assert any((base[name] - value).abs().max() > 1e-3 for name, value in whole.items())
+
+
+def test_bf16(tmp_path: Path) -> None:
+    rows = tiny(
+        tmp_path, training__precision="bf16-mixed", optimizer__sam={}, training__epochs=3
+    ).run.read_metrics()
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["optimizer.sam.rho=0.1", "training.precision=16-mixed"], "bf16-mixed or 32-true"),
+        (["optimizer.sam.rho=-1"], r"optimizer\.sam\.rho"),
+        (["optimizer.sam.rho=[[1, 0.1]]"], "the first must be 0"),
+        (["optimizer.sam.rho=[[0, 0.1], [9, 0.1], [9, 0.2]]"], "each later than"),
+        (["optimizer.sam.rho=[]"], r"optimizer\.sam\.rho"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_recipe(words: list[str], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        load_recipe("demo-vit-alone", words)
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """With batch norms, parts of batches and clipping, while rho moves."""
+    words = ["train", "demo-vit-alone", *ALONE, "training.epochs=12", "training.accumulate=2"]
+    words += ["optimizer.sam.rho=[[0, 0.05], [2, 0.1]]", "training.checkpoint_minutes=0"]
+    words += ["model.name=cifar_resnet8", "training.clip_grad=1"]
+    run(*words, "--out", "runs/whole", cwd=tmp_path)
+    stopped = tmp_path / "runs" / "stopped"
+    process = start(*words, "--out", "runs/stopped", cwd=tmp_path)
+    wait_for("first epoch", stopped / "metrics.jsonl", process)
+    process.terminate()
+    finish(process, code=1)
+    out = run(*words, "--out", "runs/stopped", cwd=tmp_path)
+    assert "continues in epoch" in out
+    assert_same_weights(tmp_path / "runs" / "whole", stopped)
+
+
+def test_the_announcement_says_the_radius_and_two_processes_give_the_curve_of_one(
+    tmp_path: Path,
+) -> None:
+    words = ["train", "demo-vit-alone", *ALONE, "training.eval_every=1"]
+    out = run(*words, "--out", "runs/one", cwd=tmp_path)
+    assert "SAM rho 0.1" in out
+    run(*words, "machine.devices=2", "--out", "runs/two", cwd=tmp_path)
+    one, two = (
+        [row[key] for row in map(json.loads, lines) for key in ("loss", "val_loss")]
+        for lines in (
+            (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()
+            for name in ("one", "two")
+        )
+    )
+    assert two == pytest.approx(one, rel=1e-3, abs=2e-3)
