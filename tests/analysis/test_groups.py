@@ -26,8 +26,8 @@ COUNTS = {case["name"]: case["counts"] for case in RECORDED["class_counts"]}
 SOURCES = {
     "CIFAR10LT": "cifar10",
     "CIFAR100LT": "cifar100",
-    "IMAGENETLT": "imagenet_lt",
-    "INAT18": "inaturalist2018",
+    "IMAGENETLT": "imagenet-lt",
+    "INAT18": "inaturalist-2018",
 }
 
 

@@ -28,8 +28,8 @@ THRESHOLDS = (100, 20)
 PUBLISHED_CUTS = {
     "cifar10": (3, 7),
     "cifar100": (36, 71),
-    "imagenet_lt": (390, 835),
-    "inaturalist2018": (842, 4543),
+    "imagenet-lt": (390, 835),
+    "inaturalist-2018": (842, 4543),
 }
 """By source: how many classes are head classes, and how many head or mid classes."""
 

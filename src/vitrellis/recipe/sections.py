@@ -28,12 +28,12 @@ SOURCE_NAMES = (
     "cifar10",
     "cifar100",
     "flowers102",
-    "tiny_imagenet",
+    "tiny-imagenet",
     "chaoyang",
     "elpv",
     "lists",
-    "imagenet_lt",
-    "inaturalist2018",
+    "imagenet-lt",
+    "inaturalist-2018",
     "inaturalist",
 )
 """The keys of `vitrellis.data.sources.SOURCES`, here to be known without loading torch."""
@@ -60,7 +60,7 @@ class Data(Section):
     source: str = "fashion-mnist"
     """What kind of data set: `folder` or `lists` (text files that name images) for your own;
     `fashion-mnist` (packaged), `elpv` (solar cells, from a package), `cifar10`, `cifar100`,
-    `flowers102`, `tiny_imagenet`, `chaoyang`, `imagenet_lt`, `inaturalist2018` (text lists),
+    `flowers102`, `tiny-imagenet`, `chaoyang`, `imagenet-lt`, `inaturalist-2018` (text lists),
     `inaturalist` (JSON, by taxonomy)."""
     root: File | None = None
     """Its folder; a relative path starts in the current folder. Only sets in packages need none."""

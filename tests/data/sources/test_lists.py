@@ -62,13 +62,13 @@ def test_imagenet_lt(tmp_path: Path) -> None:
     }
     write(tmp_path / "images", lists, tmp_path / "lists")
     arguments = {"lists": str(tmp_path / "lists")}
-    source = load_source("imagenet_lt", tmp_path / "images", args=arguments)
-    assert source.name == "imagenet_lt"
+    source = load_source("imagenet-lt", tmp_path / "images", args=arguments)
+    assert source.name == "imagenet-lt"
     assert source.class_names == ("n00", "n01", "n02")
     assert source.class_counts.tolist() == [4, 3, 2]
     assert list(source.splits) == ["train", "val", "test"]
     with pytest.raises(VitrellisError, match=r"ImageNet_LT_train\.txt: no such file"):
-        load_source("imagenet_lt", tmp_path / "images")
+        load_source("imagenet-lt", tmp_path / "images")
 
 
 def test_inaturalist_2018_is_tested_on_its_validation_images(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_inaturalist_2018_is_tested_on_its_validation_images(tmp_path: Path) -> 
         "iNaturalist18_train.txt": [(f"{folder}/{k}/{n}a.jpg", k) for k in (1, 0) for n in (1, 2)],
         "iNaturalist18_val.txt": [(f"{folder}/{k}/b.jpg", k) for k in (0, 1)],
     }
-    source = load_source("inaturalist2018", write(tmp_path, lists))
+    source = load_source("inaturalist-2018", write(tmp_path, lists))
     assert source.class_names == ("0", "1")
     assert source.train.labels.tolist() == [1, 1, 0, 0]
     assert list(source.splits) == ["train", "test"]

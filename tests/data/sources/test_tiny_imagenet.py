@@ -37,7 +37,7 @@ def write(parent: Path) -> Path:
 
 
 def test_val_is_the_test_split_and_classes_are_in_sorted_order(tmp_path: Path) -> None:
-    source = load_source("tiny_imagenet", write(tmp_path))
+    source = load_source("tiny-imagenet", write(tmp_path))
     assert source.class_names == ("goldfish", "crane (n02002724)", "crane (n02124075)")
     assert list(source.splits) == ["train", "test"]
     assert source.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -50,10 +50,10 @@ def test_val_is_the_test_split_and_classes_are_in_sorted_order(tmp_path: Path) -
 
 def test_the_root_may_be_the_folder_or_its_parent(tmp_path: Path) -> None:
     folder = write(tmp_path)
-    first, second = (load_source("tiny_imagenet", root) for root in (folder, tmp_path))
+    first, second = (load_source("tiny-imagenet", root) for root in (folder, tmp_path))
     assert first.fingerprint() == second.fingerprint()
     with pytest.raises(VitrellisError, match=r"has no wnids\.txt\. It should hold"):
-        load_source("tiny_imagenet", folder / "val")
+        load_source("tiny-imagenet", folder / "val")
 
 
 def test_wrong_annotations(tmp_path: Path) -> None:
@@ -61,10 +61,10 @@ def test_wrong_annotations(tmp_path: Path) -> None:
     file = folder / "val" / "val_annotations.txt"
     file.write_text("val_0.JPEG\tn02124075\t0\nval_1.JPEG\tn99\t0\n")
     with pytest.raises(VitrellisError, match=r"val_annotations\.txt: line 2 is .* WordNet number"):
-        load_source("tiny_imagenet", folder)
+        load_source("tiny-imagenet", folder)
     file.write_text("val_7.JPEG\tn02124075\t0\n")
     with pytest.raises(VitrellisError, match=r"val_7\.JPEG: no such file"):
-        load_source("tiny_imagenet", folder)
+        load_source("tiny-imagenet", folder)
     file.unlink()
     with pytest.raises(VitrellisError, match=r"val_annotations\.txt: no such file"):
-        load_source("tiny_imagenet", folder)
+        load_source("tiny-imagenet", folder)

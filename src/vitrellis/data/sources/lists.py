@@ -60,7 +60,7 @@ def load_imagenet_lt(
         VitrellisError: If a text file is missing or damaged, or an image is missing.
     """
     files = {split: f"ImageNet_LT_{split}.txt" for split in ("train", "val", "test")}
-    return _load("imagenet_lt", root, channels, lists, files)
+    return _load("imagenet-lt", root, channels, lists, files)
 
 
 def load_inaturalist2018(
@@ -79,7 +79,7 @@ def load_inaturalist2018(
         VitrellisError: If a text file is missing or damaged, or an image is missing.
     """
     files = {"train": "iNaturalist18_train.txt", "test": "iNaturalist18_val.txt"}
-    return _load("inaturalist2018", root, channels, lists, files)
+    return _load("inaturalist-2018", root, channels, lists, files)
 
 
 def _load(

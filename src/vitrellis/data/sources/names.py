@@ -58,12 +58,12 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
     "flowers102": load_flowers102,
-    "tiny_imagenet": load_tiny_imagenet,
+    "tiny-imagenet": load_tiny_imagenet,
     "chaoyang": load_chaoyang,
     "elpv": load_elpv,
     "lists": load_lists,
-    "imagenet_lt": load_imagenet_lt,
-    "inaturalist2018": load_inaturalist2018,
+    "imagenet-lt": load_imagenet_lt,
+    "inaturalist-2018": load_inaturalist2018,
     "inaturalist": load_inaturalist,
 }
 """The loader of each source: `(root, channels)`, and keyword arguments of its own, to `Source`."""

@@ -45,11 +45,11 @@ def load_tiny_imagenet(root: Path | None, channels: int | None = None) -> Source
         for rows in (listed, _annotated(folder, index))
     )
     names = _class_names(folder / "words.txt", wnids)
-    return Source("tiny_imagenet", names, train, None, test).checked()
+    return Source("tiny-imagenet", names, train, None, test).checked()
 
 
 def _find_folder(root: Path | None) -> Path:
-    given = root_folder(root, "tiny_imagenet", _WANTED)
+    given = root_folder(root, "tiny-imagenet", _WANTED)
     for folder in (given, given / "tiny-imagenet-200"):
         if (folder / "wnids.txt").is_file():
             return folder
