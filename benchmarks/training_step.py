@@ -146,6 +146,7 @@ def our_trainer(
         epochs=1,
         accumulate=1,
         clip_grad=1.0,
+        select_by="val_top1",
         eval_every=1,
         checkpoint_minutes=1e9,
     )

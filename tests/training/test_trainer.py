@@ -14,6 +14,7 @@ from tests.training.command import run
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.recipe import recipe_from
 from vitrellis.training.launch import Finished
+from vitrellis.training.run import RunDirectory
 
 
 def tiny(tmp_path: Path, name: str = "run", count: int = 48, **changes: Any) -> Finished:
@@ -152,6 +153,17 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
 def curve(folder: Path) -> list[float]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [row[key] for row in rows for key in ("loss", "val_loss", "val_top1")]
+
+
+def test_the_best_epoch_can_be_chosen_by_balanced_accuracy(tmp_path: Path) -> None:
+    words = ["train", "demo-vit-alone", "data.long_tail.factor=20", "data.train_size=null"]
+    words += ["training.epochs=4", "schedule.warmup_epochs=0", "training.eval_every=1"]
+    run(*words, "training.select_by=balanced_accuracy", "--out", "runs/x", cwd=tmp_path)
+    directory = RunDirectory(tmp_path / "runs" / "x")
+    balanced = [row["val_balanced"] for row in directory.read_metrics()]
+    assert directory.read_results()["best"]["epoch"] == balanced.index(max(balanced))
+    ended = run("eval", "runs/x", "--split", "val", "--json", cwd=tmp_path)
+    assert json.loads(ended)["balanced_accuracy"] == pytest.approx(max(balanced), abs=1e-6)
 
 
 def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:

@@ -319,6 +319,8 @@ class Training(Section):
     """Least time between two checkpoints from which a run can be continued."""
     eval_every: Count = 1
     """Validate after every so many epochs, and after the last."""
+    select_by: Literal["top1", "balanced_accuracy"] = "top1"
+    """Which validation figure the best epoch is chosen by; for unbalanced classes, the second."""
 
     @model_validator(mode="after")
     def _divides(self) -> Training:

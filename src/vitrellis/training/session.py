@@ -213,6 +213,7 @@ def _trainer(parts: Parts, fabric: Fabric, store: Store, display: Display) -> Tr
         accumulate=training.accumulate,
         clip_grad=training.clip_grad,
         eval_every=training.eval_every,
+        select_by="val_top1" if training.select_by == "top1" else "val_balanced",
         checkpoint_minutes=training.checkpoint_minutes,
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
@@ -45,7 +45,8 @@ class Progress:
         step: Steps of it that are done.
         seconds: Spent in training steps, without evaluation and saving.
         seconds_before: Of those, before this epoch.
-        best_top1: Validation accuracy of the best epoch so far, as a fraction.
+        best_figure: Of the best epoch so far, what epochs are chosen by.
+        best_top1: Validation accuracy of that epoch, as a fraction.
         best_epoch: That epoch.
         sums: Of this epoch: losses and hits weighted by images, and `images`.
     """
@@ -54,6 +55,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     seconds_before: float = 0.0
+    best_figure: float | None = None
     best_top1: float | None = None
     best_epoch: int | None = None
     sums: dict[str, float] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class Trainer:
         accumulate: Into how many parts a batch is split.
         clip_grad: Largest norm of the gradient, or None.
         eval_every: Epochs between validations. The last epoch is always validated.
+        select_by: The figure of a validation that the best epoch has the highest of.
         checkpoint_minutes: Least time between checkpoints that can be resumed from.
     """
 
@@ -110,6 +113,7 @@ class Trainer:
         accumulate: int,
         clip_grad: float | None,
         eval_every: int,
+        select_by: Literal["val_top1", "val_balanced"],
         checkpoint_minutes: float,
     ) -> None:
         self.fabric = fabric
@@ -131,6 +135,7 @@ class Trainer:
         self.accumulate = accumulate
         self.clip_grad = clip_grad
         self.eval_every = eval_every
+        self.select_by = select_by
         self.checkpoint_minutes = checkpoint_minutes
         self.progress = Progress()
         self._last_saved = time.monotonic()
@@ -240,9 +245,11 @@ class Trainer:
         progress.epoch, progress.step, progress.seconds_before = epoch + 1, 0, progress.seconds
         self._sums = {}
         if self.validation is not None and self._validates(epoch):
-            row["val_top1"], row["val_loss"] = self._validate(self.validation)
-            if progress.best_top1 is None or row["val_top1"] > progress.best_top1:
-                progress.best_top1, progress.best_epoch = row["val_top1"], epoch
+            row |= self._validate(self.validation)
+            figure = row[self.select_by]
+            if progress.best_figure is None or figure > progress.best_figure:
+                progress.best_figure, progress.best_epoch = figure, epoch
+                progress.best_top1 = row["val_top1"]
                 self.store.save_best(self.evaluated_model, self._state())
         self.store.log(row)
         self.display.epoch(row)
@@ -335,21 +342,24 @@ class Trainer:
     def _finite_interval(self) -> int:
         return 1 if self.fabric.device.type == "cpu" else CHECK_FINITE_EVERY
 
-    def _validate(self, loader: EvalLoader) -> tuple[float, float]:
-        """Accuracy as a fraction, and mean cross-entropy."""
+    def _validate(self, loader: EvalLoader) -> dict[str, float]:
+        """Accuracy, over images and as a mean over classes, and mean cross-entropy."""
         with self.fabric.autocast():
             logits, labels = collect_logits(self.evaluated_model, loader)
-        counts = torch.stack(
-            [
-                (logits.argmax(dim=-1) == labels).sum().double(),
-                nn.functional.cross_entropy(logits, labels, reduction="sum").double(),
-                torch.tensor(len(labels)).double(),
-            ]
-        )
-        hits, loss, num_images = self.fabric.all_reduce(  # type: ignore[union-attr]  # a tensor
-            counts.to(self.fabric.device), reduce_op="sum"
-        ).tolist()
-        return hits / num_images, loss / num_images
+        num_classes = logits.shape[1]
+        hits = labels[logits.argmax(dim=-1) == labels]
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum").double()
+        counted = [torch.bincount(found, minlength=num_classes) for found in (hits, labels)]
+        sums = torch.cat([*counted, loss.view(1)]).to(self.fabric.device)
+        reduced = self.fabric.all_reduce(sums, reduce_op="sum")
+        assert isinstance(reduced, Tensor)
+        right, images, total = reduced.cpu().split([num_classes, num_classes, 1])
+        recalls = (right / images)[images > 0]
+        return {
+            "val_top1": (right.sum() / images.sum()).item(),
+            "val_balanced": recalls.mean().item(),
+            "val_loss": (total / images.sum()).item(),
+        }
 
     def _validates(self, epoch: int) -> bool:
         return (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
