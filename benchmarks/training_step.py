@@ -121,7 +121,15 @@ def our_trainer(
     fabric = Fabric(accelerator="cpu")
     fabric.launch()
     student = build.build_student(recipe, source, preprocessing)
-    guided = GuidedStudent(student, build_objective(recipe.objective, student, preprocessing, None))
+    objective = build_objective(
+        recipe.objective,
+        student,
+        preprocessing,
+        None,
+        class_counts=source.class_counts,
+        epochs=recipe.training.epochs,
+    )
+    guided = GuidedStudent(student, objective)
     loader = build.build_train_loader(
         recipe, source, preprocessing, build.Place(torch.device("cpu"))
     )

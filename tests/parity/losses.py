@@ -1,7 +1,7 @@
 """Figures of the published loss functions: values and gradients, with the rule for their inputs.
 
-`losses.*`, `distillation.*` and `reweighting.*` are sections of the reference vectors; the JSON says
-in words what was computed, from which sources, and within which tolerance it is to be met.
+`losses.*`, `distillation.*` and `reweighting.*` are sections of the reference vectors; the JSON
+says in words what was computed, from which sources, and within which tolerance.
 """
 
 from __future__ import annotations

@@ -84,6 +84,7 @@ def teacher_recipe(recipe: Recipe) -> Recipe:
     split_seed = recipe.seed if recipe.data.seed is None else recipe.data.seed
     given = recipe.model_dump(include={"seed", "data", "machine"})
     given["data"]["seed"] = split_seed
+    del given["data"]["sampler"]
     draft.merge(given, f"{recipe.name} (for its teacher)")
     draft.merge(parse_overrides(recipe.teacher.overrides), f"{recipe.name}: teacher.overrides")
     return draft.finish(label)

@@ -26,7 +26,7 @@ from vitrellis.training.guided import GuidedStudent, Teacher
 from vitrellis.training.run import RunDirectory
 from vitrellis.training.store import Store
 from vitrellis.training.teachers import TeacherClassifier, load_teacher
-from vitrellis.training.terms import build_objective
+from vitrellis.training.terms import build_objective, resolved_loss
 from vitrellis.training.trainer import Progress, Trainer
 
 
@@ -113,7 +113,15 @@ def _parts(
     torch.manual_seed(recipe.seed)
     student = build.build_student(recipe, source, preprocessing)
     teacher = load_teacher(recipe, run, source, preprocessing, fabric)
-    objective = build_objective(recipe.objective, student, preprocessing, teacher)
+    objective = build_objective(
+        recipe.objective,
+        student,
+        preprocessing,
+        teacher,
+        class_counts=source.class_counts,
+        deferred=recipe.deferred,
+        epochs=recipe.training.epochs,
+    )
     guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
     guided.to(fabric.device)
     if recipe.training.channels_last:
@@ -173,6 +181,8 @@ def _announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"{height} x {width} pixels, seed {recipe.seed}",
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
+        *_chosen_loss(recipe, source),
+        *_last_phase(recipe),
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}, "
         f"weight decay {recipe.optimizer.weight_decay:g}",
         f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
@@ -182,6 +192,27 @@ def _announcement(parts: Parts, fabric: Fabric) -> list[str]:
     if parts.teacher is not None and source.val is not None:
         lines.append(_teacher_accuracy(parts.teacher, parts.evaluation(source.val)))
     return lines
+
+
+def _chosen_loss(recipe: Recipe, source: Source) -> list[str]:
+    """What `loss: auto` has become, and why."""
+    labels = recipe.objective.cross_entropy
+    if labels.loss != "auto":
+        return []
+    counts = source.class_counts
+    factor = counts.max().item() / counts.min().item()
+    loss = resolved_loss(labels, counts)
+    return [f"             auto: {loss}, as class sizes differ by a factor of {factor:.3g}"]
+
+
+def _last_phase(recipe: Recipe) -> list[str]:
+    """When the last phase begins, and what of it the terms do not say."""
+    if recipe.deferred is None:
+        return []
+    epochs = recipe.training.epochs
+    first = recipe.deferred.first_epoch(epochs) + 1
+    mixing = "as before" if recipe.deferred.mixing else "off"
+    return [f"  deferred   from epoch {first} of {epochs} on, mixing {mixing}"]
 
 
 def _teacher_accuracy(teacher: Teacher, validation: EvalLoader) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from vitrellis.errors import UsageError
 from vitrellis.models import block_channels, has_distillation_head, num_blocks
@@ -13,20 +13,36 @@ from vitrellis.objectives import (
     CTKD,
     DKD,
     KD,
+    LDAM,
     MLKD,
     CrossEntropy,
+    Deferred,
+    Focal,
     HardDistillation,
+    LabelLoss,
     LocalityGuidance,
+    LogitAdjustment,
     LogitTerm,
     Objective,
     PooledFeatures,
+    Softmax,
     Term,
+    effective_number_weights,
 )
 from vitrellis.objectives.weights import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
 from vitrellis.recipe import AdaptiveWeight, OffAfterWeight, RampWeight, Weight
-from vitrellis.recipe.objective import Locality, ObjectiveSection
+from vitrellis.recipe.objective import CrossEntropy as LabelSettings
+from vitrellis.recipe.objective import DeferredSection, Locality, ObjectiveSection
 from vitrellis.training.exported import Preprocessing
 from vitrellis.training.guided import Teacher
+
+AUTO_FACTOR = 5
+"""How unequal classes must be for `loss: auto` to balance them: largest over smallest.
+
+Then it is balanced softmax (https://arxiv.org/abs/2007.10740): it has no setting, needs no second
+phase, is plain cross-entropy where classes are equal, and in its paper beats re-weighting. The 5 is
+a judgement: for milder tails we keep what others compare with.
+"""
 
 
 def build_objective(
@@ -34,22 +50,82 @@ def build_objective(
     student: nn.Module,
     preprocessing: Preprocessing,
     teacher: Teacher | None,
+    *,
+    class_counts: Tensor,
+    deferred: DeferredSection | None = None,
+    epochs: int,
 ) -> Objective:
     """All the terms of a recipe, and how they add up.
 
+    Args:
+        settings: What the recipe says of the terms.
+        student: Whose maps are tapped.
+        preprocessing: What the student is shown.
+        teacher: None where no term needs one.
+        class_counts: `(K,)` training images of each class.
+        deferred: What changes in the last phase; None for nothing.
+        epochs: Of the run.
+
     Raises:
-        UsageError: If the student has a distillation head that no term trains.
+        UsageError: If the student has a distillation head that no term trains, or a class has no
+            image where its rarity matters.
     """
+    labels, hard = settings.cross_entropy, settings.hard
+    phases: dict[str, Deferred] = {}
+    if deferred is not None:
+        phases = _phases(deferred, deferred.first_epoch(epochs), class_counts)
     label_term = CrossEntropy(
-        weight=build_weight(settings.cross_entropy.weight),
-        label_smoothing=settings.cross_entropy.label_smoothing,
+        weight=build_weight(labels.weight),
+        label_smoothing=labels.label_smoothing,
+        loss=_label_loss(labels, class_counts),
+        deferred=phases.get("class"),
     )
     logit_terms = _logit_terms(settings)
+    if hard is not None:
+        weight, phase = build_weight(hard.weight), phases.get("distillation")
+        logit_terms.append(HardDistillation(weight=weight, head=hard.head, deferred=phase))
     _check_heads(student, logit_terms)
     terms: list[Term] = [label_term]
     if teacher is not None:
         terms += _map_terms(settings, _Taps(student, preprocessing, teacher))
     return Objective([*terms, *logit_terms])
+
+
+def _phases(
+    settings: DeferredSection, first_epoch: int, class_counts: Tensor
+) -> dict[str, Deferred]:
+    """What changes in the last phase, for the term of the labels and for that of hard ones."""
+
+    def weights(head: str) -> Tensor | None:
+        if settings.reweight not in (head, "both"):
+            return None
+        return effective_number_weights(class_counts, beta=settings.beta)
+
+    return {
+        "class": Deferred(
+            first_epoch, class_weights=weights("class"), smoothing=settings.smoothing
+        ),
+        "distillation": Deferred(first_epoch, class_weights=weights("distillation")),
+    }
+
+
+def resolved_loss(settings: LabelSettings, class_counts: Tensor) -> str:
+    """The loss that learns the labels, `auto` resolved by how unequal the classes are."""
+    if settings.loss != "auto":
+        return settings.loss
+    unequal = int(class_counts.max()) >= AUTO_FACTOR * int(class_counts.min())
+    return "balanced_softmax" if unequal else "softmax"
+
+
+def _label_loss(settings: LabelSettings, class_counts: Tensor) -> LabelLoss:
+    losses: dict[str, Callable[[], LabelLoss]] = {
+        "softmax": Softmax,
+        "balanced_softmax": lambda: LogitAdjustment(class_counts),
+        "logit_adjustment": lambda: LogitAdjustment(class_counts, tau=settings.tau),
+        "ldam": lambda: LDAM(class_counts, margin=settings.margin, scale=settings.scale),
+        "focal": lambda: Focal(gamma=settings.gamma),
+    }
+    return losses[resolved_loss(settings, class_counts)]()
 
 
 def _logit_terms(settings: ObjectiveSection) -> list[LogitTerm]:
@@ -60,7 +136,6 @@ def _logit_terms(settings: ObjectiveSection) -> list[LogitTerm]:
         (settings.dkd, DKD),
         (settings.mlkd, MLKD),
         (settings.ctkd, CTKD),
-        (settings.hard, HardDistillation),
     ):
         if section is not None:
             own = section.model_dump(exclude={"weight"})
