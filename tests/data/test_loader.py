@@ -10,6 +10,7 @@ from torch import Tensor
 from vitrellis.data.augmentation import Augment, Plain
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.mixing import Mix
+from vitrellis.data.randomness import epoch_order
 from vitrellis.data.sources.base import Split, TensorImages
 from vitrellis.errors import UsageError
 
@@ -198,6 +199,57 @@ def test_repeated_augmentation_shows_views_that_differ() -> None:
     for index, view in views:
         if view > 0:
             assert not torch.equal(views[index, view][0], views[index, 0][0])
+
+
+def test_uniform_is_the_order_of_the_epoch() -> None:
+    order, _ = epoch_order(50, seed=0, epoch=2)
+    for loader in (train_loader(), train_loader(sampler="uniform")):
+        shown = torch.cat([batch.indices for batch in loader.epoch(2)])
+        assert torch.equal(shown, order[: len(shown)])
+
+
+@pytest.mark.parametrize("sampler", ["class_balanced", "square_root"])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_drawn_images_are_the_same_for_all_processes_and_restarts(
+    sampler: str, repeats: int
+) -> None:
+    settings: dict[str, Any] = {"mix": MIX, "sampler": sampler, "repeats": repeats}
+    images = split()
+    images = Split(images.images, (torch.arange(50) > 40).long())
+    whole = list(train_loader(images, **settings).epoch(1))
+    shares = [train_loader(images, **settings, world_size=3, rank=rank) for rank in range(3)]
+    for one, *parts in zip(whole, *(loader.epoch(1) for loader in shares), strict=True):
+        for name in ("images", "targets", "labels", "indices"):
+            joined = torch.cat([getattr(part, name) for part in parts])
+            assert torch.equal(getattr(one, name), joined), name
+    assert_equal_batches(whole[2:], list(train_loader(images, **settings).epoch(1, 2)))
+    assert len(whole) == 3
+
+
+def test_partners_are_drawn_like_the_images() -> None:
+    images = Split(split(200).images, (torch.arange(200) > 190).long())
+    mix = Mix(mixup=1.0)
+    settings: dict[str, Any] = {"mix": mix, "num_classes": 2, "batch_size": 200}
+    balanced = train_loader(images, sampler="class_balanced", **settings)
+    rare = torch.cat([next(balanced.epoch(epoch)).targets[:, 1] for epoch in range(5)])
+    assert abs(rare.mean().item() - 0.5) < 0.08
+    plain = train_loader(images, **settings)
+    assert next(plain.epoch(0)).targets[:, 1].mean() < 0.15
+
+
+def test_a_drawn_image_is_augmented_anew() -> None:
+    images = Split(split().images, torch.tensor([1] + [0] * 49))
+    loader = train_loader(images, sampler="class_balanced", batch_size=50)
+    (batch,) = loader.epoch(0)
+    rare = batch.images[batch.labels == 1]
+    assert len(rare) > 10
+    assert not torch.equal(rare[0], rare[1])
+
+
+def test_mixing_ends_when_it_is_told_to() -> None:
+    settled = train_loader(mix=MIX, mix_epochs=2)
+    assert_equal_batches(list(settled.epoch(1)), list(train_loader(mix=MIX).epoch(1)))
+    assert_equal_batches(list(settled.epoch(2)), list(train_loader().epoch(2)))
 
 
 def test_more_processes_than_images_are_refused() -> None:

@@ -16,6 +16,7 @@ from vitrellis.recipe import (
     RampWeight,
     Recipe,
     effective_lr,
+    without_guidance,
 )
 from vitrellis.recipe.files import recipe_from
 
@@ -209,6 +210,28 @@ def test_learned_blocks_need_no_pairs() -> None:
         ({"augmentation": {"scale": [1, 0.5]}}, "the smaller number goes first"),
         ({"augmentation": {"rand_augment": "strong"}}, "such as `rand-m9-mstd0.5-inc1`"),
         ({"machine": {"workers": "many"}}, "it must be 'auto', or a whole number"),
+        (
+            {"objective": {"cross_entropy": {"tau": 2}}},
+            "tau is for loss: logit_adjustment, and the loss here is softmax",
+        ),
+        ({"deferred": {"after_epochs": 3}}, "deferred.after_epochs: 3 is too late for training"),
+        ({"deferred": {"after_epochs": 1, "share": 0.5}}, "give one of them"),
+        ({"deferred": {"share": 1}}, "deferred.share: 1 is too large"),
+        ({"deferred": {"reweight": "both"}}, "re-weights objective.hard, which is not given"),
+        ({"schedule": {"name": "step"}}, "it needs both, such as milestones: [160, 180]"),
+        ({"schedule": {"milestones": [1]}}, "belong to name: step"),
+        (
+            {"schedule": {"name": "step", "milestones": [1, 2], "factors": [0.1]}},
+            "2 milestones and 1 factors",
+        ),
+        (
+            {"schedule": {"name": "step", "milestones": [2, 2], "factors": [0.1, 0.1]}},
+            "they should rise",
+        ),
+        (
+            {"schedule": {"name": "step", "milestones": [7], "factors": [0.1]}},
+            "schedule.milestones: 7 is too late for training.epochs",
+        ),
         ({"name": "../x"}, "name: '../x' is not of the right form"),
         ({"model": {"name": None}}, "model.name: missing"),
     ],
@@ -265,3 +288,15 @@ def test_a_long_tail_and_a_balanced_part_exclude_each_other() -> None:
 )
 def test_a_long_tail_out_of_range(key: str, value: object) -> None:
     assert f"data.long_tail.{key}" in mistake(minimal(data={"long_tail": {key: value}}))
+
+
+@pytest.mark.parametrize(
+    ("reweight", "left"), [("both", "class"), ("distillation", "none"), ("class", "class")]
+)
+def test_without_a_teacher_nothing_of_its_is_re_weighted(reweight: str, left: str) -> None:
+    recipe = recipe_from(
+        minimal(teacher=TEACHER, objective={"hard": {}}, deferred={"reweight": reweight})
+    )
+    alone = without_guidance(recipe)
+    assert alone.deferred is not None
+    assert alone.deferred.reweight == left

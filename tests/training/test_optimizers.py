@@ -74,6 +74,32 @@ def test_constant_after_warmup() -> None:
     assert rate.at(2, 0, 1.0) == rate.at(9, 6, 1.0) == 1.0
 
 
+def test_steps_of_the_published_long_tail_teachers() -> None:
+    """LDAM-DRW: five epochs of warm-up, a hundredth from epoch 161, a ten-thousandth from 181."""
+    rate = schedule(
+        name="step",
+        epochs=200,
+        warmup_epochs=4,
+        warmup_factor=0.2,
+        per="epoch",
+        milestones=(160, 180),
+        factors=(0.01, 0.0001),
+    )
+    found = [rate.at(epoch, 3, 0.1) for epoch in range(200)]
+    assert found[:6] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+    assert found[5:160] == [0.1] * 155
+    assert found[160:180] == pytest.approx([0.001] * 20)
+    assert found[180:] == pytest.approx([0.00001] * 20)
+
+
+def test_steps_before_the_first_milestone_and_per_step() -> None:
+    rate = schedule(name="step", milestones=(5,), factors=(0.5,))
+    assert rate.at(0, 0, 1.0) == pytest.approx(0.1)
+    assert rate.at(1, 0, 1.0) == pytest.approx(0.55)
+    assert rate.at(4, 6, 1.0) == 1.0
+    assert rate.at(5, 0, 1.0) == rate.at(9, 6, 1.0) == 0.5
+
+
 def test_set_reaches_every_group_with_its_own_base() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     groups = parameter_groups(model, lr=0.1, weight_decay=0.05, head=["1"], head_lr_ratio=10)

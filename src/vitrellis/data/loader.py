@@ -18,6 +18,7 @@ from vitrellis.data.augmentation import Augment, Plain
 from vitrellis.data.canvas import Fit, Tick
 from vitrellis.data.mixing import Mix
 from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
+from vitrellis.data.sampling import ClassSampler, Sampler
 from vitrellis.data.sources.base import Split
 from vitrellis.data.store import open_store
 from vitrellis.errors import UsageError
@@ -70,6 +71,7 @@ class TrainLoader:
         batch_size: Of all processes together. A set smaller than that is one batch.
         augment: What becomes of an image.
         mix: What becomes of two; None for nothing.
+        mix_epochs: Epochs in which images are mixed; None for all.
         seed: Of the run.
         device: Where batches are made.
         rank: Of this process.
@@ -78,6 +80,8 @@ class TrainLoader:
             that has not an image for every process is left out anyway.
         repeats: Views of the same image in an epoch.
         second_view: Make a second view of every image in the same batch, which is not mixed.
+        sampler: How often each class is shown, see `ClassSampler`; "uniform" shows every image
+            once. Partners for mixing are drawn in the same way.
         canvas: `(H, W)` at which images are stored.
         fit: How they are brought to it.
         resident: Hold all of them as one tensor on the device.
@@ -97,6 +101,7 @@ class TrainLoader:
         batch_size: int,
         augment: Augment,
         mix: Mix | None,
+        mix_epochs: int | None = None,
         seed: int,
         device: torch.device,
         rank: int = 0,
@@ -104,6 +109,7 @@ class TrainLoader:
         drop_last: bool = True,
         repeats: int = 1,
         second_view: bool = False,
+        sampler: Sampler = "uniform",
         canvas: tuple[int, int],
         fit: Fit = "squash",
         resident: bool = True,
@@ -123,9 +129,11 @@ class TrainLoader:
         self.augment = augment
         # a single image has no partner
         self.mix = mix if mix is not None and mix.active and count > 1 else None
+        self.mix_epochs = mix_epochs
         self.seed = seed
         self.repeats = repeats
         self.second_view = second_view
+        self._sampler = ClassSampler(split.labels, sampler) if sampler != "uniform" else None
         self._rank = rank
         self._world_size = world_size
         self._labels = split.labels.to(device)
@@ -157,19 +165,25 @@ class TrainLoader:
             yield self._batch(share, stored)
 
     def _shares(self, epoch: int, start_step: int) -> Iterator[_Share]:
-        order, views = epoch_order(len(self._labels), self.seed, epoch, self.repeats)
+        if self._sampler is None:
+            order, views = epoch_order(len(self._labels), self.seed, epoch, self.repeats)
+        else:
+            order, views = self._sampler.epoch_order(self.seed, epoch, self.repeats)
         keys = sample_keys(self.seed, epoch, order, views)
+        mix = self.mix if self.mix_epochs is None or epoch < self.mix_epochs else None
         for step in range(start_step, self.steps_per_epoch):
             first = step * self.batch_size
             whole = torch.arange(first, min(first + self.batch_size, len(order)))
             own = whole.tensor_split(self._world_size)[self._rank]
-            yield self._share(order[own], keys[own], len(whole))
+            yield self._share(order[own], keys[own], len(whole), mix)
 
-    def _share(self, indices: Tensor, keys: Tensor, size: int) -> _Share:
-        if self.mix is None:
+    def _share(self, indices: Tensor, keys: Tensor, size: int, mix: Mix | None) -> _Share:
+        if mix is None:
             return _Share(indices, keys, size, indices[:0], indices[:0], keys[:0])
-        rows = self.mix.is_mixed(keys).nonzero().squeeze(1)
-        partners, views = self.mix.partners(indices[rows], keys[rows], len(self._labels))
+        rows = mix.is_mixed(keys).nonzero().squeeze(1)
+        partners, views = mix.partners(indices[rows], keys[rows], len(self._labels))
+        if self._sampler is not None:
+            partners = self._sampler.draw(keys[rows], "mix-partner")
         return _Share(indices, keys, size, rows, partners, views)
 
     def _batch(self, share: _Share, stored: Tensor) -> Batch:

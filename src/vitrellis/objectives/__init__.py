@@ -1,8 +1,9 @@
 """Loss terms, their weights over the epochs, and how they add up."""
 
-from vitrellis.objectives.classification import CrossEntropy, soft_cross_entropy
+from vitrellis.objectives.classification import CrossEntropy
 from vitrellis.objectives.curriculum import CTKD
 from vitrellis.objectives.decoupled import DKD, decoupled_distillation
+from vitrellis.objectives.deferred import Deferred
 from vitrellis.objectives.distillation import (
     KD,
     HardDistillation,
@@ -11,7 +12,16 @@ from vitrellis.objectives.distillation import (
     soft_distillation,
 )
 from vitrellis.objectives.features import PooledFeatures, pooled_imitation
+from vitrellis.objectives.label_losses import (
+    LDAM,
+    Focal,
+    LabelLoss,
+    LogitAdjustment,
+    Softmax,
+    soft_cross_entropy,
+)
 from vitrellis.objectives.locality import LocalityGuidance, locality_loss
+from vitrellis.objectives.long_tail import effective_number_weights
 from vitrellis.objectives.multi_level import MLKD, multi_level_distillation
 from vitrellis.objectives.objective import FollowingTerm, Objective, ObjectiveValue, Term
 from vitrellis.objectives.paco import PaCo, paco_loss
@@ -23,13 +33,18 @@ __all__ = [
     "CTKD",
     "DKD",
     "KD",
+    "LDAM",
     "MLKD",
     "Adaptive",
     "Constant",
     "CrossEntropy",
+    "Deferred",
+    "Focal",
     "FollowingTerm",
     "HardDistillation",
+    "LabelLoss",
     "LocalityGuidance",
+    "LogitAdjustment",
     "LogitTerm",
     "Needs",
     "Objective",
@@ -39,10 +54,12 @@ __all__ = [
     "PooledFeatures",
     "Ramp",
     "Signals",
+    "Softmax",
     "Taught",
     "Term",
     "WeightSchedule",
     "decoupled_distillation",
+    "effective_number_weights",
     "hard_distillation",
     "locality_loss",
     "multi_level_distillation",

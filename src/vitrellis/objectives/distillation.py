@@ -1,7 +1,8 @@
 """Logit distillation: the student imitates the teacher's predictions, plainly or standardized.
 
 Papers: Distilling the Knowledge in a Neural Network (https://arxiv.org/abs/1503.02531); hard labels
-and distillation heads: DeiT (https://arxiv.org/abs/2012.12877). Original code:
+and distillation heads: DeiT (https://arxiv.org/abs/2012.12877); in long tails: DeiT-LT
+(https://arxiv.org/abs/2404.02900). Original code: https://github.com/val-iisc/DeiT-LT,
 https://github.com/sunshangquan/logit-standardization-KD, https://github.com/lkhl/tiny-transformers
 
 How we differ from the published code: any student can be taught, on its class head as well as on a
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitrellis.errors import UsageError, unknown_name
+from vitrellis.objectives.deferred import Deferred
 from vitrellis.objectives.objective import Term
 from vitrellis.objectives.precision import widen
 from vitrellis.objectives.signals import Needs, Signals
@@ -63,12 +65,16 @@ def soft_distillation(
     return divergence * (temperature**2 / counts[reduction])
 
 
-def hard_distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def hard_distillation(
+    student_logits: Tensor, teacher_logits: Tensor, *, class_weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy with the teacher's favourite class as the label, batch mean.
 
     Args:
         student_logits: `(B, K)`.
         teacher_logits: `(B, K)`.
+        class_weights: `(K,)` of the teacher's favourite classes, None for equal ones. The mean is
+            then divided by the sum of the weights, as in DeiT-LT.
 
     Returns:
         A scalar.
@@ -77,7 +83,9 @@ def hard_distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         UsageError: If the shapes differ.
     """
     check_logits(student_logits, teacher_logits)
-    return F.cross_entropy(widen(student_logits), teacher_logits.argmax(dim=-1))
+    logits = widen(student_logits)
+    weights = class_weights.to(logits.dtype) if class_weights is not None else None
+    return F.cross_entropy(logits, teacher_logits.argmax(dim=-1), weight=weights)
 
 
 class LogitTerm(Term, ABC):
@@ -200,10 +208,12 @@ class KD(LogitTerm):
 class HardDistillation(LogitTerm):
     """The student learns the teacher's favourite class as if it were the label (DeiT, eq. 3).
 
-    Neither a temperature nor standardization would change what the teacher says.
+    Neither a temperature nor standardization would change what the teacher says. In a long tail it
+    says rare classes too rarely; DeiT-LT weights them in the last phase (`deferred`).
 
     Args:
         head: Which of the student's heads learns from the teacher.
+        deferred: What changes in the last phase of training; None for nothing.
         weight: A number, or a schedule over epochs.
         name: What the term is called in logs and checkpoints.
 
@@ -215,17 +225,20 @@ class HardDistillation(LogitTerm):
         self,
         *,
         head: Head = "class",
+        deferred: Deferred | None = None,
         weight: WeightSchedule | float = 1.0,
         name: str = "hard",
     ) -> None:
+        later = deferred.describe() if deferred is not None else ""
         super().__init__(
             name,
             weight=weight,
             head=head,
             standardize=False,
             sigma="sample",
-            settings="the teacher's favourite class",
+            settings=", ".join(filter(None, ["the teacher's favourite class", later])),
         )
+        self.deferred = deferred
 
     def forward(self, signals: Signals) -> Tensor:
         """The unweighted loss, a scalar.
@@ -233,7 +246,10 @@ class HardDistillation(LogitTerm):
         Raises:
             UsageError: If the student lacks the head, or the teacher knows other classes.
         """
-        return hard_distillation(*self.plain_logits(signals))
+        class_weights = None
+        if self.deferred is not None and self.deferred.has_begun(signals.epoch):
+            class_weights = self.deferred.class_weights
+        return hard_distillation(*self.plain_logits(signals), class_weights=class_weights)
 
 
 def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:

@@ -85,6 +85,7 @@ def teacher_recipe(recipe: Recipe, name: str = "teacher") -> Recipe:
     split_seed = recipe.seed if recipe.data.seed is None else recipe.data.seed
     given = recipe.model_dump(include={"seed", "data", "machine"})
     given["data"]["seed"] = split_seed
+    del given["data"]["sampler"]
     draft.merge(given, f"{recipe.name} (for its {name})")
     draft.merge(parse_overrides(settings.overrides), f"{recipe.name}: {name}.overrides")
     return draft.finish(label)

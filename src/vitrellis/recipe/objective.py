@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -99,6 +100,28 @@ class CrossEntropy(Section):
     `{value, off_after}`, `{value, adaptive: true, window, threshold, min_epoch, relative}`."""
     label_smoothing: ProperFraction = 0.0
     """Probability mass that is spread evenly over all classes."""
+    loss: Literal["softmax", "auto", "balanced_softmax", "logit_adjustment", "ldam", "focal"] = (
+        "softmax"
+    )
+    """Plain cross-entropy, or one for long tails: balanced softmax (arXiv 2007.10740), logit
+    adjustment (2007.07314), LDAM (1906.07413), focal loss (1708.02002). `auto`: balanced softmax
+    if the largest class has 5 times as many images as the smallest or more, else plain."""
+    tau: NonNegative = 1.0
+    """Of `logit_adjustment`: how far frequencies are made up for; 1 is balanced softmax."""
+    gamma: NonNegative = 2.0
+    """Of `focal`: 0 is plain cross-entropy."""
+    margin: NonNegative = 0.5
+    """Of `ldam`: the margin of the rarest class."""
+    scale: Positive = 30.0
+    """Of `ldam`: logits, best cosines (`model.args: {cosine: true}`), are multiplied by it."""
+
+    @model_validator(mode="after")
+    def _has_its_settings(self) -> CrossEntropy:
+        settings = {"tau": "logit_adjustment", "gamma": "focal", "margin": "ldam", "scale": "ldam"}
+        for key, loss in settings.items():
+            if self.loss != loss and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is for loss: {loss}, and the loss here is {self.loss}")
+        return self
 
 
 def _blocks_tag(value: object) -> str:
@@ -262,6 +285,41 @@ class PaCo(Section):
     """Earlier images to compare with: 1024 for CIFAR, 8192 for large sets."""
     momentum: ProperFraction = 0.999
     """How slowly the copy of the student changes that earlier images are seen by."""
+
+
+class DeferredSection(Section):
+    """A last phase, in which classes count the same: deferred re-weighting (DRW).
+
+    Sources: Cao et al., arXiv 1906.07413, who re-weight what is learned from labels; DeiT-LT,
+    arXiv 2404.02900, which re-weights what the distillation head learns, and mixes no images.
+    """
+
+    after_epochs: Index | None = None
+    """Epochs before the phase begins."""
+    share: ProperFraction | None = None
+    """The same as a share of `training.epochs`; 0.8 if neither is given."""
+    reweight: Literal["class", "distillation", "both", "none"] = "class"
+    """What is re-weighted by the class: `objective.cross_entropy` by the label, `objective.hard` by
+    what the teacher takes the image for, or both."""
+    beta: ProperFraction = 0.9999
+    """A class of n images weighs `(1 - beta) / (1 - beta^n)` (Cui et al., arXiv 1901.05555)."""
+    mixing: bool = False
+    """Whether images are still mixed (`augmentation.mixup`, `augmentation.cutmix`)."""
+    smoothing: bool = False
+    """Whether labels are still smoothed (`objective.cross_entropy.label_smoothing`)."""
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> DeferredSection:
+        if self.after_epochs is not None and self.share is not None:
+            raise ValueError("after_epochs and share both say when it begins; give one of them")
+        return self
+
+    def first_epoch(self, epochs: int) -> int:
+        """The 0-based epoch in which the phase begins, in a run of so many."""
+        if self.after_epochs is not None:
+            return self.after_epochs
+        share = self.share if self.share is not None else 0.8
+        return math.floor(share * epochs + 1e-9)  # 0.7 * 10 is a little less than 7
 
 
 class ObjectiveSection(Section):

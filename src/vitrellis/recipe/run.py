@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from vitrellis.recipe.objective import ObjectiveSection
+from vitrellis.recipe.objective import DeferredSection, ObjectiveSection
 from vitrellis.recipe.sections import (
     Augmentation,
     Data,
@@ -50,6 +50,8 @@ class Recipe(Section):
     """Several who do, by names of your own, in place of `teacher`; what they say adds up."""
     objective: ObjectiveSection = ObjectiveSection()
     """The terms of the loss."""
+    deferred: DeferredSection | None = None
+    """A last phase, in which classes count the same and images are no longer mixed."""
     optimizer: OptimizerSection = OptimizerSection()
     """How weights are changed."""
     schedule: Schedule = Schedule()
@@ -125,12 +127,35 @@ class Recipe(Section):
         }
 
     @model_validator(mode="after")
+    def _ends_in_a_phase(self) -> Recipe:
+        deferred, epochs = self.deferred, self.training.epochs
+        if deferred is None:
+            return self
+        if deferred.first_epoch(epochs) >= epochs:
+            raise ValueError(
+                f"deferred.after_epochs: {deferred.after_epochs} is too late for training.epochs "
+                f"{epochs}; the phase would never begin"
+            )
+        if deferred.reweight in ("distillation", "both") and self.objective.hard is None:
+            raise ValueError(
+                f"deferred.reweight: {deferred.reweight} re-weights objective.hard, which is not "
+                "given. Add it, or use class"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _reaches_its_learning_rate(self) -> Recipe:
         warmup, epochs = self.schedule.warmup_epochs, self.training.epochs
         if warmup >= epochs:
             raise ValueError(
                 f"schedule.warmup_epochs: {warmup:g} is too long for training.epochs {epochs}; "
                 "the learning rate would never be reached"
+            )
+        late = [milestone for milestone in self.schedule.milestones if milestone >= epochs]
+        if late:
+            raise ValueError(
+                f"schedule.milestones: {late[0]} is too late for training.epochs {epochs}; "
+                "the learning rate would not change there"
             )
         lr = effective_lr(self)
         if self.schedule.min_lr > lr:
@@ -164,10 +189,13 @@ def without_guidance(recipe: Recipe) -> Recipe:
     objective = recipe.objective
     alone = ObjectiveSection(cross_entropy=objective.cross_entropy, paco=objective.paco)
     model = recipe.model.model_copy(update={"distillation_head": False})
-    nobody: dict[str, object] = {"teacher": None, "teachers": {}}
-    return recipe.model_copy(
-        update={**nobody, "objective": alone, "model": model, "description": None}
-    )
+    changes: dict[str, object] = {"teacher": None, "teachers": {}, "description": None}
+    changes |= {"objective": alone, "model": model}
+    deferred = recipe.deferred
+    if deferred is not None and deferred.reweight in ("distillation", "both"):
+        left = "class" if deferred.reweight == "both" else "none"
+        changes["deferred"] = deferred.model_copy(update={"reweight": left})
+    return recipe.model_copy(update=changes)
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

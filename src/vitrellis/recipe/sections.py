@@ -79,6 +79,9 @@ class Data(Section):
     """Decides which images these are; the recipe's seed if not given."""
     long_tail: LongTailSection | None = None
     """Make the training images unbalanced, after the validation images were set aside."""
+    sampler: Literal["uniform", "class_balanced", "square_root"] = "uniform"
+    """Every training image once an epoch; or as many in all, drawn so that all classes are shown as
+    often, or in proportion to the root of their sizes. A teacher follows its own recipe in this."""
 
     @model_validator(mode="after")
     def _is_a_fold(self) -> Data:
@@ -279,8 +282,9 @@ class OptimizerSection(Section):
 class Schedule(Section):
     """How the learning rate moves."""
 
-    name: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up: a half cosine down to `min_lr`, or no change."""
+    name: Literal["cosine", "constant", "step"] = "cosine"
+    """After the warm-up: a half cosine down to `min_lr`, no change, or `factors` from `milestones`
+    on."""
     warmup_epochs: NonNegative = 0.0
     """It rises in a straight line for this long; 5 to 20 is usual for transformers."""
     warmup_factor: Fraction = 0.001
@@ -291,6 +295,26 @@ class Schedule(Section):
     """How often it moves."""
     shift_cosine: bool = True
     """Begin the cosine after the warm-up; published recipes count it from the very first epoch."""
+    milestones: tuple[Count, ...] = ()
+    """Of `step`: after how many epochs the rate changes."""
+    factors: tuple[Positive, ...] = ()
+    """Of `step`: what it is multiplied by from each milestone on, each time counted from `lr`."""
+
+    @model_validator(mode="after")
+    def _has_its_steps(self) -> Schedule:
+        if (self.name == "step") != bool(self.milestones or self.factors):
+            raise ValueError(
+                "milestones and factors belong to name: step, and it needs both, such as "
+                "milestones: [160, 180], factors: [0.01, 0.0001]"
+            )
+        if len(self.milestones) != len(self.factors):
+            raise ValueError(
+                f"{len(self.milestones)} milestones and {len(self.factors)} factors; "
+                "there must be one factor for each milestone"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones are {list(self.milestones)}; they should rise")
+        return self
 
 
 class Training(Section):

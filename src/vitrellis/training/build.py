@@ -261,6 +261,8 @@ def build_learning_rate(recipe: Recipe, steps_per_epoch: int) -> LearningRate:
         min_lr=schedule.min_lr,
         per=schedule.per,
         shift_cosine=schedule.shift_cosine,
+        milestones=schedule.milestones,
+        factors=schedule.factors,
     )
 
 
@@ -298,6 +300,7 @@ def build_train_loader(
             erasing=settings.erasing,
         ),
         mix=mix if mix.active else None,
+        mix_epochs=_mix_epochs(recipe),
         seed=recipe.seed,
         device=place.device,
         rank=place.rank,
@@ -305,12 +308,20 @@ def build_train_loader(
         drop_last=recipe.training.drop_last,
         repeats=settings.repeats,
         second_view=recipe.objective.paco is not None,
+        sampler=recipe.data.sampler,
         canvas=preprocessing.canvas,
         fit=preprocessing.fit,
         resident=_is_resident(recipe, source.train, preprocessing, place),
         workers=place.workers,
         progress=progress,
     )
+
+
+def _mix_epochs(recipe: Recipe) -> int | None:
+    deferred = recipe.deferred
+    if deferred is None or deferred.mixing:
+        return None
+    return deferred.first_epoch(recipe.training.epochs)
 
 
 def build_eval_loader(

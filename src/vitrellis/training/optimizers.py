@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ class LearningRate:
     start for all groups, and a state.
 
     Attributes:
-        name: "cosine" down to `min_lr`, or "constant". Both after the warm-up.
+        name: "cosine" down to `min_lr`, "constant", or "step". All after the warm-up.
         epochs: Length of the run.
         steps_per_epoch: Optimizer steps.
         warmup_epochs: The rate rises linearly from `warmup_factor` times the base rate.
@@ -113,9 +114,11 @@ class LearningRate:
         per: Whether the rate changes every step or every epoch.
         shift_cosine: Start the cosine after the warm-up. The published schedule does not: its
             cosine counts from the very first epoch, and the warm-up replaces its beginning.
+        milestones: Of "step": 0-based epochs in which the rate changes, rising.
+        factors: Of "step": by what the base rate is multiplied from each of them on.
     """
 
-    name: Literal["cosine", "constant"]
+    name: Literal["cosine", "constant", "step"]
     epochs: int
     steps_per_epoch: int
     warmup_epochs: float
@@ -123,6 +126,8 @@ class LearningRate:
     min_lr: float
     per: Literal["step", "epoch"]
     shift_cosine: bool
+    milestones: tuple[int, ...] = ()
+    factors: tuple[float, ...] = ()
 
     def at(self, epoch: int, step_in_epoch: int, base_lr: float) -> float:
         """The rate of a step.
@@ -140,6 +145,9 @@ class LearningRate:
             return start + now * (base_lr - start) / warmup
         if self.name == "constant":
             return base_lr
+        if self.name == "step":
+            passed = bisect.bisect_right(self.milestones, epoch)
+            return base_lr * (self.factors[passed - 1] if passed else 1.0)
         offset = warmup if self.shift_cosine else 0
         progress = (now - offset) / max(1, self.epochs * unit - offset)
         return self.min_lr + 0.5 * (base_lr - self.min_lr) * (1 + math.cos(math.pi * progress))

@@ -31,7 +31,7 @@ from vitrellis.training.judging import judge
 from vitrellis.training.run import RunDirectory
 from vitrellis.training.store import Store
 from vitrellis.training.teachers import load_faculty, open_stores
-from vitrellis.training.terms import build_objective
+from vitrellis.training.terms import build_objective, resolved_loss
 from vitrellis.training.trainer import Progress, Trainer
 
 
@@ -235,6 +235,8 @@ def _announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"{height} x {width} pixels, seed {recipe.seed}",
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
+        *_chosen_loss(recipe, source),
+        *_last_phase(recipe),
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}, "
         f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
         f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
@@ -252,6 +254,27 @@ def _sharpness(recipe: Recipe) -> str:
         return ""
     radii = [f"{rho:g}" + (f" from epoch {epoch + 1}" if epoch else "") for epoch, rho in sam.steps]
     return f", SAM rho {', '.join(radii)}"
+
+
+def _chosen_loss(recipe: Recipe, source: Source) -> list[str]:
+    """What `loss: auto` has become, and why."""
+    labels = recipe.objective.cross_entropy
+    if labels.loss != "auto":
+        return []
+    counts = source.class_counts
+    factor = counts.max().item() / counts.min().item()
+    loss = resolved_loss(labels, counts)
+    return [f"             auto: {loss}, as class sizes differ by a factor of {factor:.3g}"]
+
+
+def _last_phase(recipe: Recipe) -> list[str]:
+    """When the last phase begins, and what of it the terms do not say."""
+    if recipe.deferred is None:
+        return []
+    epochs = recipe.training.epochs
+    first = recipe.deferred.first_epoch(epochs) + 1
+    mixing = "as before" if recipe.deferred.mixing else "off"
+    return [f"  deferred   from epoch {first} of {epochs} on, mixing {mixing}"]
 
 
 def _results(parts: Parts, run: RunDirectory, progress: Progress) -> dict[str, Any]:

@@ -14,23 +14,45 @@ from vitrellis.objectives import (
     CTKD,
     DKD,
     KD,
+    LDAM,
     MLKD,
     CrossEntropy,
+    Deferred,
+    Focal,
     HardDistillation,
+    LabelLoss,
     LocalityGuidance,
+    LogitAdjustment,
     LogitTerm,
     Objective,
     PaCo,
     PooledFeatures,
+    Softmax,
     Term,
+    effective_number_weights,
 )
 from vitrellis.objectives.weights import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
 from vitrellis.recipe import AdaptiveWeight, OffAfterWeight, RampWeight, Recipe, Weight
-from vitrellis.recipe.objective import AttentionTransfer, Features, Locality
+from vitrellis.recipe.objective import (
+    AttentionTransfer,
+    DeferredSection,
+    Features,
+    Hard,
+    Locality,
+)
+from vitrellis.recipe.objective import CrossEntropy as LabelSettings
 from vitrellis.recipe.objective import PaCo as PaCoSettings
 from vitrellis.training.exported import Preprocessing
 from vitrellis.training.faculty import Faculty
 from vitrellis.training.guided import Teacher
+
+AUTO_FACTOR = 5
+"""How unequal classes must be for `loss: auto` to balance them: largest over smallest.
+
+Then it is balanced softmax (https://arxiv.org/abs/2007.10740): it has no setting, needs no second
+phase, is plain cross-entropy where classes are equal, and in its paper beats re-weighting. The 5 is
+a judgement: for milder tails we keep what others compare with.
+"""
 
 
 def build_objective(
@@ -55,30 +77,75 @@ def build_objective(
         own_terms: Further terms, from Python.
 
     Raises:
-        UsageError: If the student has a distillation head that no term trains.
+        UsageError: If the student has a distillation head that no term trains, or a class has no
+            image where its rarity matters.
     """
-    settings = recipe.objective
+    settings, deferred = recipe.objective, recipe.deferred
+    labels = settings.cross_entropy
+    phases: dict[str, Deferred] = {}
+    if deferred is not None:
+        first_epoch = deferred.first_epoch(recipe.training.epochs)
+        phases = _phases(deferred, first_epoch, class_counts)
     label_term = CrossEntropy(
-        weight=build_weight(settings.cross_entropy.weight),
-        label_smoothing=settings.cross_entropy.label_smoothing,
+        weight=build_weight(labels.weight),
+        label_smoothing=labels.label_smoothing,
+        loss=_label_loss(labels, class_counts),
+        deferred=phases.get("class"),
     )
     own: list[Term] = []
     if settings.paco is not None:
         own.append(_paco(settings.paco, student, preprocessing, class_counts))
     for name, teacher in faculty.items():
-        taps = _Taps(student, preprocessing, teacher)
+        context = _Context(student, preprocessing, teacher, phases.get("distillation"))
         for key in settings.guided_by:
             share = recipe.taught_by(key).get(name)
             if share is None:
                 continue
             section = getattr(settings, key)
             own_name = key if recipe.teacher is not None else f"{key}_{name}"
-            term = _TERMS[key](section, taps, own_name, build_weight(section.weight, share))
+            term = _TERMS[key](section, context, own_name, build_weight(section.weight, share))
             term.teacher = name
             own.append(term)
     terms = [label_term, *own, *own_terms]
     _check_heads(student, terms)
     return Objective(terms)
+
+
+def _phases(
+    settings: DeferredSection, first_epoch: int, class_counts: Tensor
+) -> dict[str, Deferred]:
+    """What changes in the last phase, for the term of the labels and for that of hard ones."""
+
+    def weights(head: str) -> Tensor | None:
+        if settings.reweight not in (head, "both"):
+            return None
+        return effective_number_weights(class_counts, beta=settings.beta)
+
+    return {
+        "class": Deferred(
+            first_epoch, class_weights=weights("class"), smoothing=settings.smoothing
+        ),
+        "distillation": Deferred(first_epoch, class_weights=weights("distillation")),
+    }
+
+
+def resolved_loss(settings: LabelSettings, class_counts: Tensor) -> str:
+    """The loss that learns the labels, `auto` resolved by how unequal the classes are."""
+    if settings.loss != "auto":
+        return settings.loss
+    unequal = int(class_counts.max()) >= AUTO_FACTOR * int(class_counts.min())
+    return "balanced_softmax" if unequal else "softmax"
+
+
+def _label_loss(settings: LabelSettings, class_counts: Tensor) -> LabelLoss:
+    losses: dict[str, Callable[[], LabelLoss]] = {
+        "softmax": Softmax,
+        "balanced_softmax": lambda: LogitAdjustment(class_counts),
+        "logit_adjustment": lambda: LogitAdjustment(class_counts, tau=settings.tau),
+        "ldam": lambda: LDAM(class_counts, margin=settings.margin, scale=settings.scale),
+        "focal": lambda: Focal(gamma=settings.gamma),
+    }
+    return losses[resolved_loss(settings, class_counts)]()
 
 
 def _paco(
@@ -108,12 +175,13 @@ def _check_heads(student: nn.Module, terms: Sequence[Term]) -> None:
 
 
 @dataclass(frozen=True)
-class _Taps:
-    """Whose maps are compared."""
+class _Context:
+    """Whose maps are compared, and what changes for hard labels in the last phase."""
 
     student: nn.Module
     preprocessing: Preprocessing
     teacher: Teacher
+    hard_phase: Deferred | None
 
     def paired(
         self, student_blocks: Sequence[int], teacher_blocks: Sequence[int]
@@ -135,45 +203,51 @@ class _Taps:
 def _logit_term(kind: Callable[..., LogitTerm]) -> _Builder:
     """Keys of a section are the arguments of its term."""
 
-    def build(section: Any, taps: _Taps, name: str, weight: WeightSchedule) -> Term:
-        del taps
+    def build(section: Any, context: _Context, name: str, weight: WeightSchedule) -> Term:
+        del context
         return kind(name=name, weight=weight, **section.model_dump(exclude={"weight"}))
 
     return build
 
 
-def _locality(section: Locality, taps: _Taps, name: str, weight: WeightSchedule) -> Term:
+def _hard(section: Hard, context: _Context, name: str, weight: WeightSchedule) -> Term:
+    return HardDistillation(
+        name=name, weight=weight, head=section.head, deferred=context.hard_phase
+    )
+
+
+def _locality(section: Locality, context: _Context, name: str, weight: WeightSchedule) -> Term:
     learned = isinstance(section.student_blocks, str)
-    blocks = range(num_blocks(taps.student)) if learned else section.student_blocks
+    blocks = range(num_blocks(context.student)) if learned else section.student_blocks
     return LocalityGuidance(
         name=name,
         weight=weight,
         transform=section.transform,
         learned=learned,
-        **taps.paired([int(block) for block in blocks], section.teacher_blocks),
+        **context.paired([int(block) for block in blocks], section.teacher_blocks),
     )
 
 
-def _features(section: Features, taps: _Taps, name: str, weight: WeightSchedule) -> Term:
-    paired = taps.paired(section.student_blocks, section.teacher_blocks)
+def _features(section: Features, context: _Context, name: str, weight: WeightSchedule) -> Term:
+    paired = context.paired(section.student_blocks, section.teacher_blocks)
     return PooledFeatures(name=name, weight=weight, distance=section.distance, **paired)
 
 
 def _attention_transfer(
-    section: AttentionTransfer, taps: _Taps, name: str, weight: WeightSchedule
+    section: AttentionTransfer, context: _Context, name: str, weight: WeightSchedule
 ) -> Term:
-    paired = taps.paired(section.student_blocks, section.teacher_blocks)
+    paired = context.paired(section.student_blocks, section.teacher_blocks)
     return LocalityGuidance(name=name, weight=weight, transform="attention", **paired)
 
 
-_Builder = Callable[[Any, _Taps, str, WeightSchedule], Term]
+_Builder = Callable[[Any, _Context, str, WeightSchedule], Term]
 _TERMS: dict[str, _Builder] = {
     "locality": _locality,
     "kd": _logit_term(KD),
     "dkd": _logit_term(DKD),
     "mlkd": _logit_term(MLKD),
     "ctkd": _logit_term(CTKD),
-    "hard": _logit_term(HardDistillation),
+    "hard": _hard,
     "features": _features,
     "attention_transfer": _attention_transfer,
 }

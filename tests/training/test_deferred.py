@@ -1,0 +1,167 @@
+"""The last phase of a run: what begins when, and that an interruption in it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.command import TINY, assert_same_weights, run, start
+from vitrellis.errors import UsageError
+from vitrellis.models import create_model
+from vitrellis.objectives import LDAM, CrossEntropy, HardDistillation, LogitAdjustment, Softmax
+from vitrellis.objectives.objective import Objective
+from vitrellis.recipe import recipe_from
+from vitrellis.training.exported import Preprocessing
+from vitrellis.training.faculty import Faculty
+from vitrellis.training.guided import Teacher
+from vitrellis.training.terms import build_objective
+
+COUNTS = torch.tensor([50, 20, 10])
+LONG_TAILED = [
+    *TINY,
+    "data={train_size: null, long_tail: {factor: 4, largest: 10, permute: true}}",
+    "data.sampler=square_root",
+    "training.epochs=8",
+    "objective={locality: null, kd: null, hard: {head: distillation}}",
+    "objective.cross_entropy={loss: auto, label_smoothing: 0.1}",
+    "model.distillation_head=true",
+    "augmentation={mixup: 0.8, cutmix: 1.0}",
+    "deferred={after_epochs: 3, reweight: both}",
+]
+
+
+def objective(counts: torch.Tensor = COUNTS, **sections: Any) -> Objective:
+    values = {"model": {"name": "vit_micro_patch7_28"}, "training": {"epochs": 10}} | sections
+    recipe = recipe_from(values)
+    shown = Preprocessing((28, 28), 1, (0.5,), (0.5,), "bicubic", (28, 28), "squash")
+    teacher = Teacher(
+        create_model("cifar_resnet8", num_classes=3, in_chans=1),
+        img_size=(28, 28),
+        channels=1,
+        mean=(0.5,),
+        std=(0.5,),
+        student_mean=(0.5,),
+        student_std=(0.5,),
+    )
+    return build_objective(
+        recipe,
+        create_model("vit_micro_patch7_28", num_classes=3),
+        shown,
+        Faculty(dict.fromkeys(recipe.tutors, teacher)),
+        class_counts=counts,
+    )
+
+
+def label_term(**sections: Any) -> CrossEntropy:
+    term = objective(**sections).terms["cross_entropy"]
+    assert isinstance(term, CrossEntropy)
+    return term
+
+
+@pytest.mark.parametrize(
+    ("deferred", "first"), [({}, 8), ({"share": 0.7}, 7), ({"after_epochs": 3}, 3)]
+)
+def test_the_phase_begins_where_the_recipe_says(deferred: Any, first: int) -> None:
+    term = label_term(deferred=deferred)
+    assert term.deferred is not None
+    assert term.deferred.from_epoch == first
+    assert term.deferred.class_weights is not None
+
+
+@pytest.mark.parametrize(
+    ("reweight", "weighted"),
+    [
+        ("class", (True, False)),
+        ("distillation", (False, True)),
+        ("both", (True, True)),
+        ("none", (False, False)),
+    ],
+)
+def test_what_is_asked_for_is_re_weighted(reweight: str, weighted: tuple[bool, bool]) -> None:
+    terms = objective(
+        deferred={"reweight": reweight},
+        objective={"hard": {}},
+        teacher={"model": "cifar_resnet8"},
+    ).terms
+    labels, hard = terms["cross_entropy"], terms["hard"]
+    assert isinstance(labels, CrossEntropy)
+    assert isinstance(hard, HardDistillation)
+    assert labels.deferred is not None
+    assert hard.deferred is not None
+    weights = (labels.deferred.class_weights, hard.deferred.class_weights)
+    assert tuple(weight is not None for weight in weights) == weighted
+
+
+def test_losses_are_built_as_set() -> None:
+    loss = label_term(
+        objective={"cross_entropy": {"loss": "ldam", "margin": 0.3, "scale": 20}}
+    ).loss
+    assert isinstance(loss, LDAM)
+    assert loss.margins.max().item() == pytest.approx(0.3)
+    assert loss.scale == 20
+    adjusted = label_term(
+        objective={"cross_entropy": {"loss": "logit_adjustment", "tau": 1.5}}
+    ).loss
+    assert isinstance(adjusted, LogitAdjustment)
+    assert adjusted.tau == 1.5
+
+
+@pytest.mark.parametrize(
+    ("counts", "kind"), [([50, 20, 10], LogitAdjustment), ([50, 20, 11], Softmax)]
+)
+def test_auto_balances_what_differs_by_a_factor_of_five(counts: list[int], kind: type) -> None:
+    sections: Any = {"objective": {"cross_entropy": {"loss": "auto"}}}
+    term = objective(torch.tensor(counts), **sections).terms["cross_entropy"]
+    assert isinstance(term, CrossEntropy)
+    assert isinstance(term.loss, kind)
+
+
+def test_auto_says_which_class_is_empty() -> None:
+    sections: Any = {"objective": {"cross_entropy": {"loss": "auto"}}}
+    with pytest.raises(UsageError, match="no training image of class 1 "):
+        objective(torch.tensor([9, 0, 3]), **sections)
+
+
+def test_plain_cross_entropy_asks_for_no_counts() -> None:
+    assert objective(torch.tensor([9, 0, 3])).terms.keys() == {"cross_entropy"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a last phase that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    out = run("train", "demo", *LONG_TAILED, "--out", "runs/whole", cwd=folder)
+    assert "re-weighted" in out
+    assert "from epoch 4 of 8 on, mixing off" in out
+    assert "auto: balanced_softmax, as class sizes differ by a factor of 5" in out
+    return folder
+
+
+def epochs_done(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_killed_in_the_last_phase(undisturbed: Path) -> None:
+    words = ["train", "demo", *LONG_TAILED, "--out", "runs/killed"]
+    killed = undisturbed / "runs" / "killed"
+    process = start(*words, "training.checkpoint_minutes=0", cwd=undisturbed)
+    deadline = time.monotonic() + 120
+    while epochs_done(killed) < 5:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    state = torch.load(killed / "checkpoints" / "last.ckpt", weights_only=True)
+    assert 3 < state["progress"]["epoch"] < 8
+    assert "continues" in run(*words, "training.checkpoint_minutes=0", cwd=undisturbed)
+    assert_same_weights(undisturbed / "runs" / "whole", killed)
+    lines = (killed / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(8))
