@@ -20,6 +20,7 @@ _TITLES = {
     "demo": "The demo",
     "photos": "Your own photos",
     "cifar100": "CIFAR-100, as published",
+    "cifar100lt": "CIFAR-100-LT, as published",
     "flowers102": "Oxford Flowers-102, as published",
     "tiny-imagenet": "Tiny ImageNet, as published",
     "chaoyang": "Chaoyang, as published",
