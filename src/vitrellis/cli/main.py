@@ -23,6 +23,7 @@ from vitrellis.cli.import_checkpoint import import_checkpoint
 from vitrellis.cli.models import models
 from vitrellis.cli.predict import predict
 from vitrellis.cli.recipes import recipes
+from vitrellis.cli.show import show
 from vitrellis.cli.train import train
 from vitrellis.errors import VitrellisError
 
@@ -50,6 +51,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 for _name, _command in _COMMANDS.items():
     app.command(_name, help=help_of(_command))(_command)
 app.add_typer(recipes, name="recipes")
+app.add_typer(show, name="show")
 
 
 def main() -> None:

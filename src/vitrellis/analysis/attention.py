@@ -1,0 +1,120 @@
+"""How far a transformer looks: the mean distance of what each block attends to.
+
+Source: Dosovitskiy et al., ICLR 2021 (https://arxiv.org/abs/2010.11929); of students on long tails,
+Rangwani et al., DeiT-LT, CVPR 2024 (https://arxiv.org/abs/2404.02900). For each patch, the distances
+to all patches, weighted by its attention to them; the mean over patches and images. A convolution
+of 3x3 patches looks about one patch far.
+
+How we differ: class, distillation and head tokens take no part, on either side, and the attention
+among patches is scaled to a sum of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from vitrellis.errors import UsageError
+from vitrellis.models import forward_with_maps, num_blocks
+
+
+@torch.no_grad()
+def attention_distances(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Mean distance of what each head of each block attends to, in pixels.
+
+    Args:
+        model: A transformer whose blocks use `scaled_dot_product_attention`; in eval mode.
+        images: `(B, C, H, W)`, normalised.
+
+    Returns:
+        `(heads,)` for each block, in order.
+
+    Raises:
+        UsageError: If there is no attention to be seen, or not one for each block.
+    """
+    blocks = range(num_blocks(model))
+    with _Attention() as seen:
+        _, maps = forward_with_maps(model, images, list(blocks))
+    if len(seen.weights) != len(maps):
+        raise UsageError(
+            f"{type(model).__name__}: {len(seen.weights)} attentions were seen in {len(maps)} "
+            "blocks; distances are known of transformers with one scaled_dot_product_attention in each"
+        )
+    sides = (images.shape[-2], images.shape[-1])
+    prefix: int | None = getattr(model, "num_prefix_tokens", None)
+    distances = []
+    for weights, taken in zip(seen.weights, maps, strict=True):
+        grid = (taken.shape[-2], taken.shape[-1])
+        if weights.shape[-2] < grid[0] * grid[1]:
+            raise UsageError(
+                f"{type(model).__name__}: drops tokens, so that distances are of other patches in "
+                "every image; set its keep rate to 1 first"
+            )
+        distances.append(_mean_distance(weights, grid, sides, prefix))
+    return distances
+
+
+class _Attention(TorchFunctionMode):
+    """Within it, the weights of every scaled dot-product attention are computed once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            queries, keys = args[0], args[1]
+            scale = kwargs.get("scale") or 1 / math.sqrt(queries.shape[-1])
+            self.weights.append((queries.float() @ keys.float().mT * scale).softmax(dim=-1))
+        return func(*args, **kwargs)
+
+
+def _mean_distance(
+    weights: Tensor, grid: tuple[int, int], sides: tuple[int, int], prefix: int | None
+) -> Tensor:
+    """Of one block.
+
+    Args:
+        weights: `(B, heads, N, M)` attention of tokens to tokens.
+        grid: Rows and columns of patches that attend.
+        sides: `(H, W)` of the images in pixels.
+        prefix: Most tokens in front of the patches; None for all that are no patches.
+
+    Returns:
+        `(heads,)` in pixels.
+    """
+    num_queries, num_keys = weights.shape[-2:]
+    shrunk = _shrinkage(grid, num_keys)
+    key_grid = (-(-grid[0] // shrunk), -(-grid[1] // shrunk))
+    patches, key_patches = grid[0] * grid[1], key_grid[0] * key_grid[1]
+    first, first_key = num_queries - patches, num_keys - key_patches
+    if prefix is not None:  # what DHVT adds stands behind the patches
+        first, first_key = min(first, prefix), min(first_key, prefix)
+    among = weights[:, :, first : first + patches, first_key : first_key + key_patches]
+    among = among / among.sum(dim=-1, keepdim=True)
+    distances = torch.cdist(_centres(grid, sides), _centres(key_grid, sides)).to(weights)
+    return (among * distances).sum(dim=-1).mean(dim=(0, 2))
+
+
+def _shrinkage(grid: tuple[int, int], num_keys: int) -> int:
+    """By how much the grid of keys is coarser than that of queries."""
+    for factor in range(1, max(grid) + 1):
+        if -(-grid[0] // factor) * -(-grid[1] // factor) <= num_keys:
+            return factor
+    return max(grid)
+
+
+def _centres(grid: tuple[int, int], sides: tuple[int, int]) -> Tensor:
+    """`(rows * columns, 2)`, where patches are, in pixels."""
+    rows = (torch.arange(grid[0]) + 0.5) * (sides[0] / grid[0])
+    columns = (torch.arange(grid[1]) + 0.5) * (sides[1] / grid[1])
+    return torch.cartesian_prod(rows, columns)

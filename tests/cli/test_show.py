@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.command import assert_one_error, vitrellis
+
+
+def test_blocks_are_shown_and_drawn(place: Path) -> None:
+    ended = vitrellis("show", "blocks", "runs/x", "--images", "40", "--plot", "b.png", cwd=place)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[0] == "runs/x: 40 images"
+    assert [line.split()[0] for line in lines[2:]] == ["0", "1", "2", "3"]
+    assert (place / "b.png").read_bytes().startswith(b"\x89PNG")
+    (place / "b.png").unlink()
+
+
+def test_blocks_as_json(place: Path) -> None:
+    ended = vitrellis("show", "blocks", "runs/x", "--images", "40", "--json", cwd=place)
+    shown = json.loads(ended.stdout)
+    assert shown["images"] == 40
+    for row in shown["blocks"]:
+        assert 0 < row["nearest"] <= row["distance"] <= row["farthest"] < 40
+        assert 1 <= row["rank"] <= row["width"]
+        assert 1 <= row["components"] <= row["width"]
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    assert_one_error(vitrellis("show", "blocks", "nothing", cwd=tmp_path), 1, "does not exist")
