@@ -25,6 +25,9 @@ def test_the_list_quotes_published_figures() -> None:
 def test_every_recipe_belongs_to_a_titled_part_of_the_list() -> None:
     rows = json.loads(vitrellis("recipes", "--json").stdout)
     assert {row["section"] for row in rows} == set(_TITLES)
+    sections = {row["name"]: row["section"] for row in rows}
+    assert sections["cifar100-lt-resnet32"] == "cifar100-lt"
+    assert sections["cifar100-resnet56"] == "cifar100"
 
 
 def test_the_list_as_json() -> None:

@@ -138,7 +138,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     out = run("train", "demo", *LONG_TAILED, "--out", "runs/whole", cwd=folder)
     assert "re-weighted" in out
-    assert "from epoch 4 of 8 on, mixing off" in out
+    assert "from epoch 4 of 8 on, images no longer mixed" in out
     assert "auto: balanced_softmax, as class sizes differ by a factor of 5" in out
     return folder
 

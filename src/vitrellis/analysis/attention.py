@@ -1,9 +1,9 @@
 """How far a transformer looks: the mean distance of what each block attends to.
 
 Source: Dosovitskiy et al., ICLR 2021 (https://arxiv.org/abs/2010.11929); of students on long tails,
-Rangwani et al., DeiT-LT, CVPR 2024 (https://arxiv.org/abs/2404.02900). For each patch, the distances
-to all patches, weighted by its attention to them; the mean over patches and images. A convolution
-of 3x3 patches looks about one patch far.
+Rangwani et al., DeiT-LT, CVPR 2024 (https://arxiv.org/abs/2404.02900). For each patch, distances to
+all patches, weighted by its attention to them; the mean over patches and images. A convolution of
+3x3 patches looks about one patch far.
 
 How we differ: class, distillation and head tokens take no part, on either side, and the attention
 among patches is scaled to a sum of one.
@@ -44,7 +44,7 @@ def attention_distances(model: nn.Module, images: Tensor) -> list[Tensor]:
     if len(seen.weights) != len(maps):
         raise UsageError(
             f"{type(model).__name__}: {len(seen.weights)} attentions were seen in {len(maps)} "
-            "blocks; distances are known of transformers with one scaled_dot_product_attention in each"
+            "blocks; distances are known where each has one scaled_dot_product_attention"
         )
     sides = (images.shape[-2], images.shape[-1])
     prefix: int | None = getattr(model, "num_prefix_tokens", None)

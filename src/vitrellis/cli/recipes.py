@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 _TITLES = {
     "demo": "The demo",
+    "fashion-lt": "Long-tailed Fashion-MNIST",
     "photos": "Your own photos",
     "cifar100": "CIFAR-100, as published",
-    "cifar100lt": "CIFAR-100-LT, as published",
+    "cifar10-lt": "Long-tailed CIFAR-10, as published",
+    "cifar100-lt": "Long-tailed CIFAR-100, as published",
     "flowers102": "Oxford Flowers-102, as published",
     "tiny-imagenet": "Tiny ImageNet, as published",
     "chaoyang": "Chaoyang, as published",
@@ -117,7 +119,9 @@ def _rows() -> Iterator[dict[str, Any]]:
         published = _note(notes, "Published")
         yield {
             "name": name,
-            "section": next((s for s in _TITLES if f"{name}-".startswith(f"{s}-")), _OTHERS),
+            "section": max(
+                (s for s in _TITLES if f"{name}-".startswith(f"{s}-")), key=len, default=_OTHERS
+            ),
             "description": load_recipe(name).description,
             "reproduces": _note(notes, "Reproduces"),
             "published": published.split()[0] if published and published[0].isdigit() else None,

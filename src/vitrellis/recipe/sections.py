@@ -81,7 +81,8 @@ class Data(Section):
     """Make the training images unbalanced, after the validation images were set aside."""
     sampler: Literal["uniform", "class_balanced", "square_root"] = "uniform"
     """Every training image once an epoch; or as many in all, drawn so that all classes are shown as
-    often, or in proportion to the root of their sizes. A teacher follows its own recipe in this."""
+    often, or in proportion to the root of their sizes. A teacher follows its own recipe in this.
+    Losses that make up for sizes (`balanced_softmax`, `logit_adjustment`) expect `uniform`."""
 
     @model_validator(mode="after")
     def _is_a_fold(self) -> Data:

@@ -273,8 +273,10 @@ def _last_phase(recipe: Recipe) -> list[str]:
         return []
     epochs = recipe.training.epochs
     first = recipe.deferred.first_epoch(epochs) + 1
-    mixing = "as before" if recipe.deferred.mixing else "off"
-    return [f"  deferred   from epoch {first} of {epochs} on, mixing {mixing}"]
+    shown = recipe.augmentation
+    stops = (shown.mixup or shown.cutmix) and not recipe.deferred.mixing
+    end = ", images no longer mixed" if stops else ""
+    return [f"  deferred   from epoch {first} of {epochs} on{end}"]
 
 
 def _results(parts: Parts, run: RunDirectory, progress: Progress) -> dict[str, Any]:
