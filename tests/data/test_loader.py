@@ -327,8 +327,21 @@ def test_second_view_is_counted_too() -> None:
 
 
 def test_second_view_shows_the_images_that_were_asked_for() -> None:
-    """Without augmentation both views are the image, mixing or not."""
+    """Without augmentation both views are the image; the second one also where images are mixed."""
     same = Augment(size=(10, 12), mean=MEAN, std=STD, crop="none", flip=0)
-    for batch in train_loader(augment=same, second_view=True).epoch(0):
-        assert batch.second_view is not None
-        assert torch.equal(batch.images, batch.second_view)
+    plain = train_loader(augment=same).epoch(0)
+    mixed = train_loader(augment=same, mix=MIX, second_view=True).epoch(0)
+    for one, two in zip(plain, mixed, strict=True):
+        assert two.second_view is not None
+        assert torch.equal(one.images, two.second_view)
+        assert not torch.equal(one.images, two.images)
+
+
+def test_second_view_is_cut_into_the_same_parts() -> None:
+    (batch, *_) = train_loader(second_view=True).epoch(0)
+    parts = batch.chunks(3)
+    assert [len(part) for part in parts] == [6, 6, 4]
+    assert batch.second_view is not None
+    views = [part.second_view for part in parts if part.second_view is not None]
+    assert torch.equal(torch.cat(views), batch.second_view)
+    assert all(len(part) == len(view) for part, view in zip(parts, views, strict=True))
