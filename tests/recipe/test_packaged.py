@@ -270,7 +270,10 @@ def test_the_contrasting_teacher_is_as_published() -> None:
         "optimizer.momentum": 0.9,
         "optimizer.nesterov": False,
         "optimizer.weight_decay": 5e-4,
+        "schedule.name": "step",
         "schedule.warmup_epochs": 10,
+        "schedule.milestones": (320, 360),
+        "schedule.factors": (0.1, 0.01),
         "training.epochs": 400,
         "training.batch_size": 128,
     }
