@@ -69,7 +69,8 @@ def teacher_recipe(recipe: Recipe, name: str = "teacher") -> Recipe:
     """The recipe that one of the teachers is named by, for the student's images and machine.
 
     It learns from the student's training images with the student's seed, so that it never sees what
-    the student is validated on. `teacher.overrides` come last, and may change that too.
+    the student is validated on; how often it is shown each class (`data.sampler`) is its own.
+    `teacher.overrides` come last, and may change all of that.
 
     Args:
         recipe: The student's.
