@@ -114,10 +114,47 @@ def test_teachers_are_as_published(name: str) -> None:
         ("cifar100-lt-deit-b", "55.6"),
         ("cifar10-lt-resnet32", "77.0"),
         ("cifar100-lt-resnet32", "42.0"),
+        ("cifar10-lt-resnet32-sam", "81.9"),
+        ("cifar100-lt-resnet32-sam", "45.4"),
+        ("cifar10-lt-resnet32-ce-sam", "80.6"),
+        ("cifar100-lt-resnet32-ce-sam", "44.6"),
+        ("imagenet-lt-resnet50", "53.1"),
+        ("imagenet-lt-deit-b", "59.1"),
+        ("inaturalist-2018-resnet50", "70.1"),
+        ("inaturalist-2018-deit-b", "75.1"),
     ],
 )
 def test_published_figures_are_quoted(name: str, top1: str) -> None:
     assert any(line.startswith(f"Published:  {top1}") for line in header(name).splitlines())
+
+
+@pytest.mark.parametrize(("classes", "rho"), [("10", 0.5), ("100", 0.8)])
+def test_sharpness_aware_teachers_are_as_published(classes: str, rho: float) -> None:
+    name = f"cifar{classes}-lt-resnet32"
+    plain = values(load_recipe(name), PUBLISHED_FOR_TEACHERS)
+    ldam, cross_entropy = load_recipe(f"{name}-sam"), load_recipe(f"{name}-ce-sam")
+    assert values(ldam, PUBLISHED_FOR_TEACHERS) == plain
+    assert ldam.optimizer.sam is not None
+    assert ldam.optimizer.sam.rho == 0.8
+    assert cross_entropy.optimizer.sam is not None
+    assert cross_entropy.optimizer.sam.rho == rho
+    assert cross_entropy.objective.cross_entropy.loss == "softmax"
+    assert cross_entropy.model.args == {"shortcut": "pad", "cosine": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "drw"), [("imagenet-lt", 1400, 1200), ("inaturalist-2018", 1000, 900)]
+)
+def test_large_students_are_as_published(name: str, epochs: int, drw: int) -> None:
+    recipe = load_recipe(f"{name}-deit-b")
+    assert recipe.deferred is not None
+    assert recipe.deferred.after_epochs == drw
+    assert recipe.deferred.mixing
+    assert recipe.training.epochs == epochs
+    assert recipe.training.batch_size == 2048
+    assert effective_lr(recipe) == 5e-4
+    assert effective_lr(recipe) * recipe.schedule.warmup_factor == pytest.approx(1e-6)
+    assert teacher_recipe(recipe).model.name == "resnet50"
 
 
 def test_arms_on_the_same_tail_differ_only_in_what_they_are_called_for() -> None:

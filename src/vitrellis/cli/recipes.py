@@ -20,12 +20,15 @@ _TITLES = {
     "demo": "The demo",
     "fashion-lt": "Long-tailed Fashion-MNIST",
     "photos": "Your own photos",
+    "solar": "Solar cells (a package's photos, unbalanced)",
     "cifar100": "CIFAR-100, as published",
     "cifar10-lt": "Long-tailed CIFAR-10, as published",
     "cifar100-lt": "Long-tailed CIFAR-100, as published",
     "flowers102": "Oxford Flowers-102, as published",
     "tiny-imagenet": "Tiny ImageNet, as published",
     "chaoyang": "Chaoyang, as published",
+    "imagenet-lt": "ImageNet-LT, as published",
+    "inaturalist-2018": "iNaturalist-2018, as published",
 }
 """What the list puts together: recipes whose names begin so, under which title."""
 _OTHERS = "Others"
