@@ -217,7 +217,11 @@ def test_learned_blocks_need_no_pairs() -> None:
         ({"deferred": {"after_epochs": 3}}, "deferred.after_epochs: 3 is too late for training"),
         ({"deferred": {"after_epochs": 1, "share": 0.5}}, "give one of them"),
         ({"deferred": {"share": 1}}, "deferred.share: 1 is too large"),
-        ({"deferred": {"reweight": "both"}}, "re-weights objective.hard, which is not given"),
+        ({"deferred": {"reweight": "both"}}, "the distillation head, and that is not given"),
+        (
+            {"teacher": TEACHER, "objective": {"hard": {}}, "deferred": {"reweight": "both"}},
+            "and that is for the class head. Set objective.hard.head=distillation",
+        ),
         ({"schedule": {"name": "step"}}, "it needs both, such as milestones: [160, 180]"),
         ({"schedule": {"milestones": [1]}}, "belong to name: step"),
         (
@@ -295,7 +299,11 @@ def test_a_long_tail_out_of_range(key: str, value: object) -> None:
 )
 def test_without_a_teacher_nothing_of_its_is_re_weighted(reweight: str, left: str) -> None:
     recipe = recipe_from(
-        minimal(teacher=TEACHER, objective={"hard": {}}, deferred={"reweight": reweight})
+        minimal(
+            teacher=TEACHER,
+            objective={"hard": {"head": "distillation"}},
+            deferred={"reweight": reweight},
+        )
     )
     alone = without_guidance(recipe)
     assert alone.deferred is not None

@@ -86,7 +86,7 @@ def test_the_phase_begins_where_the_recipe_says(deferred: Any, first: int) -> No
 def test_what_is_asked_for_is_re_weighted(reweight: str, weighted: tuple[bool, bool]) -> None:
     terms = objective(
         deferred={"reweight": reweight},
-        objective={"hard": {}},
+        objective={"hard": {"head": "distillation"}},
         teacher={"model": "cifar_resnet8"},
     ).terms
     labels, hard = terms["cross_entropy"], terms["hard"]

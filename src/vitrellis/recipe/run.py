@@ -136,11 +136,15 @@ class Recipe(Section):
                 f"deferred.after_epochs: {deferred.after_epochs} is too late for training.epochs "
                 f"{epochs}; the phase would never begin"
             )
-        if deferred.reweight in ("distillation", "both") and self.objective.hard is None:
-            raise ValueError(
-                f"deferred.reweight: {deferred.reweight} re-weights objective.hard, which is not "
-                "given. Add it, or use class"
-            )
+        if deferred.reweight in ("distillation", "both"):
+            hard = self.objective.hard
+            if hard is None or hard.head == "class":
+                said = "not given" if hard is None else "for the class head"
+                raise ValueError(
+                    f"deferred.reweight: {deferred.reweight} re-weights what objective.hard tells "
+                    f"the distillation head, and that is {said}. "
+                    "Set objective.hard.head=distillation, or use class"
+                )
         return self
 
     @model_validator(mode="after")
