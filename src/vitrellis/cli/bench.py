@@ -59,7 +59,7 @@ def bench(
       vitrellis bench dhvt_micro_patch4 vit_micro_patch4_28 --img-size 28
       vitrellis bench deit_tiny_patch16_224 evit_deit_tiny_patch16_224 --batch-size 8
       vitrellis bench pvt_tiny cvt_13 --img-size 32 --img-size 64 --csv > cost.csv
-      vitrellis bench runs/demo/seed0/alone runs/demo/seed0/guided --plot speed.png
+      vitrellis bench runs/demo/seed0/dhvt-alone runs/demo/seed0/dhvt-guided --plot speed.png
     """
     from vitrellis.errors import UsageError
 
