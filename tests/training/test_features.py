@@ -224,6 +224,7 @@ def test_offline_training_equals_online_training_on_images_as_they_are(tmp_path:
     said = run("features", *words, "--out", "runs/offline", cwd=tmp_path)
     assert "MiB" in said
     assert "teacher.offline=true --out runs/offline" in said
+    assert "'objective.locality.student_blocks=[0, 1, 3]'" in said  # can be pasted into a shell
     run("train", *words, "teacher.offline=true", "--out", "runs/offline", cwd=tmp_path)
     first, second = (
         RunDirectory(tmp_path / "runs" / name).read_metrics() for name in ("online", "offline")

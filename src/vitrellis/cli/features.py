@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,8 @@ def features(
         console.print(f"{folder}: {size / 2**20:,.1f} MiB", highlight=False, soft_wrap=True)
     words = [*given, *changes, *(["--out", str(out)] if out is not None else [])]
     console.print(
-        f"Train with them: vitrellis train {recipe} {' '.join(words)}",
+        f"Train with them: {shlex.join(['vitrellis', 'train', recipe, *words])}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )

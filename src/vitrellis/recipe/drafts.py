@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vitrellis.errors import UsageError, unknown_name
+from vitrellis.errors import UsageError
 from vitrellis.recipe.errors import explain
 from vitrellis.recipe.run import Recipe
 from vitrellis.recipe.yaml import parse_value, read_mapping
@@ -192,8 +192,12 @@ def _find_packaged(name: str) -> Path:
     path = _FOLDER / f"{name}.yaml"
     if name and path.exists():
         return path
-    unknown = str(unknown_name("recipe", name, packaged_recipes()))
-    raise UsageError(f"{unknown}. A file of your own is given by its path, ending in .yaml")
+    nearest = difflib.get_close_matches(name, packaged_recipes(), n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise UsageError(
+        f"unknown recipe {name!r}.{hint} `vitrellis recipes` lists what there is; a file of "
+        "your own is given by its path, ending in .yaml"
+    )
 
 
 def _is_path(text: str) -> bool:

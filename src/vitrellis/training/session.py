@@ -120,7 +120,7 @@ def train_student(
             lines = [f"{recipe.name}: continues in epoch {at.epoch + 1} after step {at.step}"]
         else:
             lines = _announcement(parts, fabric)
-        console.print("\n".join(lines), highlight=False, soft_wrap=True)
+        console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
         progress = trainer.fit()
     store.export(trainer.evaluated_model, run.last_model)
     if progress.best_epoch is None:  # without validation images there is nothing to choose by
