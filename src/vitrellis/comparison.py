@@ -6,13 +6,14 @@ trained once for it. Runs that are complete are not repeated, and one that was s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from vitrellis.analysis.groups import GROUPS
 from vitrellis.errors import UsageError
 from vitrellis.recipe import Recipe, defines, load_recipe, with_epochs, without_guidance
 from vitrellis.training.launch import Finished, train
@@ -82,6 +83,9 @@ class Measured:
             the teacher's training.
         images_per_second: Over all training steps.
         run: The run directory.
+        groups: Test accuracy of head, mid and tail classes where some have many more training
+            images than others: `{"training images": {"head": 0.9, ...}}`, by how groups were told
+            apart; groups without a class are left out.
     """
 
     arm: str
@@ -94,6 +98,7 @@ class Measured:
     seconds: float
     images_per_second: float
     run: str
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -222,6 +227,14 @@ def _measure(label: str, role: str, unit: Unit, finished: Finished) -> Measured:
         seconds=results["seconds"],
         images_per_second=results["images_per_second"],
         run=str(finished.run.path),
+        groups={
+            grouping["by"]: {
+                name: grouping[name]["accuracy"]
+                for name in GROUPS
+                if grouping[name]["accuracy"] is not None
+            }
+            for grouping in best.get("test", {}).get("groups", [])
+        },
     )
 
 

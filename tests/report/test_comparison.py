@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
 
 from vitrellis.comparison import Measured
 from vitrellis.demonstration import verdict
-from vitrellis.report.comparison import difference, fill_table, in_points, in_words
+from vitrellis.report.comparison import (
+    difference,
+    fill_groups,
+    fill_table,
+    in_points,
+    in_words,
+    ways_of_grouping,
+)
 
 
 def row(arm: str, unit: str, top1: float, role: str = "student") -> Measured:
@@ -42,6 +50,32 @@ def printed(rows: list[Measured], baseline: str | None) -> list[str]:
     with console.capture() as captured:
         console.print(table)
     return [" ".join(line.split()) for line in captured.get().splitlines()]
+
+
+def grouped(arm: str, unit: str, head: float, tail: float | None) -> Measured:
+    figures = {"head": head} | ({} if tail is None else {"tail": tail})
+    return replace(
+        row(arm, unit, 0.5),
+        figures={"top1": 0.5, "balanced_accuracy": (head + (tail or 0)) / 2},
+        groups={"training images": figures},
+    )
+
+
+def test_head_and_tail_have_a_table_of_their_own() -> None:
+    rows = [grouped("mine", "seed0", 0.8, 0.2), grouped("mine", "seed1", 0.9, None)]
+    rows.append(row("no tail", "seed0", 0.7))
+    assert ways_of_grouping(rows) == ["training images"]
+    assert ways_of_grouping(ROWS) == []
+    table = Table(box=None)
+    fill_groups(table, rows, "training images")
+    console = Console(width=200, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(table)
+    lines = [" ".join(line.split()) for line in captured.get().splitlines()]
+    assert lines == [
+        "test accuracy %, classes by training images all images all classes head mid tail",
+        "mine 50.0 ± 0.0 47.5 ± 3.5 85.0 ± 7.1 - 20.0",
+    ]
 
 
 def test_the_table_has_mean_spread_and_paired_gain() -> None:

@@ -47,13 +47,16 @@ def compare(
 
     Every seed draws images, initial weights and order anew, the same for all recipes, so that they
     are compared in pairs; the interval is Student's, of the paired differences. Test images choose
-    nothing. A teacher that several share is trained once for each seed. What is complete is not
-    repeated: after an interruption, or with more seeds or recipes, give the command again.
+    nothing. Where some classes have many more training images than others, accuracy is also given
+    for head, mid and tail classes. A teacher that several share is trained once for each seed. What
+    is complete is not repeated: after an interruption, or with more seeds or recipes, give the
+    command again.
 
     Examples:
       vitrellis compare demo-alone demo-lg demo
       vitrellis compare demo --controls --seeds 5
       vitrellis compare photos photos-alone data.root=my-photos --folds 5 --seeds 1
+      vitrellis compare fashion-lt-alone fashion-lt-deit-lt --metric balanced_accuracy
       vitrellis compare mine.yaml other.yaml --metric balanced_accuracy --out runs/mine
     """
     from vitrellis.cli.console import console, error_console, print_json
@@ -121,13 +124,18 @@ def _check_metric(rows: Sequence[Measured], metric: str) -> None:
 
 def _print(rows: Sequence[Measured], metric: str, baseline: str | None, folds: int | None) -> None:
     from vitrellis.cli.console import console, new_table, print_table
-    from vitrellis.report.comparison import fill_table
+    from vitrellis.report.comparison import fill_groups, fill_table, ways_of_grouping
     from vitrellis.report.hardware import describe_hardware
 
     console.print()
     table = new_table()
     fill_table(table, rows, metric=metric, baseline=baseline, folds=folds)
     print_table(table)
+    for by in ways_of_grouping(rows):
+        table = new_table()
+        fill_groups(table, rows, by)
+        console.print()
+        print_table(table)
     count = len({row.unit for row in rows})
     lines = [f"{count} runs of each ({', '.join(sorted({row.unit for row in rows}))})"]
     if count == 1:

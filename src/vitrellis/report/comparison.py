@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from vitrellis.analysis.groups import GROUPS
 from vitrellis.analysis.paired import PairedDifference, paired_difference
 from vitrellis.comparison import Measured
 
@@ -59,6 +60,33 @@ def fill_table(
         table.add_row(*cells)
 
 
+def ways_of_grouping(rows: Sequence[Measured]) -> list[str]:
+    """How classes were told apart as head, mid and tail; empty where they have as many images."""
+    return list(dict.fromkeys(by for row in rows for by in row.groups))
+
+
+def fill_groups(table: Table, rows: Sequence[Measured], by: str) -> None:
+    """Adds columns, and a row for each arm: accuracy of all images, of all classes and by group.
+
+    Args:
+        table: Empty.
+        rows: Of `compare`; those that were not grouped in this way are left out.
+        by: One of `ways_of_grouping`.
+    """
+    grouped = [row for row in rows if by in row.groups]
+    table.add_column(f"test accuracy %, classes by {by}", no_wrap=True)
+    for column in ("all images", "all classes", *GROUPS):
+        table.add_column(column, justify="right")
+    for label in arm_labels(grouped):
+        own = [row for row in grouped if row.arm == label]
+        columns = [[row.figures[metric] for row in own] for metric in ("top1", "balanced_accuracy")]
+        columns += [
+            [row.groups[by][name] for row in own if name in row.groups[by]] for name in GROUPS
+        ]
+        cells = [_mean_and_spread([100 * value for value in column]) for column in columns]
+        table.add_row(label, *cells)
+
+
 def difference(
     rows: Sequence[Measured], label: str, other: str, metric: str, folds: int | None
 ) -> PairedDifference:
@@ -91,5 +119,7 @@ def in_words(gain: PairedDifference) -> str:
 
 
 def _mean_and_spread(figures: Sequence[float]) -> str:
+    if not figures:
+        return "-"
     text = f"{statistics.fmean(figures):.1f}"
     return text if len(figures) == 1 else f"{text} ± {statistics.stdev(figures):.1f}"
