@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vitrellis.recipe import Recipe, effective_lr, load_recipe
+from vitrellis.recipe import Recipe, differences, effective_lr, load_recipe, recipe_from
 from vitrellis.recipe.files import header, teacher_recipe
 
 PUBLISHED_FOR_STUDENTS = {
@@ -174,3 +174,34 @@ def test_arms_on_the_same_tail_differ_only_in_what_they_are_called_for() -> None
 def test_a_teacher_is_shown_classes_as_its_own_recipe_says() -> None:
     student = load_recipe("fashion-lt-deit-lt", ["data.sampler=class_balanced"])
     assert teacher_recipe(student).data.sampler == "uniform"
+
+
+def test_one_key_balances_student_and_teacher() -> None:
+    plain, balanced = load_recipe("photos"), load_recipe("photos", ["balance=true"])
+    for recipe in (balanced, teacher_recipe(balanced)):
+        assert recipe.objective.cross_entropy.loss == "balanced_softmax"
+        assert recipe.training.select_by == "balanced_accuracy"
+    assert teacher_recipe(plain).objective.cross_entropy.loss == "softmax"
+    assert differences(plain, balanced) == [
+        "balance: false → true",
+        'objective.cross_entropy.loss: "softmax" → "balanced_softmax"',
+        'training.select_by: "top1" → "balanced_accuracy"',
+    ]
+    assert recipe_from(balanced.model_dump(mode="json")) == balanced
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "loss"),
+    [
+        ("fashion-lt-teacher", "balance=true", "ldam"),
+        ("fashion-lt-drw", "balance=true", "softmax"),
+        ("photos-alone", "data.sampler=square_root", "softmax"),
+        ("cifar100-lt-resnet32-paco", "balance=true", "softmax"),
+    ],
+)
+def test_what_makes_up_for_sizes_is_not_made_up_for_twice(
+    name: str, change: str, loss: str
+) -> None:
+    recipe = load_recipe(name, ["balance=true", change])
+    assert recipe.objective.cross_entropy.loss == loss
+    assert recipe.training.select_by == "balanced_accuracy"

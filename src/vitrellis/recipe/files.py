@@ -69,7 +69,8 @@ def teacher_recipe(recipe: Recipe, name: str = "teacher") -> Recipe:
     """The recipe that one of the teachers is named by, for the student's images and machine.
 
     It learns from the student's training images with the student's seed, so that it never sees what
-    the student is validated on; how often it is shown each class (`data.sampler`) is its own.
+    the student is validated on, and balances classes if the student does; how often it is shown
+    each class (`data.sampler`) is its own.
     `teacher.overrides` come last, and may change all of that.
 
     Args:
@@ -84,7 +85,7 @@ def teacher_recipe(recipe: Recipe, name: str = "teacher") -> Recipe:
     path, label = find_recipe(settings.recipe, Path())
     draft = Draft.of_file(path, label)
     split_seed = recipe.seed if recipe.data.seed is None else recipe.data.seed
-    given = recipe.model_dump(include={"seed", "data", "machine"})
+    given = recipe.model_dump(include={"seed", "balance", "data", "machine"})
     given["data"]["seed"] = split_seed
     del given["data"]["sampler"]
     draft.merge(given, f"{recipe.name} (for its {name})")

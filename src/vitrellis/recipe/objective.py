@@ -100,12 +100,9 @@ class CrossEntropy(Section):
     `{value, off_after}`, `{value, adaptive: true, window, threshold, min_epoch, relative}`."""
     label_smoothing: ProperFraction = 0.0
     """Probability mass that is spread evenly over all classes."""
-    loss: Literal["softmax", "auto", "balanced_softmax", "logit_adjustment", "ldam", "focal"] = (
-        "softmax"
-    )
+    loss: Literal["softmax", "balanced_softmax", "logit_adjustment", "ldam", "focal"] = "softmax"
     """Plain cross-entropy, or one for long tails: balanced softmax (arXiv 2007.10740), logit
-    adjustment (2007.07314), LDAM (1906.07413), focal loss (1708.02002). `auto`: balanced softmax
-    if the largest class has 5 times as many images as the smallest or more, else plain."""
+    adjustment (2007.07314), LDAM (1906.07413), focal loss (1708.02002)."""
     tau: NonNegative = 1.0
     """Of `logit_adjustment`: how far frequencies are made up for; 1 is balanced softmax."""
     gamma: NonNegative = 2.0

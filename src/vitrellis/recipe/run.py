@@ -36,6 +36,10 @@ class Recipe(Section):
     """One line for the list of recipes."""
     seed: Index = 0
     """Decides everything random: initial weights, order, augmentation."""
+    balance: bool = False
+    """For classes of unequal size: balanced softmax instead of plain cross-entropy, unless the
+    recipe makes up for sizes already, and the best epoch is the best for all classes alike. A
+    teacher that is trained for it follows."""
     data: Data = Data()
     """Which images."""
     input: Input = Input()
@@ -60,6 +64,29 @@ class Recipe(Section):
     """How long, in what portions, how precisely."""
     machine: Machine = Machine()
     """Where it runs. Not part of what defines a run."""
+
+    @model_validator(mode="after")
+    def _balanced(self) -> Recipe:
+        if not self.balance:
+            return self
+        changes: dict[str, object] = {
+            "training": self.training.model_copy(update={"select_by": "balanced_accuracy"})
+        }
+        if not self.makes_up_for_sizes:
+            labels = self.objective.cross_entropy.model_copy(update={"loss": "balanced_softmax"})
+            changes["objective"] = self.objective.model_copy(update={"cross_entropy": labels})
+        return self.model_copy(update=changes)
+
+    @property
+    def makes_up_for_sizes(self) -> bool:
+        """Whether the loss, or how often classes are shown, does something for rare classes."""
+        deferred = self.deferred
+        return (
+            self.objective.cross_entropy.loss != "softmax"
+            or self.objective.paco is not None
+            or self.data.sampler != "uniform"
+            or (deferred is not None and deferred.reweight != "none")
+        )
 
     @model_validator(mode="after")
     def _guided_by_someone(self) -> Recipe:

@@ -31,8 +31,11 @@ from vitrellis.training.judging import judge
 from vitrellis.training.run import RunDirectory
 from vitrellis.training.store import Store
 from vitrellis.training.teachers import load_faculty, open_stores
-from vitrellis.training.terms import build_objective, resolved_loss
+from vitrellis.training.terms import build_objective
 from vitrellis.training.trainer import Progress, Trainer
+
+MENTIONED_FACTOR = 5
+"""Images of the largest class over those of the smallest from which we say what can be done."""
 
 
 @dataclass(frozen=True)
@@ -230,12 +233,11 @@ def _announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"{recipe.name}",
         f"  data       {source.name}: {splits} images, {source.num_classes} classes "
         f"({int(counts.min()):,} to {int(counts.max()):,} training images each)",
-        *(f"             note: {note}" for note in source.notes),
+        *(f"             note: {note}" for note in (*source.notes, *_imbalance(recipe, source))),
         f"  model      {recipe.model.name}, {parameters:,} parameters, "
         f"{height} x {width} pixels, seed {recipe.seed}",
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
-        *_chosen_loss(recipe, source),
         *_last_phase(recipe),
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}, "
         f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
@@ -256,15 +258,12 @@ def _sharpness(recipe: Recipe) -> str:
     return f", SAM rho {', '.join(radii)}"
 
 
-def _chosen_loss(recipe: Recipe, source: Source) -> list[str]:
-    """What `loss: auto` has become, and why."""
-    labels = recipe.objective.cross_entropy
-    if labels.loss != "auto":
-        return []
+def _imbalance(recipe: Recipe, source: Source) -> list[str]:
+    """What can be done about rare classes, where nothing is."""
     counts = source.class_counts
-    factor = counts.max().item() / counts.min().item()
-    loss = resolved_loss(labels, counts)
-    return [f"             auto: {loss}, as class sizes differ by a factor of {factor:.3g}"]
+    if recipe.makes_up_for_sizes or counts.max() < MENTIONED_FACTOR * counts.min():
+        return []
+    return ["classes differ much in size; balance=true makes them count alike"]
 
 
 def _last_phase(recipe: Recipe) -> list[str]:

@@ -46,14 +46,6 @@ from vitrellis.training.exported import Preprocessing
 from vitrellis.training.faculty import Faculty
 from vitrellis.training.guided import Teacher
 
-AUTO_FACTOR = 5
-"""How unequal classes must be for `loss: auto` to balance them: largest over smallest.
-
-Then it is balanced softmax (https://arxiv.org/abs/2007.10740): it has no setting, needs no second
-phase, is plain cross-entropy where classes are equal, and in its paper beats re-weighting. The 5 is
-a judgement: for milder tails we keep what others compare with.
-"""
-
 
 def build_objective(
     recipe: Recipe,
@@ -129,14 +121,6 @@ def _phases(
     }
 
 
-def resolved_loss(settings: LabelSettings, class_counts: Tensor) -> str:
-    """The loss that learns the labels, `auto` resolved by how unequal the classes are."""
-    if settings.loss != "auto":
-        return settings.loss
-    unequal = int(class_counts.max()) >= AUTO_FACTOR * int(class_counts.min())
-    return "balanced_softmax" if unequal else "softmax"
-
-
 def _label_loss(settings: LabelSettings, class_counts: Tensor) -> LabelLoss:
     losses: dict[str, Callable[[], LabelLoss]] = {
         "softmax": Softmax,
@@ -145,7 +129,7 @@ def _label_loss(settings: LabelSettings, class_counts: Tensor) -> LabelLoss:
         "ldam": lambda: LDAM(class_counts, margin=settings.margin, scale=settings.scale),
         "focal": lambda: Focal(gamma=settings.gamma),
     }
-    return losses[resolved_loss(settings, class_counts)]()
+    return losses[settings.loss]()
 
 
 def _paco(
