@@ -29,6 +29,8 @@ LONG_TAILED = [
     "data={train_size: null, long_tail: {factor: 4, largest: 10, permute: true}}",
     "data.sampler=square_root",
     "training.epochs=8",
+    "training.accumulate=2",
+    "optimizer={lr: 2.0e-3, lr_per_batch: 32}",
     "objective={locality: null, kd: null, hard: {head: distillation}}",
     "objective.cross_entropy={loss: balanced_softmax, label_smoothing: 0.1}",
     "model.distillation_head=true",
@@ -141,6 +143,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "re-weighted" in out
     assert "from epoch 4 of 8 on, images no longer mixed" in out
     assert "balanced softmax" in out
+    assert "lr 0.001 (0.002 for a batch of 32)" in out  # of 16 in two portions
     return folder
 
 

@@ -239,7 +239,7 @@ def _announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
         *_last_phase(recipe),
-        f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}, "
+        f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
         f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
         f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
         f"{parts.loader.batch_size}, {training.precision}, "
@@ -248,6 +248,12 @@ def _announcement(parts: Parts, fabric: Fabric) -> list[str]:
     if source.val is not None:
         lines += judge(parts.faculty, parts.evaluation(source.val), source.num_classes)
     return lines
+
+
+def _scaled(recipe: Recipe) -> str:
+    """How the learning rate follows the batch, of which accumulated portions are parts."""
+    per = recipe.optimizer.lr_per_batch
+    return "" if per is None else f" ({recipe.optimizer.lr:g} for a batch of {per})"
 
 
 def _sharpness(recipe: Recipe) -> str:
