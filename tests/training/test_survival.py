@@ -115,6 +115,19 @@ def test_other_images_are_noticed(reference: Path, tmp_path: Path) -> None:
     assert "other images" in " ".join(message.split())
 
 
+def test_another_teacher_of_the_same_name_is_noticed(reference: Path, tmp_path: Path) -> None:
+    shutil.copytree(reference, tmp_path / "runs" / "whole")
+    data = tmp_path / "runs" / "whole" / "data.json"
+    content = json.loads(data.read_text())
+    assert content["teachers"]["teacher"]["model"]["name"] == "cifar_resnet8"
+    content["teachers"]["teacher"]["training"]["epochs"] = 3
+    data.write_text(json.dumps(content))
+    message = run("train", "demo", *TINY, "--out", "runs/whole", cwd=tmp_path, code=2)
+    message = " ".join(message.split())
+    assert "learned from another teacher; in demo-teacher: training.epochs: 3 → 1" in message
+    assert "--fresh" in message
+
+
 def test_a_complete_run_is_shown_not_repeated(reference: Path) -> None:
     before = (reference / "results.json").stat().st_mtime_ns
     out = run("train", "demo", *TINY, "--out", "runs/whole", cwd=reference.parent.parent)

@@ -24,7 +24,15 @@ from torch import nn
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
-from vitrellis.recipe import Recipe, describe, differences, load_recipe, teacher_recipe
+from vitrellis.recipe import (
+    Recipe,
+    defines,
+    describe,
+    differences,
+    load_recipe,
+    recipe_from,
+    teacher_recipe,
+)
 from vitrellis.training.atomic import atomic_write
 from vitrellis.training.build import build_source
 from vitrellis.training.exported import Trained, load_exported
@@ -161,7 +169,7 @@ def _begun(
     prepared = build_source(recipe, source)
     with _claimed(run, fabric):
         if fabric.is_global_zero:
-            _open(run, recipe, prepared, fresh)
+            _open(run, recipe, guides, prepared, fresh)
         fabric.barrier()
         finished = {
             name: train(guide, out=teacher_folder(guide, run), source=source, console=console)
@@ -208,7 +216,9 @@ def _claimed(run: RunDirectory, fabric: Fabric) -> Iterator[None]:
         yield
 
 
-def _open(run: RunDirectory, recipe: Recipe, source: Source, fresh: bool) -> None:
+def _open(
+    run: RunDirectory, recipe: Recipe, guides: Mapping[str, Recipe], source: Source, fresh: bool
+) -> None:
     """Makes sure the directory is new, or holds this recipe on this data."""
     if fresh and run.exists():
         _empty(run)
@@ -218,7 +228,7 @@ def _open(run: RunDirectory, recipe: Recipe, source: Source, fresh: bool) -> Non
             f"to start from its weights, model.weights={run.best_model}/model.safetensors"
         )
     if run.exists():
-        _check_same(run, recipe, source)
+        _check_same(run, recipe, guides, source)
         return
     others = [entry.name for entry in run.path.iterdir() if entry != run.lock_file]
     if others:
@@ -229,12 +239,15 @@ def _open(run: RunDirectory, recipe: Recipe, source: Source, fresh: bool) -> Non
         "fingerprint": source.fingerprint(),
         "class_names": list(source.class_names),
         "class_counts": source.class_counts.tolist(),
+        "teachers": {name: defines(guide) for name, guide in guides.items()},
     }
     atomic_write(run.data_file, lambda path: path.write_text(json.dumps(data, indent=2)))
     atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))
 
 
-def _check_same(run: RunDirectory, recipe: Recipe, source: Source) -> None:
+def _check_same(
+    run: RunDirectory, recipe: Recipe, guides: Mapping[str, Recipe], source: Source
+) -> None:
     way_out = "Use --fresh to delete it and begin anew, or another --out"
     changed = differences(load_recipe(run.recipe_file), recipe)
     if changed:
@@ -247,6 +260,14 @@ def _check_same(run: RunDirectory, recipe: Recipe, source: Source) -> None:
             f"{len(data['class_names'])} classes then, {len(source.train)} in "
             f"{source.num_classes} now, or not the same files. {way_out}"
         )
+    for name, before in data.get("teachers", {}).items():
+        changed = differences(recipe_from(before), guides[name])
+        if changed:
+            lines = "\n  ".join(changed)
+            raise UsageError(
+                f"{run.path} learned from another teacher; in {guides[name].name}:\n  {lines}\n"
+                f"{way_out}"
+            )
 
 
 def _empty(run: RunDirectory) -> None:
