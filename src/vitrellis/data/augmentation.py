@@ -17,7 +17,8 @@ from vitrellis.data.boxes import crop_boxes
 from vitrellis.data.erasing import Erasing
 from vitrellis.data.geometry import Interpolation, crop_resize, padded_crop
 from vitrellis.data.normalization import Normalize
-from vitrellis.data.rand_augment import parse_policy, rand_augment, warp_matrices
+from vitrellis.data.operations import carry_out, warp_matrices
+from vitrellis.data.rand_augment import parse_policy
 from vitrellis.data.randomness import integers, uniform
 from vitrellis.data.warping import combined
 
@@ -118,7 +119,7 @@ class Augment:
         images = self._crop_and_flip(images, keys)  # no longer the caller's memory
         if self.policy is not None:
             self._fill = self._fill.to(images.device)
-            rand_augment(images, keys, self.policy, self._fill)
+            carry_out(images, self.policy.drawn(keys, self.size), self._fill)
         if images.dtype == torch.uint8:
             images = self._normalize(images)
         return images if self._erasing is None else self._erasing(images, keys)
@@ -152,7 +153,7 @@ class Augment:
         matrices[:, :, 2] = corner
         if self.policy is None:
             return matrices
-        return combined(matrices, warp_matrices(keys, self.policy, self.size))
+        return combined(matrices, warp_matrices(self.policy.drawn(keys, self.size), self.size))
 
     def _crop_and_flip(self, images: Tensor, keys: Tensor) -> Tensor:
         """`(B, C, h, w)` uint8, or already normalised where that is all that is left to do."""
