@@ -12,12 +12,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from vitrellis.data.blur import blur
 from vitrellis.data.geometry import replace_rows
-from vitrellis.data.tones import LOOK_UPS, color, look_up, sharpness
+from vitrellis.data.tones import LOOK_UPS, color, hue, look_up, sharpness
 from vitrellis.data.warping import WARPS, combined, warp
 
-OPERATIONS = (*LOOK_UPS, *WARPS, "Color", "Sharpness")
-"""All there are, by timm's names."""
+OPERATIONS = (*LOOK_UPS, *WARPS, "Color", "Sharpness", "Hue", "Blur")
+"""All there are, by timm's names where timm has them."""
 NOTHING = -1
 """In the place of an operation's index."""
 
@@ -28,7 +29,7 @@ class Drawn(NamedTuple):
     Attributes:
         chosen: `(B, layers)` int64, index into `OPERATIONS`, or `NOTHING`.
         strengths: `(B, layers)` float64, what operations are told: bits, grey levels, degrees,
-            shares or factors. With `NOTHING` they mean nothing.
+            shares, factors or deviations. With `NOTHING` they mean nothing.
     """
 
     chosen: Tensor
@@ -141,5 +142,7 @@ _FAMILIES: dict[tuple[str, ...], Callable[[Tensor, dict[str, Tensor], Tensor], T
     tuple(WARPS): _warp,
     ("Color",): _alone(color),
     ("Sharpness",): _alone(sharpness),
+    ("Hue",): _alone(hue),
+    ("Blur",): _alone(blur),
 }
 """Operations that are done together: a function of images, strengths by operation, and fill."""
