@@ -160,14 +160,16 @@ def hue(images: Tensor, turns: Tensor) -> Tensor:
     own_hues = torch.tensor([0.0, 2.0, 4.0], device=images.device).view(1, 3, 1, 1)
     out = torch.empty_like(images)
     for part in cached_parts(len(images), 4 * images.shape[1:].numel(), images.device):
-        pixels = images[part].float()
-        red, green, blue = pixels.split(1, dim=1)  # (b, 1, H, W)
-        darkest, lightest = pixels.aminmax(dim=1, keepdim=True)
-        spread = lightest - darkest
-        is_red, is_green = lightest == red, lightest == green
-        lead = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
-        place = lead.div_(spread.clamp_min(1)).add_(sixths[part])  # greys have no hue
-        place.add_(torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0)))
+        red, green, blue = images[part].float().split(1, dim=1)  # (b, 1, H, W)
+        lightest = torch.maximum(torch.maximum(red, green), blue)
+        spread = lightest - torch.minimum(torch.minimum(red, green), blue)
+        # 1 in the first channel that is lightest; multiplying is faster than choosing
+        is_red = (red == lightest).float()
+        is_green = (green == lightest).float().mul_(1 - is_red)
+        is_blue = 1 - is_red - is_green
+        lead = (green - blue) * is_red + (blue - red) * is_green + (red - green) * is_blue
+        place = lead.div_(spread.clamp_min(1))  # greys have no hue, and need none
+        place.add_(is_green * 2).add_(is_blue * 4).add_(sixths[part])
         place.sub_((place / 6).floor_().mul_(6))  # in [0, 6); faster than a remainder
         away = (place - own_hues).abs_().sub_(3).abs_().neg_().add_(2).clamp_(0, 1)  # (b, 3, H, W)
         out[part] = (lightest + 0.5).sub(away.mul_(spread)).short()
