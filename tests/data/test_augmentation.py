@@ -9,7 +9,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from vitrellis.data.augmentation import Augment, Plain
+from vitrellis.data.auto_augment import AutoAugment
 from vitrellis.data.boxes import crop_boxes
+from vitrellis.data.cutout import cut_out
+from vitrellis.data.jitter import Blur, ColorJitter, Greyscale
+from vitrellis.data.operations import Policy, carry_out
 from vitrellis.data.randomness import integers, sample_keys, uniform
 from vitrellis.errors import UsageError
 
@@ -19,6 +23,18 @@ EVERYTHING: dict[str, Any] = {
     "rand_augment": "rand-m9-mstd0.5-inc1",
     "erasing": 0.5,
     "vertical_flip": 0.3,
+}
+VIEWS: dict[str, dict[str, Any]] = {
+    "light": {},
+    "everything": EVERYTHING,
+    "contrasted": {
+        "auto_augment": "cifar10",
+        "color_jitter": (0.4, 0.4, 0.4, 0.1),
+        "color_jitter_probability": 0.8,
+        "grayscale": 0.2,
+        "blur": 0.5,
+        "cutout": 8,
+    },
 }
 CROPS: list[dict[str, Any]] = [
     {"crop": "resized"},
@@ -99,7 +115,7 @@ def test_nothing_asked_is_the_plain_image() -> None:
 
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("channels", [1, 3, 5])
-@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["light", "everything"])
+@pytest.mark.parametrize("settings", VIEWS.values(), ids=VIEWS)
 def test_a_sample_becomes_the_same_bits_in_any_company(
     crop: dict[str, Any], channels: int, settings: dict[str, Any]
 ) -> None:
@@ -134,6 +150,21 @@ def test_the_stored_images_are_not_changed(crop: dict[str, Any]) -> None:
     assert torch.equal(stored, images())
 
 
+def test_a_view_is_made_in_the_order_of_torchvision() -> None:
+    """Each step by itself, after the crop of another `Augment` without any."""
+    size, fill = (20, 24), torch.tensor([round(255 * mean) for mean in MEAN[:3]]).float()
+    policies: list[Policy] = [AutoAugment("cifar10"), ColorJitter((0.4, 0.4, 0.4, 0.1), 0.8)]
+    policies += [Greyscale(0.2), Blur(0.5)]
+    cropped = augment(crop="padded")(images(), KEYS)
+    scale, shift = torch.tensor(STD[:3]).view(3, 1, 1), torch.tensor(MEAN[:3]).view(3, 1, 1)
+    levels = ((cropped * scale + shift) * 255).round().to(torch.uint8)
+    for policy in policies:
+        carry_out(levels, policy.drawn(KEYS, size), fill)
+    expected = cut_out(normalized(levels), KEYS, 8)
+    out = augment(crop="padded", **VIEWS["contrasted"])(images(), KEYS)
+    torch.testing.assert_close(out, expected, rtol=0, atol=2e-6)
+
+
 def test_two_epochs_and_two_views_differ() -> None:
     transform, indices = augment(**EVERYTHING), torch.arange(40)
     first = transform(images(), sample_keys(0, 0, indices))
@@ -145,7 +176,10 @@ def test_two_epochs_and_two_views_differ() -> None:
 def test_the_augmentations_of_a_sample_are_independent() -> None:
     keys = sample_keys(0, 0, torch.arange(20_000))
     names = ("flip", "crop", "crop-place", "padded-crop", "erase", "erase-box", "rand-augment-0")
-    draws = torch.cat([uniform(keys, name, 2) for name in names], dim=1).double()
+    of_colours = ("color-jitter", "color-jitter-order", "color-jitter-whether", "greyscale")
+    others = ("auto-augment", "auto-augment-layers", "blur", "blur-sigma", "cutout")
+    streams = (*names, *of_colours, *others)
+    draws = torch.cat([uniform(keys, name, 2) for name in streams], dim=1).double()
     correlations = torch.corrcoef(draws.T) - torch.eye(draws.shape[1])
     assert correlations.abs().max() < 5 / 20_000**0.5
 
@@ -162,9 +196,12 @@ def test_a_policy_that_cannot_be_read_is_refused() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@pytest.mark.parametrize("settings", VIEWS.values(), ids=VIEWS)
 @pytest.mark.parametrize("crop", CROPS)
-def test_an_accelerator_shows_the_same_images(crop: dict[str, Any]) -> None:
-    here = augment(**crop, **EVERYTHING)(images(), KEYS)
-    there = augment(**crop, **EVERYTHING)(images().cuda(), KEYS).cpu()
+def test_an_accelerator_shows_the_same_images(
+    crop: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    here = augment(**crop, **settings)(images(), KEYS)
+    there = augment(**crop, **settings)(images().cuda(), KEYS).cpu()
     # a warp may put a pixel on the other side of a grey level or of the border
     assert ((here - there).abs() > 1.1 / 255 / min(STD)).double().mean() < 0.001

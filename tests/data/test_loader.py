@@ -26,14 +26,14 @@ def split(count: int = 50, height: int = 10, width: int = 12) -> Split:
     return Split(TensorImages(images), torch.arange(count) % 5)
 
 
+STRONG = Augment(size=(8, 9), mean=MEAN, std=STD, rand_augment="rand-m9-mstd0.5-inc1", erasing=0.3)
+
+
 def train_loader(images: Split | None = None, **settings: Any) -> TrainLoader:
-    augment = Augment(
-        size=(8, 9), mean=MEAN, std=STD, rand_augment="rand-m9-mstd0.5-inc1", erasing=0.3
-    )
     chosen: dict[str, Any] = {
         "num_classes": 5,
         "batch_size": 16,
-        "augment": augment,
+        "augment": STRONG,
         "mix": None,
         "seed": 0,
         "device": CPU,
@@ -302,7 +302,7 @@ def test_a_process_without_images_evaluates_none() -> None:
 
 
 def test_second_view_is_another_of_the_same_images_and_changes_nothing_else() -> None:
-    plain, both = train_loader(), train_loader(second_view=True)
+    plain, both = train_loader(), train_loader(second_view=STRONG)
     for one, two in zip(plain.epoch(1), both.epoch(1), strict=True):
         assert one.second_view is None
         assert torch.equal(one.images, two.images)
@@ -312,10 +312,25 @@ def test_second_view_is_another_of_the_same_images_and_changes_nothing_else() ->
         assert not same.any()
 
 
+def test_second_view_may_be_of_another_kind() -> None:
+    """The first as without it; the second as if all images were varied in the other's way."""
+    other = Augment(size=(8, 9), mean=MEAN, std=STD, crop="none", flip=0, grayscale=1.0)
+    first, both = train_loader(), train_loader(second_view=other)
+    deviation = torch.tensor(STD).view(3, 1, 1)
+    mean = torch.tensor(MEAN).view(3, 1, 1)
+    for one, two in zip(first.epoch(1), both.epoch(1), strict=True):
+        assert torch.equal(one.images, two.images)
+        assert two.second_view is not None
+        grey = two.second_view * deviation + mean  # all channels alike
+        assert (grey.amax(dim=1) - grey.amin(dim=1)).max() < 1e-5
+        seen = two.images * deviation + mean
+        assert (seen.amax(dim=1) - seen.amin(dim=1)).max() > 0.1
+
+
 def test_second_view_is_counted_too() -> None:
-    whole = list(train_loader(second_view=True).epoch(1))
-    later = list(train_loader(second_view=True).epoch(1, start_step=2))
-    halves = [list(train_loader(second_view=True, rank=r, world_size=2).epoch(1)) for r in (0, 1)]
+    whole = list(train_loader(second_view=STRONG).epoch(1))
+    later = list(train_loader(second_view=STRONG).epoch(1, start_step=2))
+    halves = [list(train_loader(second_view=STRONG, rank=r, world_size=2).epoch(1)) for r in (0, 1)]
     views = [batch.second_view for batch in whole if batch.second_view is not None]
     for view, batch in zip(views[2:], later, strict=True):
         assert batch.second_view is not None
@@ -330,7 +345,7 @@ def test_second_view_shows_the_images_that_were_asked_for() -> None:
     """Without augmentation both views are the image; the second one also where images are mixed."""
     same = Augment(size=(10, 12), mean=MEAN, std=STD, crop="none", flip=0)
     plain = train_loader(augment=same).epoch(0)
-    mixed = train_loader(augment=same, mix=MIX, second_view=True).epoch(0)
+    mixed = train_loader(augment=same, mix=MIX, second_view=same).epoch(0)
     for one, two in zip(plain, mixed, strict=True):
         assert two.second_view is not None
         assert torch.equal(one.images, two.second_view)
@@ -338,7 +353,7 @@ def test_second_view_shows_the_images_that_were_asked_for() -> None:
 
 
 def test_second_view_is_cut_into_the_same_parts() -> None:
-    (batch, *_) = train_loader(second_view=True).epoch(0)
+    (batch, *_) = train_loader(second_view=STRONG).epoch(0)
     parts = batch.chunks(3)
     assert [len(part) for part in parts] == [6, 6, 4]
     assert batch.second_view is not None

@@ -7,13 +7,8 @@ from PIL import Image
 from timm.data import auto_augment
 from torch import Tensor
 
-from vitrellis.data.rand_augment import (
-    OPERATIONS,
-    Policy,
-    apply_operations,
-    parse_policy,
-    rand_augment,
-)
+from vitrellis.data.operations import NOTHING, carry_out, operate
+from vitrellis.data.rand_augment import CHOICES, RandAugment, parse_policy, strengths
 from vitrellis.data.randomness import sample_keys
 from vitrellis.errors import UsageError
 
@@ -47,16 +42,20 @@ def by_timm(image: Tensor, name: str, magnitude: float) -> Tensor:
     return torch.from_numpy(np.array(picture)).view(24, 32, channels).permute(2, 0, 1)
 
 
+def rand_augment(stored: Tensor, keys: Tensor, policy: RandAugment, fill: Tensor) -> None:
+    carry_out(stored, policy.drawn(keys, (24, 32)), fill)
+
+
 def test_operations_are_those_of_timm() -> None:
-    assert set(OPERATIONS) == set(auto_augment.rand_augment_choices("", increasing=False))
-    expected = {f"{name}Increasing" if name in WITH_INCREASING else name for name in OPERATIONS}
+    assert set(CHOICES) == set(auto_augment.rand_augment_choices("", increasing=False))
+    expected = {f"{name}Increasing" if name in WITH_INCREASING else name for name in CHOICES}
     assert expected == set(auto_augment.rand_augment_choices("", increasing=True))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("increasing", [True, False])
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", CHOICES)
 def test_each_operation_is_that_of_timm(
     name: str, sign: float, increasing: bool, channels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,14 +65,11 @@ def test_each_operation_is_that_of_timm(
     magnitudes = [m for m in MAGNITUDES if name != "Posterize" or increasing or m >= 2.5]
     stored = images(len(magnitudes), channels)
     mine = stored.clone()
-    apply_operations(
-        mine,
-        torch.full((len(magnitudes),), OPERATIONS.index(name)),
-        torch.tensor(magnitudes, dtype=torch.float64),
-        torch.full((len(magnitudes),), sign),
-        increasing=increasing,
-        fill=torch.tensor(FILL[:channels]).float(),
-    )
+    chosen = torch.full((len(magnitudes),), CHOICES.index(name))
+    signs = torch.full((len(magnitudes),), sign)
+    levels = torch.tensor(magnitudes, dtype=torch.float64)
+    told = strengths(chosen, levels, signs, increasing)
+    operate(mine, chosen, told, torch.tensor(FILL[:channels]).float())
     for row, magnitude in enumerate(magnitudes):
         expected = by_timm(stored[row], theirs, magnitude)
         difference = (mine[row].int() - expected.int()).abs()
@@ -81,48 +77,23 @@ def test_each_operation_is_that_of_timm(
         assert difference.max() <= (1 if is_warp else 0), f"at magnitude {magnitude}"
 
 
-def test_each_image_gets_its_own_operation_and_no_other() -> None:
-    chosen = torch.tensor([-1, *range(len(OPERATIONS)), -1])
-    stored = images(len(chosen), 3)
-    magnitudes, signs = torch.linspace(1, 9, len(chosen)).double(), torch.ones(len(chosen))
-    fill = torch.tensor(FILL).float()
-    together = stored.clone()
-    apply_operations(together, chosen, magnitudes, signs, increasing=True, fill=fill)
-    assert torch.equal(together[chosen < 0], stored[chosen < 0])
-    for row in range(len(chosen)):
-        own = slice(row, row + 1)
-        alone = stored[own].clone()
-        apply_operations(
-            alone, chosen[own], magnitudes[own], signs[own], increasing=True, fill=fill
-        )
-        assert torch.equal(together[own], alone)
-
-
-def test_every_operation_is_drawn_equally_often_and_half_the_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    drawn, strengths, directions = [], [], []
-
-    def note(
-        images: Tensor, chosen: Tensor, magnitudes: Tensor, signs: Tensor, **_: object
-    ) -> None:
-        drawn.append(chosen)
-        strengths.append(magnitudes)
-        directions.append(signs)
-
-    monkeypatch.setattr("vitrellis.data.rand_augment.apply_operations", note)
+def test_every_operation_is_drawn_equally_often_and_half_the_time() -> None:
     policy = parse_policy("rand-m9-mstd0.5-inc1-n3")
-    rand_augment(torch.zeros(len(KEYS), 1, 1, 1, dtype=torch.uint8), KEYS, policy, torch.zeros(1))
-    chosen = torch.cat(drawn)
-    assert len(drawn) == 3
-    assert abs((chosen >= 0).double().mean() - 0.5) < 0.03
-    shares = torch.bincount(chosen[chosen >= 0], minlength=15) / (chosen >= 0).sum()
+    drawn = policy.drawn(KEYS, (24, 32))
+    assert drawn.chosen.shape == drawn.strengths.shape == (3000, 3)
+    is_done = drawn.chosen != NOTHING
+    assert abs(is_done.double().mean() - 0.5) < 0.03
+    shares = torch.bincount(drawn.chosen[is_done], minlength=15) / is_done.sum()
     assert (shares - 1 / 15).abs().max() < 0.02
-    levels = torch.cat(strengths)
+    levels = policy.magnitudes(KEYS)
     assert abs(levels[levels < 9].sub(9).square().mean().sqrt() - 0.5) < 0.02
     assert levels.max() == 10
-    assert abs(torch.cat(directions).double().mean()) < 0.05
-    assert not torch.equal(drawn[0], drawn[1])
+    degrees = drawn.strengths[drawn.chosen == CHOICES.index("Rotate")]
+    torch.testing.assert_close(
+        degrees.abs(), 3 * levels[drawn.chosen == CHOICES.index("Rotate")], rtol=0, atol=1e-9
+    )
+    assert abs(degrees.sign().mean()) < 0.15  # of 300
+    assert not torch.equal(drawn.chosen[:, 0], drawn.chosen[:, 1])
 
 
 def test_a_sample_is_augmented_to_the_same_bits_in_any_company() -> None:
@@ -150,12 +121,12 @@ def test_any_number_of_channels_is_augmented(channels: int) -> None:
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        ("rand-m9-mstd0.5-inc1", Policy(9.0, 0.5, 2, 0.5, increasing=True)),
-        ("rand", Policy(10.0, 0.0, 2, 0.5, increasing=False)),
-        ("rand-n3-m7-p0.8-inc0", Policy(7.0, 0.0, 3, 0.8, increasing=False)),
+        ("rand-m9-mstd0.5-inc1", RandAugment(9.0, 0.5, 2, 0.5, increasing=True)),
+        ("rand", RandAugment(10.0, 0.0, 2, 0.5, increasing=False)),
+        ("rand-n3-m7-p0.8-inc0", RandAugment(7.0, 0.0, 3, 0.8, increasing=False)),
     ],
 )
-def test_timms_notation_is_read(text: str, policy: Policy) -> None:
+def test_timms_notation_is_read(text: str, policy: RandAugment) -> None:
     assert parse_policy(text) == policy
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
+from torchvision.transforms import functional as TF
 
 from vitrellis.data.tones import (
     autocontrast,
@@ -14,6 +15,7 @@ from vitrellis.data.tones import (
     color,
     contrast,
     equalize,
+    hue,
     invert,
     look_up,
     posterize,
@@ -140,3 +142,30 @@ def test_contrast_of_many_channels_goes_towards_their_common_mean() -> None:
     stored = torch.tensor([10, 20, 30, 40, 52], dtype=torch.uint8).view(1, 5, 1, 1)
     table = contrast(stored, torch.tensor([0.0]))
     assert bool((table == 30).all())
+
+
+TURNS = [-0.5, -0.17, 0.0, 0.04, 0.1, 0.5]
+
+
+def test_hues_are_moved_as_by_torchvision() -> None:
+    stored = images(3)
+    pairs = zip(stored, TURNS, strict=True)
+    expected = torch.stack([TF.adjust_hue(image, turn) for image, turn in pairs])
+    assert not torch.equal(expected, stored)
+    # theirs is cut off rather than rounded
+    assert (hue(stored, torch.tensor(TURNS)).int() - expected.int()).abs().max() <= 1
+
+
+def test_hues_keep_greys_and_come_back() -> None:
+    stored = images(3)
+    assert torch.equal(hue(stored, torch.zeros(6)), stored)
+    grey = stored[:, :1].repeat(1, 3, 1, 1)
+    assert torch.equal(hue(grey, torch.tensor(TURNS)), grey)
+    third = torch.full((6,), 1 / 3)
+    assert torch.equal(hue(stored, third), stored.roll(1, dims=1))  # red becomes green
+    assert torch.equal(hue(hue(stored, third), -third), stored)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_only_three_channels_have_hues(channels: int) -> None:
+    assert torch.equal(hue(images(channels), torch.tensor(TURNS)), images(channels))

@@ -103,7 +103,7 @@ def test_teachers_are_as_published(name: str) -> None:
     recipe = load_recipe(f"{name}-resnet32")
     assert values(recipe, PUBLISHED_FOR_TEACHERS) == PUBLISHED_FOR_TEACHERS
     assert effective_lr(recipe) == 0.1
-    student = load_recipe(f"{name}-deit-b")
+    student = load_recipe(f"{name}-deit-b", [f"teacher.recipe={name}-resnet32-sam"])
     assert values(teacher_recipe(student), PUBLISHED_FOR_TEACHERS) == PUBLISHED_FOR_TEACHERS
 
 

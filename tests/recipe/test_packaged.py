@@ -248,34 +248,3 @@ def test_models_exist_and_have_the_blocks_that_are_compared(name: str) -> None:
     assert max(locality.teacher_blocks) < num_blocks(teacher)
     if locality.student_blocks != "learned":
         assert max(locality.student_blocks) < num_blocks(student)
-
-
-def test_the_contrasting_teacher_is_as_published() -> None:
-    recipe = load_recipe("cifar100-lt-resnet32-paco")
-    expected = {
-        "data.source": "cifar100",
-        "data.long_tail.factor": 100,
-        "data.val_fraction": 0,
-        "model.name": "cifar_resnet32",
-        "model.args": {"shortcut": "pad"},
-        "objective.cross_entropy.weight": 0,
-        "objective.paco.temperature": 0.05,
-        "objective.paco.alpha": 0.01,
-        "objective.paco.beta": 1,
-        "objective.paco.gamma": 1,
-        "objective.paco.dimension": 32,
-        "objective.paco.queue": 1024,
-        "objective.paco.momentum": 0.999,
-        "optimizer.name": "sgd",
-        "optimizer.momentum": 0.9,
-        "optimizer.nesterov": False,
-        "optimizer.weight_decay": 5e-4,
-        "schedule.name": "step",
-        "schedule.warmup_epochs": 10,
-        "schedule.milestones": (320, 360),
-        "schedule.factors": (0.1, 0.01),
-        "training.epochs": 400,
-        "training.batch_size": 128,
-    }
-    assert {key: value(recipe, key) for key in expected} == expected
-    assert effective_lr(recipe) == 0.05

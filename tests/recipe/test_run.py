@@ -15,6 +15,7 @@ from vitrellis.recipe import (
     OffAfterWeight,
     RampWeight,
     Recipe,
+    View,
     effective_lr,
     without_guidance,
 )
@@ -209,6 +210,30 @@ def test_learned_blocks_need_no_pairs() -> None:
         ({"input": {"normalization": {"mean": [0, 0], "std": [1]}}}, "2 means and 1 standard"),
         ({"augmentation": {"scale": [1, 0.5]}}, "the smaller number goes first"),
         ({"augmentation": {"rand_augment": "strong"}}, "such as `rand-m9-mstd0.5-inc1`"),
+        (
+            {"augmentation": {"rand_augment": "rand-m9", "auto_augment": "cifar10"}},
+            "augmentation: rand_augment and auto_augment take each other's place; give one of them",
+        ),
+        ({"augmentation": {"auto_augment": "cifar"}}, "must be 'cifar10', 'imagenet' or 'svhn'"),
+        (
+            {"augmentation": {"color_jitter": [0.4, 0.4, 0.4, 0.6]}},
+            "augmentation.color_jitter.3: 0.6 is too large; it must be at most 0.5",
+        ),
+        ({"augmentation": {"color_jitter": [0.4] * 3}}, "color_jitter: needs one more value"),
+        ({"augmentation": {"blur_sigma": [2, 0.1]}}, "blur_sigma is [2.0, 0.1]; the smaller"),
+        ({"augmentation": {"cutout": -1}}, "augmentation.cutout: -1 is too small"),
+        (
+            {"augmentation": {"second_view": {"blur": 0.5}}},
+            "augmentation.second_view: no term looks at it. Add objective.paco, or take it away",
+        ),
+        (
+            {"objective": {"paco": {}}, "augmentation": {"second_view": {"blurr": 0.5}}},
+            "augmentation.second_view.blurr: unknown key. Did you mean 'blur'?",
+        ),
+        (
+            {"objective": {"paco": {}}, "augmentation": {"second_view": {"mixup": 0.5}}},
+            "augmentation.second_view.mixup: unknown key",
+        ),
         ({"machine": {"workers": "many"}}, "it must be 'auto', or a whole number"),
         (
             {"objective": {"cross_entropy": {"tau": 2}}},
@@ -257,6 +282,16 @@ def test_all_mistakes_are_listed() -> None:
 def test_an_item_that_is_refused_does_not_make_its_list_too_short() -> None:
     said = mistake(minimal(input={"normalization": {"mean": [0], "std": [0]}}))
     assert said == "run: input.normalization.std.0: 0 is too small; it must be more than 0"
+
+
+def test_a_second_view_has_keys_of_its_own_that_can_be_overridden() -> None:
+    views = {"flip": 0.1, "second_view": {"blur": 0.5, "grayscale": 0.2}}
+    values = minimal(objective={"paco": {}}, augmentation=views)
+    second = recipe_from(values, ["augmentation.second_view.blur=0"]).augmentation.second_view
+    assert second == View(blur=0, grayscale=0.2)
+    assert second.flip == 0.5
+    with_it = recipe_from(values, ["objective.paco=null", "augmentation.second_view=null"])
+    assert with_it.augmentation.second_view is None
 
 
 def test_sizes_are_one_number_or_two() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,26 @@ import vitrellis
 from tests.training.command import assert_same_weights, finish, run, start
 from tests.training.test_survival import wait_for
 from tests.training.test_trainer import tiny
+from vitrellis.data.augmentation import Augment
+from vitrellis.data.randomness import child_keys
+from vitrellis.data.sources import from_tensors
 from vitrellis.errors import UsageError
-from vitrellis.recipe import load_recipe, without_guidance
+from vitrellis.recipe import View, load_recipe, recipe_from, without_guidance
+from vitrellis.training.build import Place, build_preprocessing, build_train_loader
 
+SIMCLR: dict[str, Any] = {
+    "scale": (0.2, 0.9),
+    "ratio": (0.8, 1.2),
+    "interpolation": "bilinear",
+    "flip": 0.3,
+    "vertical_flip": 0.2,
+    "rand_augment": "rand-m9",
+    "color_jitter": (0.4, 0.3, 0.2, 0.1),
+    "color_jitter_probability": 0.8,
+    "grayscale": 0.2,
+    "blur": 0.5,
+    "blur_sigma": (0.2, 1.5),
+}
 PACO: dict[str, Any] = {
     "model": {"name": "cifar_resnet8"},
     "objective": {"cross_entropy": {"weight": 0}, "paco": {"queue": 40}},
@@ -65,6 +83,48 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     finish(process, code=1)
     assert "continues in epoch" in run(*words, "--out", "runs/stopped", cwd=tmp_path)
     assert_same_weights(tmp_path / "runs" / "whole", stopped)
+
+
+@pytest.mark.parametrize("second", [None, SIMCLR], ids=["as the first", "of its own"])
+def test_both_views_are_made_as_the_recipe_says(second: dict[str, Any] | None) -> None:
+    first: dict[str, Any] = {
+        "crop": "padded",
+        "padding": 3,
+        "auto_augment": "cifar10",
+        "cutout": 8,
+        "erasing": 0.5,
+    }
+    recipe = recipe_from(
+        {
+            "model": {"name": "cifar_resnet8"},
+            "training": {"epochs": 1, "batch_size": 20},
+            "input": {"img_size": 16, "normalization": "cifar", "canvas": 16},
+            "augmentation": first | {"second_view": second},
+            "objective": {"paco": {}},
+        }
+    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    source = from_tensors(images, torch.arange(20) % 2)
+    preprocessing = build_preprocessing(recipe, source)
+    loader = build_train_loader(recipe, source, preprocessing, Place(torch.device("cpu")))
+    (batch,) = loader.epoch(0)
+    settings: dict[str, Any] = {
+        "size": (16, 16),
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+    }
+    stored = images[batch.indices]
+    assert torch.equal(batch.images, Augment(**settings, **first)(stored, batch.keys))
+    expected = Augment(**settings, **(second or first))
+    assert batch.second_view is not None
+    assert torch.equal(batch.second_view, expected(stored, child_keys(batch.keys, "second-view")))
+
+
+def test_a_view_has_the_keys_of_an_augment_and_the_same_defaults() -> None:
+    parameters = inspect.signature(Augment).parameters
+    settings = {n: p.default for n, p in parameters.items() if n not in ("size", "mean", "std")}
+    assert View().model_dump() == settings
 
 
 def test_mixed_images_are_refused_with_the_recipe() -> None:

@@ -1,7 +1,8 @@
 """From stored images to what a model sees: augmented for training, plain for evaluation.
 
-Both take a whole batch of uint8 images on any device. Order as in timm: crop and flip, RandAugment,
-normalisation, random erasing. What is random is decided on the CPU, in a few numbers for each
+Both take a whole batch of uint8 images on any device. Order as in timm and torchvision: crop and
+flip, AutoAugment or RandAugment, colour jitter, greyscale, blur, normalisation, random erasing,
+Cutout. What is random is decided on the CPU, in a few numbers for each
 image, so that it is the same on every device and an accelerator is never waited for.
 """
 
@@ -13,11 +14,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vitrellis.data.auto_augment import AutoAugment, PolicyName
 from vitrellis.data.boxes import crop_boxes
+from vitrellis.data.cutout import cut_out
 from vitrellis.data.erasing import Erasing
 from vitrellis.data.geometry import Interpolation, crop_resize, padded_crop
+from vitrellis.data.jitter import Blur, ColorJitter, Greyscale
 from vitrellis.data.normalization import Normalize
-from vitrellis.data.rand_augment import parse_policy, rand_augment, warp_matrices
+from vitrellis.data.operations import Policy, carry_out, warp_matrices
+from vitrellis.data.rand_augment import parse_policy
 from vitrellis.data.randomness import integers, uniform
 from vitrellis.data.warping import combined
 
@@ -69,7 +74,14 @@ class Augment:
         flip: Probability of mirroring left to right.
         vertical_flip: Probability of mirroring top to bottom.
         rand_augment: timm's notation, or None.
+        auto_augment: What a published policy was learned on, or None. Not with `rand_augment`.
+        color_jitter: Of brightness, contrast, saturation and hue, see `ColorJitter`.
+        color_jitter_probability: Of an image whose colours vary at all.
+        grayscale: Probability of losing all colour.
+        blur: Probability of being blurred.
+        blur_sigma: Least and greatest deviation of the blur, in pixels at `size`.
         erasing: Probability of replacing a rectangle by noise.
+        cutout: Side in pixels of a square that is replaced by zeros; 0 for none.
 
     Raises:
         UsageError: If `rand_augment` cannot be read.
@@ -89,8 +101,16 @@ class Augment:
         flip: float = 0.5,
         vertical_flip: float = 0.0,
         rand_augment: str | None = None,
+        auto_augment: PolicyName | None = None,
+        color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
+        color_jitter_probability: float = 1.0,
+        grayscale: float = 0.0,
+        blur: float = 0.0,
+        blur_sigma: tuple[float, float] = (0.1, 2.0),
         erasing: float = 0.0,
+        cutout: int = 0,
     ) -> None:
+        assert rand_augment is None or auto_augment is None, "a recipe has one of them"
         self.size = size
         self.crop = crop
         self.scale = scale
@@ -99,7 +119,18 @@ class Augment:
         self.interpolation: Interpolation = interpolation
         self.flip = flip
         self.vertical_flip = vertical_flip
-        self.policy = None if rand_augment is None else parse_policy(rand_augment)
+        self.policies: list[Policy] = []
+        if auto_augment is not None:
+            self.policies.append(AutoAugment(auto_augment))
+        if rand_augment is not None:
+            self.policies.append(parse_policy(rand_augment))
+        if any(color_jitter):
+            self.policies.append(ColorJitter(color_jitter, color_jitter_probability))
+        if grayscale > 0:
+            self.policies.append(Greyscale(grayscale))
+        if blur > 0:
+            self.policies.append(Blur(blur, blur_sigma))
+        self.cutout = cutout
         self._normalize = Normalize(mean, std)
         self._erasing = Erasing(erasing) if erasing > 0 else None
         self._fill = torch.tensor([min(255.0, round(255 * value)) for value in mean])
@@ -116,12 +147,14 @@ class Augment:
         """
         keys = keys.cpu()
         images = self._crop_and_flip(images, keys)  # no longer the caller's memory
-        if self.policy is not None:
-            self._fill = self._fill.to(images.device)
-            rand_augment(images, keys, self.policy, self._fill)
+        self._fill = self._fill.to(images.device)
+        for policy in self.policies:
+            carry_out(images, policy.drawn(keys, self.size), self._fill)
         if images.dtype == torch.uint8:
             images = self._normalize(images)
-        return images if self._erasing is None else self._erasing(images, keys)
+        if self._erasing is not None:
+            images = self._erasing(images, keys)
+        return cut_out(images, keys, self.cutout) if self.cutout > 0 else images
 
     def origins(self, keys: Tensor, stored: tuple[int, int]) -> Tensor:
         """Where each pixel of an augmented image comes from: crop, flips and warps in one.
@@ -150,9 +183,10 @@ class Augment:
         matrices = torch.zeros(len(keys), 2, 3, dtype=torch.float64)
         matrices[:, 0, 0], matrices[:, 1, 1] = step.unbind(dim=1)
         matrices[:, :, 2] = corner
-        if self.policy is None:
-            return matrices
-        return combined(matrices, warp_matrices(keys, self.policy, self.size))
+        for policy in self.policies:
+            warps = warp_matrices(policy.drawn(keys, self.size), self.size)
+            matrices = combined(matrices, warps)
+        return matrices
 
     def _crop_and_flip(self, images: Tensor, keys: Tensor) -> Tensor:
         """`(B, C, h, w)` uint8, or already normalised where that is all that is left to do."""
@@ -163,7 +197,7 @@ class Augment:
         if self.crop == "resized":
             boxes = crop_boxes(keys, (height, width), self.scale, self.ratio).to(device)
             settings = (boxes, self.size, self.interpolation, flip_x, flip_y)
-            if self.policy is None:
+            if not self.policies:
                 return crop_resize(images, *settings, finish=self._normalize.into)
             return crop_resize(images, *settings, dtype=torch.uint8)
         if (height, width) != self.size:

@@ -84,3 +84,21 @@ def _centred_box(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[int
     aspect = min(max(width / height, ratio[0]), ratio[1])
     tall, wide = min(height, round(width / aspect)), min(width, round(height * aspect))
     return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def is_inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where boxes are.
+
+    Args:
+        boxes: `(B, 4)` top, left, height and width in pixels; they may reach beyond the image.
+        size: `(H, W)` of the image.
+
+    Returns:
+        `(B, 1, H, W)` bool.
+    """
+    top, left, height, width = boxes[:, :, None].unbind(dim=1)  # (B, 1)
+    row = torch.arange(size[0], device=boxes.device)
+    column = torch.arange(size[1], device=boxes.device)
+    in_rows = (row >= top) & (row < top + height)  # (B, H)
+    in_columns = (column >= left) & (column < left + width)  # (B, W)
+    return in_rows[:, None, :, None] & in_columns[:, None, None, :]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vitrellis.data.boxes import random_boxes
+from vitrellis.data.boxes import is_inside, random_boxes
 from vitrellis.data.geometry import cached_parts
 from vitrellis.data.randomness import integers, uniform
 
@@ -53,7 +53,7 @@ class Erasing:
         for part in cached_parts(len(rows), numbers, device):
             own = images.index_select(0, rows[part])
             drawn = noise.index_select(0, starts[part]).view_as(own)
-            erased = torch.where(_inside(sides[part], (height, width)), drawn, own)
+            erased = torch.where(is_inside(sides[part], (height, width)), drawn, own)
             images.index_copy_(0, rows[part], erased)
         return images
 
@@ -63,13 +63,3 @@ class Erasing:
             generator = torch.Generator().manual_seed(0)
             self._table = torch.randn(NUM_PLACES + numbers, generator=generator).to(device)
         return self._table.as_strided((NUM_PLACES, numbers), (1, 1))
-
-
-def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """`(B, 1, H, W)` bool, where the boxes `(B, 4)` are."""
-    top, left, height, width = boxes[:, :, None].unbind(dim=1)  # (B, 1)
-    row = torch.arange(size[0], device=boxes.device)
-    column = torch.arange(size[1], device=boxes.device)
-    in_rows = (row >= top) & (row < top + height)  # (B, H)
-    in_columns = (column >= left) & (column < left + width)  # (B, W)
-    return in_rows[:, None, :, None] & in_columns[:, None, None, :]

@@ -79,7 +79,8 @@ class TrainLoader:
         drop_last: Leave out an epoch's last batch if it is not full, and not the only one. One
             that has not an image for every process is left out anyway.
         repeats: Views of the same image in an epoch.
-        second_view: Make a second view of every image in the same batch, which is not mixed.
+        second_view: What becomes of an image in its second view, which is in the same batch and
+            not mixed; None for no such view.
         sampler: How often each class is shown, see `ClassSampler`; "uniform" shows every image
             once. Partners for mixing are drawn in the same way.
         canvas: `(H, W)` at which images are stored.
@@ -108,7 +109,7 @@ class TrainLoader:
         world_size: int = 1,
         drop_last: bool = True,
         repeats: int = 1,
-        second_view: bool = False,
+        second_view: Augment | None = None,
         sampler: Sampler = "uniform",
         canvas: tuple[int, int],
         fit: Fit = "squash",
@@ -203,9 +204,9 @@ class TrainLoader:
                 share.keys[share.rows],
             )
         second_view = None
-        if self.second_view:
+        if self.second_view is not None:
             keys = child_keys(share.keys, "second-view")
-            second_view = self.augment(stored[: len(indices)], keys)
+            second_view = self.second_view(stored[: len(indices)], keys)
         return Batch(images, targets, labels, indices, share.keys, share.size, second_view)
 
     def _one_hot(self, labels: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ in its arithmetic, with its truncation. Most changes are a table of 256 grey lev
 channel; all tables of a batch are then looked up at once.
 
 How we differ: what Pillow does with three channels goes on with any number of them. There, grey is
-the mean of the channels, and `color` changes nothing.
+the mean of the channels, and `color` and `hue` change nothing. Pillow does not move hues: `hue` is
+what torchvision does to tensors, to a grey level.
 """
 
 from __future__ import annotations
@@ -137,6 +138,42 @@ def color(images: Tensor, factors: Tensor) -> Tensor:
     if images.shape[1] != 3:
         return images
     return _away_from(_greyscale(images).float(), images, factors)
+
+
+def hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Images whose hues are moved around the circle of colours.
+
+    A pixel keeps its lightest value and its darkest. With hues in sixths of the circle, red at 0,
+    a channel has the lightest value up to 1 from its own hue, the darkest from 2 on, and what lies
+    between them in between.
+
+    Args:
+        images: `(B, C, H, W)` uint8. Only three channels are changed.
+        turns: `(B,)` in circles, from -0.5 to 0.5.
+
+    Returns:
+        `(B, C, H, W)` uint8.
+    """
+    if images.shape[1] != 3:
+        return images
+    sixths = 6 * turns.float().view(-1, 1, 1, 1)
+    own_hues = torch.tensor([0.0, 2.0, 4.0], device=images.device).view(1, 3, 1, 1)
+    out = torch.empty_like(images)
+    for part in cached_parts(len(images), 4 * images.shape[1:].numel(), images.device):
+        red, green, blue = images[part].float().split(1, dim=1)  # (b, 1, H, W)
+        lightest = torch.maximum(torch.maximum(red, green), blue)
+        spread = lightest - torch.minimum(torch.minimum(red, green), blue)
+        # 1 in the first channel that is lightest; multiplying is faster than choosing
+        is_red = (red == lightest).float()
+        is_green = (green == lightest).float().mul_(1 - is_red)
+        is_blue = 1 - is_red - is_green
+        lead = (green - blue) * is_red + (blue - red) * is_green + (red - green) * is_blue
+        place = lead.div_(spread.clamp_min(1))  # greys have no hue, and need none
+        place.add_(is_green * 2).add_(is_blue * 4).add_(sixths[part])
+        place.sub_((place / 6).floor_().mul_(6))  # in [0, 6); faster than a remainder
+        away = (place - own_hues).abs_().sub_(3).abs_().neg_().add_(2).clamp_(0, 1)  # (b, 3, H, W)
+        out[part] = (lightest + 0.5).sub(away.mul_(spread)).short()
+    return out
 
 
 def sharpness(images: Tensor, factors: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ divided by the sum of their weights, centres are not divided by the temperature,
 carry the log class prior.
 
 How we differ from the code: the queue begins with directions of length one and of no class (the
-code's are of random classes, some beyond the last), and takes batches of any size. Both views are
-augmented alike, as the recipe says, where the code's second view is SimCLR's.
+code's are of random classes, some beyond the last), and takes batches of any size. How the two
+views are made is the recipe's affair.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """What a run is: typed, validated once, read from YAML and the command line."""
 
+from vitrellis.recipe.augmentation import View
 from vitrellis.recipe.drafts import packaged_recipes
 from vitrellis.recipe.files import (
     defines,
@@ -23,6 +24,7 @@ __all__ = [
     "RampWeight",
     "Recipe",
     "TeacherSection",
+    "View",
     "Weight",
     "defines",
     "describe",

@@ -12,9 +12,9 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from vitrellis.recipe.augmentation import Augmentation
 from vitrellis.recipe.objective import DeferredSection, ObjectiveSection
 from vitrellis.recipe.sections import (
-    Augmentation,
     Data,
     Input,
     Machine,
@@ -211,6 +211,15 @@ class Recipe(Section):
             raise ValueError(
                 "objective.paco: compares images of one class each, and augmentation.mixup and "
                 "augmentation.cutmix mix them. Set both to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _needs_its_second_view(self) -> Recipe:
+        if self.augmentation.second_view is not None and self.objective.paco is None:
+            raise ValueError(
+                "augmentation.second_view: no term looks at it. Add objective.paco, or take it "
+                "away (augmentation.second_view: null)"
             )
         return self
 

@@ -156,48 +156,6 @@ class Input(Section):
     """Whether all images are held on the training device; `auto` if they fit."""
 
 
-class Augmentation(Section):
-    """How training images are varied. All of it differs from image to image."""
-
-    crop: Literal["resized", "padded", "none"] = "resized"
-    """A random part resized, the image moved within a black border, or the whole image."""
-    scale: tuple[Positive, Positive] = (0.08, 1.0)
-    """Smallest and largest share of the area that a resized crop shows."""
-    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
-    """Narrowest and widest aspect of a resized crop, width over height."""
-    padding: Index = 4
-    """Width of the border for a padded crop, in pixels."""
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
-    """How images are resized, in evaluation too if `input.interpolation` does not say."""
-    flip: Fraction = 0.5
-    """How often left and right are exchanged."""
-    vertical_flip: Fraction = 0.0
-    """How often up and down are exchanged."""
-    rand_augment: Annotated[str, Field(pattern=r"^rand(-[a-z]+\d+(\.\d+)?)+$")] | None = None
-    """RandAugment in timm's notation, such as `rand-m9-mstd0.5-inc1`; none if not given."""
-    erasing: Fraction = 0.0
-    """How often a rectangle is replaced by noise."""
-    mixup: NonNegative = 0.0
-    """Alpha of mixup, 0 for none."""
-    cutmix: NonNegative = 0.0
-    """Alpha of CutMix, 0 for none."""
-    mix_switch: Fraction = 0.5
-    """How often CutMix is taken where both are on."""
-    mix_probability: Fraction = 1.0
-    """How often images are mixed at all."""
-    repeats: Count = 1
-    """Views of the same image in an epoch (repeated augmentation); as many fewer images."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Augmentation:
-        for name, (low, high) in {"scale": self.scale, "ratio": self.ratio}.items():
-            if low > high:
-                raise ValueError(f"{name} is [{low}, {high}]; the smaller number goes first")
-        if self.scale[1] > 1:
-            raise ValueError(f"scale is {list(self.scale)}; no part is larger than the whole, 1")
-        return self
-
-
 class Model(Section):
     """The student: any model that timm or Vitrellis registers."""
 

@@ -20,7 +20,7 @@ from vitrellis.data.sources import Source, Split, load_source
 from vitrellis.data.splits import prepare, with_fold
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model, has_distillation_head, set_heads_apart
-from vitrellis.recipe import Recipe, TeacherSection, effective_lr
+from vitrellis.recipe import Recipe, TeacherSection, View, effective_lr
 from vitrellis.training.exported import Preprocessing, Trained
 from vitrellis.training.faculty import Faculty
 from vitrellis.training.guided import GuidedStudent, Teacher
@@ -285,20 +285,7 @@ def build_train_loader(
         source.train,
         num_classes=source.num_classes,
         batch_size=recipe.training.batch_size,
-        augment=Augment(
-            size=preprocessing.img_size,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-            crop=settings.crop,
-            scale=settings.scale,
-            ratio=settings.ratio,
-            padding=settings.padding,
-            interpolation=settings.interpolation,
-            flip=settings.flip,
-            vertical_flip=settings.vertical_flip,
-            rand_augment=settings.rand_augment,
-            erasing=settings.erasing,
-        ),
+        augment=_augment(settings, preprocessing),
         mix=mix if mix.active else None,
         mix_epochs=_mix_epochs(recipe),
         seed=recipe.seed,
@@ -307,7 +294,7 @@ def build_train_loader(
         world_size=place.world_size,
         drop_last=recipe.training.drop_last,
         repeats=settings.repeats,
-        second_view=recipe.objective.paco is not None,
+        second_view=_second_view(recipe, preprocessing),
         sampler=recipe.data.sampler,
         canvas=preprocessing.canvas,
         fit=preprocessing.fit,
@@ -315,6 +302,36 @@ def build_train_loader(
         workers=place.workers,
         progress=progress,
     )
+
+
+def _augment(view: View, preprocessing: Preprocessing) -> Augment:
+    return Augment(
+        size=preprocessing.img_size,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        crop=view.crop,
+        scale=view.scale,
+        ratio=view.ratio,
+        padding=view.padding,
+        interpolation=view.interpolation,
+        flip=view.flip,
+        vertical_flip=view.vertical_flip,
+        rand_augment=view.rand_augment,
+        auto_augment=view.auto_augment,
+        color_jitter=view.color_jitter,
+        color_jitter_probability=view.color_jitter_probability,
+        grayscale=view.grayscale,
+        blur=view.blur,
+        blur_sigma=view.blur_sigma,
+        erasing=view.erasing,
+        cutout=view.cutout,
+    )
+
+
+def _second_view(recipe: Recipe, preprocessing: Preprocessing) -> Augment | None:
+    if recipe.objective.paco is None:
+        return None
+    return _augment(recipe.augmentation.second_view or recipe.augmentation, preprocessing)
 
 
 def _mix_epochs(recipe: Recipe) -> int | None:
