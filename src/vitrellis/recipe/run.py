@@ -196,15 +196,6 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _can_compare_gradients(self) -> Recipe:
-        if self.optimizer.sam is not None and self.training.precision == "16-mixed":
-            raise ValueError(
-                "optimizer.sam: needs the gradient as it is, and training.precision 16-mixed "
-                "scales it. Use bf16-mixed or 32-true"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _contrasts_whole_images(self) -> Recipe:
         mixing = self.augmentation
         if self.objective.paco is not None and (mixing.mixup or mixing.cutmix):

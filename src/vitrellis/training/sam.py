@@ -84,10 +84,15 @@ class SharpnessAware:
 
 @torch.no_grad()
 def _move_uphill(parameters: Sequence[nn.Parameter], rho: float) -> None:
-    """Adds `rho * g / |g|`, the norm being over all of them, and forgets the gradient."""
+    """Adds `rho * g / |g|`, the norm being over all of them, and forgets the gradient.
+
+    The direction is the same if `g` is scaled, as in half precision. Where scaling went too far,
+    nothing is moved: the second pass overflows as well, and the step is left out.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
-    torch._foreach_add_(list(parameters), torch._foreach_mul(gradients, rho / (norm + 1e-12)))
+    if norm.isfinite():
+        torch._foreach_add_(list(parameters), torch._foreach_mul(gradients, rho / (norm + 1e-12)))
     for parameter in parameters:
         parameter.grad = None
 
