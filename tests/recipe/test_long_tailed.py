@@ -195,6 +195,7 @@ def test_one_key_balances_student_and_teacher() -> None:
     [
         ("fashion-lt-teacher", "balance=true", "ldam"),
         ("fashion-lt-drw", "balance=true", "softmax"),
+        ("fashion-lt-deit-lt", "balance=true", "balanced_softmax"),
         ("photos-alone", "data.sampler=square_root", "softmax"),
         ("cifar100-lt-resnet32-paco", "balance=true", "softmax"),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -38,8 +38,8 @@ class Recipe(Section):
     """Decides everything random: initial weights, order, augmentation."""
     balance: bool = False
     """For classes of unequal size: balanced softmax instead of plain cross-entropy, unless the
-    recipe makes up for sizes already, and the best epoch is the best for all classes alike. A
-    teacher that is trained for it follows."""
+    recipe does something for rare classes there already, and the best epoch is the best for all
+    classes alike. A teacher that is trained for it follows."""
     data: Data = Data()
     """Which images."""
     input: Input = Input()
@@ -72,21 +72,27 @@ class Recipe(Section):
         changes: dict[str, object] = {
             "training": self.training.model_copy(update={"select_by": "balanced_accuracy"})
         }
-        if not self.makes_up_for_sizes:
+        if not self._balances_labels:
             labels = self.objective.cross_entropy.model_copy(update={"loss": "balanced_softmax"})
             changes["objective"] = self.objective.model_copy(update={"cross_entropy": labels})
         return self.model_copy(update=changes)
 
     @property
     def makes_up_for_sizes(self) -> bool:
-        """Whether the loss, or how often classes are shown, does something for rare classes."""
-        deferred = self.deferred
+        """Whether a loss, or how often classes are shown, does something for rare classes."""
+        return self._balances_labels or self._reweights("distillation")
+
+    @property
+    def _balances_labels(self) -> bool:
         return (
             self.objective.cross_entropy.loss != "softmax"
             or self.objective.paco is not None
             or self.data.sampler != "uniform"
-            or (deferred is not None and deferred.reweight != "none")
+            or self._reweights("class")
         )
+
+    def _reweights(self, head: Literal["class", "distillation"]) -> bool:
+        return self.deferred is not None and self.deferred.reweight in (head, "both")
 
     @model_validator(mode="after")
     def _guided_by_someone(self) -> Recipe:
@@ -163,7 +169,7 @@ class Recipe(Section):
                 f"deferred.after_epochs: {deferred.after_epochs} is too late for training.epochs "
                 f"{epochs}; the phase would never begin"
             )
-        if deferred.reweight in ("distillation", "both"):
+        if self._reweights("distillation"):
             hard = self.objective.hard
             if hard is None or hard.head == "class":
                 said = "not given" if hard is None else "for the class head"
