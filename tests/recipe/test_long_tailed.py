@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from vitrellis.recipe import Recipe, differences, effective_lr, load_recipe, recipe_from
+from tests.recipe.published import values
+from vitrellis.recipe import differences, effective_lr, load_recipe, recipe_from
 from vitrellis.recipe.files import header, teacher_recipe
 
 PUBLISHED_FOR_STUDENTS = {
@@ -77,16 +76,6 @@ PUBLISHED_FOR_TEACHERS = {
     "training.epochs": 200,
     "training.batch_size": 128,
 }
-
-
-def values(recipe: Recipe, keys: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key in keys:
-        value: Any = recipe
-        for part in key.split("."):
-            value = getattr(value, part)
-        found[key] = value
-    return found
 
 
 @pytest.mark.parametrize("name", ["cifar10-lt", "cifar100-lt"])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 
-from vitrellis.recipe import Recipe, effective_lr, load_recipe
+from tests.recipe.published import values
+from vitrellis.recipe import effective_lr, load_recipe
 from vitrellis.recipe.files import header, teacher_recipe
 from vitrellis.training.optimizers import LearningRate
 
@@ -105,16 +105,6 @@ PUBLISHED_FOR_LARGE_SETS = {
     "schedule.name": "cosine",
     "schedule.min_lr": 0,
 }
-
-
-def values(recipe: Recipe, keys: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key in keys:
-        value: Any = recipe
-        for part in key.split("."):
-            value = getattr(value, part)
-        found[key] = value
-    return found
 
 
 @pytest.mark.parametrize("name", SMALL + LARGE)

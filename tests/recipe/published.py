@@ -1,0 +1,18 @@
+"""Looks settings up by the keys that published ones are listed under."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitrellis.recipe import Recipe
+
+
+def values(recipe: Recipe, keys: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe says, by dotted keys such as `optimizer.lr`."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        value: Any = recipe
+        for part in key.split("."):
+            value = getattr(value, part)
+        found[key] = value
+    return found
