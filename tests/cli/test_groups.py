@@ -104,6 +104,9 @@ def test_training_prints_the_groups(tail_place: Path) -> None:
     assert "balance=true makes them count alike" in printed
     balanced = run("train", "demo-alone", *QUICK, *words, "balance=true", "--fresh", cwd=tail_place)
     assert "balance=true" not in balanced
+    assert "the best epoch is chosen by balanced accuracy" in balanced
+    chosen = json.loads((tail_place / "runs/plain/results.json").read_text())["best"]
+    assert f"(balanced {100 * chosen['val_balanced']:.2f} %)" in balanced
     assert "(balanced softmax" in balanced
 
 
@@ -125,6 +128,11 @@ def test_a_picture_against_counts(command: Command, tail_place: Path) -> None:
     with Image.open(tail_place / "pictures" / "counts.png") as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 500
+
+
+def test_a_folder_is_no_picture(command: Command, tail_place: Path) -> None:
+    err = command(tail_place, "eval", "runs/tail", "--plot-counts", ".", code=1).err
+    assert ".: is a folder. Give the name of a file to write" in err
 
 
 def test_a_balanced_run_has_no_groups(command: Command, place: Path) -> None:

@@ -78,6 +78,11 @@ def test_keys_of_one_section() -> None:
     assert all(line.startswith("objective.locality.") for line in lines)
 
 
+def test_words_are_listed_where_one_of_them_may_be_given() -> None:
+    (line,) = vitrellis("recipes", "keys", "augmentation.auto_augment").stdout.splitlines()[1:]
+    assert "One of: cifar10, imagenet, svhn." in line
+
+
 def test_an_unknown_section_is_answered_with_the_nearest() -> None:
     ended = vitrellis("recipes", "keys", "optimiser")
     assert_one_error(ended, 2, "unknown section 'optimiser'. Did you mean 'optimizer'?")

@@ -179,6 +179,13 @@ def test_one_key_balances_student_and_teacher() -> None:
     assert recipe_from(balanced.model_dump(mode="json")) == balanced
 
 
+def test_balance_leaves_what_is_given() -> None:
+    given = ["balance=true", "objective.cross_entropy.loss=softmax", "training.select_by=top1"]
+    recipe = load_recipe("photos-alone", given)
+    assert recipe.objective.cross_entropy.loss == "softmax"
+    assert recipe.training.select_by == "top1"
+
+
 @pytest.mark.parametrize(
     ("name", "change", "loss"),
     [

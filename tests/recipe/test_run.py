@@ -222,6 +222,7 @@ def test_learned_blocks_need_no_pairs() -> None:
         ({"augmentation": {"color_jitter": [0.4] * 3}}, "color_jitter: needs one more value"),
         ({"augmentation": {"blur_sigma": [2, 0.1]}}, "blur_sigma is [2.0, 0.1]; the smaller"),
         ({"augmentation": {"cutout": -1}}, "augmentation.cutout: -1 is too small"),
+        ({"augmentation": {"cutout": 225}}, "augmentation.cutout: 225 pixels are more than images"),
         (
             {"augmentation": {"second_view": {"blur": 0.5}}},
             "augmentation.second_view: no term looks at it. Add objective.paco, or take it away",

@@ -195,6 +195,7 @@ def test_mixed_precision(tmp_path: Path, precision: str) -> None:
         (["optimizer.sam.rho=[[1, 0.1]]"], "the first must be 0"),
         (["optimizer.sam.rho=[[0, 0.1], [9, 0.1], [9, 0.2]]"], "each later than"),
         (["optimizer.sam.rho=[]"], r"optimizer\.sam\.rho"),
+        (["optimizer.sam.rho=[[0, 0.1], [999, 0.2]]"], "epoch 999 is too late for training.epochs"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_recipe(words: list[str], says: str) -> None:

@@ -25,6 +25,9 @@ GROUPS = ("head", "mid", "tail")
 THRESHOLDS = (100, 20)
 """Head classes have more images than the first, tail classes fewer than the second."""
 
+COUNTED = "training images"
+"""What groups are told apart by, if not by rank."""
+
 PUBLISHED_CUTS = {
     "cifar10": (3, 7),
     "cifar100": (36, 71),
@@ -84,7 +87,7 @@ def by_count(class_counts: Sequence[int], thresholds: tuple[int, int] = THRESHOL
     tail = tuple(k for k, count in enumerate(class_counts) if count < few)
     mid = tuple(k for k, count in enumerate(class_counts) if few <= count <= many)
     meanings = (f"more than {many}", f"{few} to {many}", f"fewer than {few}")
-    return Grouping("training images", meanings, (head, mid, tail))
+    return Grouping(COUNTED, meanings, (head, mid, tail))
 
 
 def by_rank(class_counts: Sequence[int], cuts: tuple[int, int]) -> Grouping:

@@ -123,6 +123,7 @@ def _check_metric(rows: Sequence[Measured], metric: str) -> None:
 
 
 def _print(rows: Sequence[Measured], metric: str, baseline: str | None, folds: int | None) -> None:
+    from vitrellis.analysis.groups import COUNTED, THRESHOLDS
     from vitrellis.cli.console import console, new_table, print_table
     from vitrellis.report.comparison import fill_groups, fill_table, ways_of_grouping
     from vitrellis.report.hardware import describe_hardware
@@ -136,6 +137,11 @@ def _print(rows: Sequence[Measured], metric: str, baseline: str | None, folds: i
         fill_groups(table, rows, by)
         console.print()
         print_table(table)
+        if by == COUNTED:
+            many, few = THRESHOLDS
+            console.print(
+                f"head: more than {many} training images, tail: fewer than {few}", highlight=False
+            )
     count = len({row.unit for row in rows})
     lines = [f"{count} runs of each ({', '.join(sorted({row.unit for row in rows}))})"]
     if count == 1:

@@ -127,7 +127,9 @@ def _rows() -> Iterator[dict[str, Any]]:
             ),
             "description": load_recipe(name).description,
             "reproduces": _note(notes, "Reproduces"),
-            "published": published.split()[0] if published and published[0].isdigit() else None,
+            "published": published.split()[0].rstrip(",")
+            if published and published[0].isdigit()
+            else None,
             "ours": _note(notes, "Ours"),
         }
 
@@ -153,10 +155,18 @@ def _explained(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str
             yield from _explained(inner, f"{prefix}{name}.")
             continue
         meaning = " ".join((field.description or "").split())
-        if get_origin(field.annotation) is Literal:
-            words = (str(word).lower() for word in get_args(field.annotation))
+        words = _words(field)
+        if words:
             meaning += f" One of: {', '.join(words)}."
         yield f"{prefix}{name}", _default(field), meaning
+
+
+def _words(field: FieldInfo) -> list[str]:
+    """What may be said, where it is one of a few words, or one of them or nothing."""
+    for choice in (field.annotation, *get_args(field.annotation)):
+        if get_origin(choice) is Literal:
+            return [str(word).lower() for word in get_args(choice)]
+    return []
 
 
 def _inner_section(field: FieldInfo) -> type[BaseModel] | None:

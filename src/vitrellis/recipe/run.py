@@ -37,9 +37,10 @@ class Recipe(Section):
     seed: Index = 0
     """Decides everything random: initial weights, order, augmentation."""
     balance: bool = False
-    """For classes of unequal size: balanced softmax instead of plain cross-entropy, unless the
-    recipe does something for rare classes there already, and the best epoch is the best for all
-    classes alike. A teacher that is trained for it follows."""
+    """For classes of unequal size: balanced softmax instead of plain cross-entropy, and the best
+    epoch is the best for all classes alike. A loss or `training.select_by` that is given stays as
+    it is, and so does the loss beside a sampler, re-weighting or PaCo. A teacher that is trained
+    for the student follows."""
     data: Data = Data()
     """Which images."""
     input: Input = Input()
@@ -69,11 +70,12 @@ class Recipe(Section):
     def _balanced(self) -> Recipe:
         if not self.balance:
             return self
-        changes: dict[str, object] = {
-            "training": self.training.model_copy(update={"select_by": "balanced_accuracy"})
-        }
-        if not self._balances_labels:
-            labels = self.objective.cross_entropy.model_copy(update={"loss": "balanced_softmax"})
+        labels, training = self.objective.cross_entropy, self.training
+        changes: dict[str, object] = {}
+        if "select_by" not in training.model_fields_set:
+            changes["training"] = training.model_copy(update={"select_by": "balanced_accuracy"})
+        if "loss" not in labels.model_fields_set and not self._balances_labels:
+            labels = labels.model_copy(update={"loss": "balanced_softmax"})
             changes["objective"] = self.objective.model_copy(update={"cross_entropy": labels})
         return self.model_copy(update=changes)
 
@@ -186,13 +188,20 @@ class Recipe(Section):
         if warmup >= epochs:
             raise ValueError(
                 f"schedule.warmup_epochs: {warmup:g} is too long for training.epochs {epochs}; "
-                "the learning rate would never be reached"
+                "the learning rate would never be reached. Give fewer, or 0"
             )
         late = [milestone for milestone in self.schedule.milestones if milestone >= epochs]
         if late:
             raise ValueError(
                 f"schedule.milestones: {late[0]} is too late for training.epochs {epochs}; "
                 "the learning rate would not change there"
+            )
+        rho = self.optimizer.sam.steps if self.optimizer.sam is not None else ()
+        late = [epoch for epoch, _ in rho if epoch >= epochs]
+        if late:
+            raise ValueError(
+                f"optimizer.sam.rho: epoch {late[0]} is too late for training.epochs {epochs}; "
+                "rho would not change there"
             )
         lr = effective_lr(self)
         if self.schedule.min_lr > lr:
@@ -209,6 +218,20 @@ class Recipe(Section):
                 "objective.paco: compares images of one class each, and augmentation.mixup and "
                 "augmentation.cutmix mix them. Set both to 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_something_to_see(self) -> Recipe:
+        size = self.input.img_size
+        side = min(size) if isinstance(size, tuple) else size
+        views = {"augmentation": self.augmentation}
+        second = {"augmentation.second_view": self.augmentation.second_view}
+        for key, view in (views | second).items():
+            if view is not None and view.cutout > side:
+                raise ValueError(
+                    f"{key}.cutout: {view.cutout} pixels are more than images have "
+                    f"(input.img_size {side}); nothing would be left to see"
+                )
         return self
 
     @model_validator(mode="after")

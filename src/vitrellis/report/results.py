@@ -20,6 +20,8 @@ def results_lines(results: dict[str, Any]) -> list[str]:
         line = f"{name}  epoch {figures['epoch'] + 1} of {results['epochs']}"
         if figures.get("val_top1") is not None:
             line += f"  val {100 * figures['val_top1']:.2f} %"
+        if results.get("select_by") == "balanced_accuracy" and "val_balanced" in figures:
+            line += f" (balanced {100 * figures['val_balanced']:.2f} %)"
         if "test" in figures:
             test = figures["test"]
             line += f"  test {100 * test['top1']:.2f} %, macro-F1 {100 * test['macro_f1']:.2f} %"

@@ -23,6 +23,8 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         VitrellisError: If it cannot be written, naming the file and the reason.
     """
+    if path.is_dir():
+        raise VitrellisError(f"{path}: is a folder. Give the name of a file to write")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_and_move(path, write)

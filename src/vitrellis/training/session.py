@@ -21,21 +21,18 @@ from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
-from vitrellis.recipe import Recipe, effective_lr
+from vitrellis.recipe import Recipe
 from vitrellis.training import build
+from vitrellis.training.announcement import announcement
 from vitrellis.training.display import Display, reading
 from vitrellis.training.exported import Preprocessing, load_exported, save_model
 from vitrellis.training.faculty import Faculty
 from vitrellis.training.guided import GuidedStudent
-from vitrellis.training.judging import judge
 from vitrellis.training.run import RunDirectory
 from vitrellis.training.store import Store
 from vitrellis.training.teachers import load_faculty, open_stores
 from vitrellis.training.terms import build_objective
 from vitrellis.training.trainer import Progress, Trainer
-
-MENTIONED_FACTOR = 5
-"""Images of the largest class over those of the smallest from which we say what can be done."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def train_student(
             display.start_at(at.epoch, at.step)
             lines = [f"{recipe.name}: continues in epoch {at.epoch + 1} after step {at.step}"]
         else:
-            lines = _announcement(parts, fabric)
+            lines = announcement(parts, fabric)
         console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
         progress = trainer.fit()
     store.export(trainer.evaluated_model, run.last_model)
@@ -221,67 +218,12 @@ def _trainer(parts: Parts, fabric: Fabric, store: Store, display: Display) -> Tr
     )
 
 
-def _announcement(parts: Parts, fabric: Fabric) -> list[str]:
-    """What is about to happen, with every derived number resolved."""
-    recipe, source, training = parts.recipe, parts.source, parts.recipe.training
-    counts = source.class_counts
-    splits = ", ".join(f"{len(split):,} {name}" for name, split in source.splits.items())
-    parameters = sum(p.numel() for p in parts.guided.student.parameters() if p.requires_grad)
-    terms = parts.guided.objective.describe()
-    height, width = parts.preprocessing.img_size
-    lines = [
-        f"{recipe.name}",
-        f"  data       {source.name}: {splits} images, {source.num_classes} classes "
-        f"({int(counts.min()):,} to {int(counts.max()):,} training images each)",
-        *(f"             note: {note}" for note in (*source.notes, *_imbalance(recipe, source))),
-        f"  model      {recipe.model.name}, {parameters:,} parameters, "
-        f"{height} x {width} pixels, seed {recipe.seed}",
-        f"  objective  {terms[0]}",
-        *(f"             + {term}" for term in terms[1:]),
-        *_last_phase(recipe),
-        f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
-        f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
-        f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
-        f"{parts.loader.batch_size}, {training.precision}, "
-        f"{fabric.world_size} x {fabric.device.type}",
-    ]
-    if source.val is not None:
-        lines += judge(parts.faculty, parts.evaluation(source.val), source.num_classes)
-    return lines
-
-
-def _scaled(recipe: Recipe) -> str:
-    """How the learning rate follows the batch, of which accumulated portions are parts."""
-    per = recipe.optimizer.lr_per_batch
-    return "" if per is None else f" ({recipe.optimizer.lr:g} for a batch of {per})"
-
-
-def _sharpness(recipe: Recipe) -> str:
-    sam = recipe.optimizer.sam
-    if sam is None:
-        return ""
-    radii = [f"{rho:g}" + (f" from epoch {epoch + 1}" if epoch else "") for epoch, rho in sam.steps]
-    return f", SAM rho {', '.join(radii)}"
-
-
-def _imbalance(recipe: Recipe, source: Source) -> list[str]:
-    """What can be done about rare classes, where nothing is."""
-    counts = source.class_counts
-    if recipe.makes_up_for_sizes or counts.max() < MENTIONED_FACTOR * counts.min():
-        return []
-    return ["classes differ much in size; balance=true makes them count alike"]
-
-
-def _last_phase(recipe: Recipe) -> list[str]:
-    """When the last phase begins, and what of it the terms do not say."""
-    if recipe.deferred is None:
-        return []
-    epochs = recipe.training.epochs
-    first = recipe.deferred.first_epoch(epochs) + 1
-    shown = recipe.augmentation
-    stops = (shown.mixup or shown.cutmix) and not recipe.deferred.mixing
-    end = ", images no longer mixed" if stops else ""
-    return [f"  deferred   from epoch {first} of {epochs} on{end}"]
+def _best(run: RunDirectory, progress: Progress) -> dict[str, Any]:
+    """The best epoch, with its validation figures if there are any."""
+    rows = [row for row in run.read_metrics() if row["epoch"] == progress.best_epoch]
+    names = ("val_top1", "val_balanced")
+    figures = {name: row[name] for row in rows for name in names if name in row}
+    return {"epoch": progress.best_epoch, "val_top1": progress.best_top1} | figures
 
 
 def _results(parts: Parts, run: RunDirectory, progress: Progress) -> dict[str, Any]:
@@ -296,7 +238,8 @@ def _results(parts: Parts, run: RunDirectory, progress: Progress) -> dict[str, A
         "epochs": recipe.training.epochs,
         "seconds": progress.seconds,
         "images_per_second": images / progress.seconds if progress.seconds > 0 else None,
-        "best": {"epoch": progress.best_epoch, "val_top1": progress.best_top1},
+        "select_by": recipe.training.select_by,
+        "best": _best(run, progress),
         "last": {"epoch": recipe.training.epochs - 1},
     }
     if parts.source.test is not None:
