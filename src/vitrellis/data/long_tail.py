@@ -106,9 +106,10 @@ def _places(num_classes: int, seed: int) -> list[int]:
 
 def _check(name: str, size: int, available: int, largest: int, settings: LongTail) -> None:
     if size == 0:
+        why = "" if settings.largest is not None else ", the number that every class has"
         raise VitrellisError(
-            f"data.long_tail: class {name!r} would keep no image ({largest} in the largest class, "
-            f"over factor {settings.factor:g}). Use a factor of at most {largest}, or a larger "
+            f"data.long_tail: class {name!r} would keep no image ({largest} in the largest class"
+            f"{why}, over factor {settings.factor:g}). Use a factor of at most {largest}, or a larger "
             "data.long_tail.largest if the classes have so many images"
         )
     if size > available:
