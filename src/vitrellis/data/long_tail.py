@@ -109,8 +109,8 @@ def _check(name: str, size: int, available: int, largest: int, settings: LongTai
         why = "" if settings.largest is not None else ", the number that every class has"
         raise VitrellisError(
             f"data.long_tail: class {name!r} would keep no image ({largest} in the largest class"
-            f"{why}, over factor {settings.factor:g}). Use a factor of at most {largest}, or a larger "
-            "data.long_tail.largest if the classes have so many images"
+            f"{why}, over factor {settings.factor:g}). Use a factor of at most {largest}, or "
+            "a larger data.long_tail.largest if the classes have so many images"
         )
     if size > available:
         raise VitrellisError(
