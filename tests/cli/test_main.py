@@ -84,10 +84,10 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ctrl_c_ends_with_1_and_without_a_traceback() -> None:
     script = (
-        "import os, signal, typer\n"
+        "import signal, typer\n"
         "from vitrellis.cli import main\n"
         "main.app = typer.Typer(pretty_exceptions_enable=False)\n"
-        "main.app.command()(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "main.app.command()(lambda: signal.raise_signal(signal.SIGINT))\n"
         "main.main()"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

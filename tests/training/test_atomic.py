@@ -96,11 +96,16 @@ def folder_in_the_way(folder: Path) -> Path:
     return folder / "taken"
 
 
-@pytest.mark.parametrize("place", [file_in_the_way, folder_in_the_way])
-def test_a_place_that_cannot_be_written(tmp_path: Path, place: Callable[[Path], Path]) -> None:
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [(file_in_the_way, "could not write {path}: "), (folder_in_the_way, "{path}: is a folder")],
+)
+def test_a_place_that_cannot_be_written(
+    tmp_path: Path, place: Callable[[Path], Path], says: str
+) -> None:
     path = place(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(VitrellisError, match=f"could not write {path}: "):
+    with pytest.raises(VitrellisError, match=says.format(path=path)):
         atomic_write(path, lambda temporary: temporary.write_text("new"))
     assert sorted(tmp_path.rglob("*")) == before
 

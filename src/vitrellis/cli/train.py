@@ -34,12 +34,13 @@ def train(
     """
     from vitrellis.cli.console import console
     from vitrellis.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])  # wrong words end here, before torch is loaded
+
     from vitrellis.report.results import results_lines
     from vitrellis.training.launch import train as train_recipe
 
-    finished = train_recipe(
-        load_recipe(recipe, overrides or []), out=out, fresh=fresh, console=console
-    )
+    finished = train_recipe(loaded, out=out, fresh=fresh, console=console)
     for line in results_lines(finished.results):
         console.print(line, highlight=False, soft_wrap=True)
     run = finished.run.path
