@@ -85,6 +85,7 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ctrl_c_ends_with_1_and_without_a_traceback() -> None:
     script = (
         "import signal, typer\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # even if ignored above
         "from vitrellis.cli import main\n"
         "main.app = typer.Typer(pretty_exceptions_enable=False)\n"
         "main.app.command()(lambda: signal.raise_signal(signal.SIGINT))\n"

@@ -68,6 +68,7 @@ def test_keys_enter_the_queue_once_a_step(tmp_path: Path, sam: dict[str, float] 
     assert int(steps) == 2 * 3 * 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     words = ["train", "demo-teacher", "data.train_size=64", "training.epochs=12"]
     words += ["training.batch_size=16", "schedule.warmup_epochs=0", "machine.threads=1"]
@@ -132,6 +133,7 @@ def test_mixed_images_are_refused_with_the_recipe() -> None:
         load_recipe("demo-teacher", ["objective.paco={}", "augmentation.mixup=0.8"])
 
 
+@pytest.mark.slow
 def test_several_devices_are_refused(tmp_path: Path) -> None:
     words = ["train", "demo-teacher", "data.train_size=64", "objective.paco={}"]
     words += ["machine.accelerator=cpu", "machine.devices=2"]

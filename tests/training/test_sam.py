@@ -219,6 +219,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "runs" / "whole", stopped)
 
 
+@pytest.mark.slow
 def test_the_announcement_says_the_radius_and_two_processes_give_the_curve_of_one(
     tmp_path: Path,
 ) -> None:

@@ -155,6 +155,7 @@ def curve(folder: Path) -> list[float]:
     return [row[key] for row in rows for key in ("loss", "val_loss", "val_top1")]
 
 
+@pytest.mark.slow
 def test_the_best_epoch_can_be_chosen_by_balanced_accuracy(tmp_path: Path) -> None:
     words = ["train", "demo-vit-alone", "data.long_tail.factor=20", "data.train_size=null"]
     words += ["training.epochs=4", "schedule.warmup_epochs=0", "training.eval_every=1"]

@@ -10,7 +10,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vitrellis.comparison import Arm, Measured
+    from vitrellis.comparison import Measured
+    from vitrellis.recipe import Recipe
 
 
 def compare(
@@ -60,17 +61,24 @@ def compare(
       vitrellis compare mine.yaml other.yaml --metric balanced_accuracy --out runs/mine
     """
     from vitrellis.cli.console import console, error_console, print_json
-    from vitrellis.comparison import compare as run
-    from vitrellis.comparison import units
     from vitrellis.errors import unknown_name
+
+    recipes = _recipes(words)  # wrong words end here, before torch is loaded
+    names = [recipe.name for recipe in recipes.values()]
+    if baseline is not None and baseline not in names:
+        raise unknown_name("baseline", baseline, names)
+
+    from vitrellis.comparison import Arm, units
+    from vitrellis.comparison import compare as run
     from vitrellis.report.comparison import METRICS, arm_labels
 
     if metric not in METRICS:
         raise unknown_name("metric", metric, tuple(METRICS))
-    arms = _arms(words, controls)
-    names = [arm.label for arm in arms]
-    if baseline is not None and baseline not in names:
-        raise unknown_name("baseline", baseline, names)
+    overrides = tuple(word for word in words if "=" in word)
+    arms = [
+        Arm(recipe.name, word, overrides, controls=controls and bool(recipe.tutors))
+        for word, recipe in recipes.items()
+    ]
     progress = error_console if as_json else console
     rows = _ordered(run(arms, units(seeds, folds), out=out, console=progress), names)
     _check_metric(rows, metric)
@@ -83,22 +91,20 @@ def compare(
     _print(rows, metric, chosen if len(arm_labels(rows)) > 1 else None, folds)
 
 
-def _arms(words: Sequence[str], controls: bool) -> list[Arm]:
-    """Recipes are the words without an equals sign."""
-    from vitrellis.comparison import Arm
+def _recipes(words: Sequence[str]) -> dict[str, Recipe]:
+    """The words without an equals sign, with the changes that the others make."""
     from vitrellis.errors import UsageError
     from vitrellis.recipe import load_recipe
 
-    overrides = tuple(word for word in words if "=" in word)
-    arms = []
-    for word in words:
-        if "=" not in word:
-            recipe = load_recipe(word, overrides)
-            is_guided = bool(recipe.tutors)
-            arms.append(Arm(recipe.name, word, overrides, controls=controls and is_guided))
-    if not arms:
+    overrides = [word for word in words if "=" in word]
+    named = [word for word in words if "=" not in word]
+    if not named:
         raise UsageError("compare: no recipe given; `vitrellis recipes` lists them")
-    return arms
+    recipes = {word: load_recipe(word, overrides) for word in named}
+    for word in named:
+        if named.count(word) > 1:
+            raise UsageError(f"{word}: given twice; each recipe is compared once")
+    return recipes
 
 
 def _ordered(rows: Sequence[Measured], names: Sequence[str]) -> list[Measured]:
