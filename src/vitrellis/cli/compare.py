@@ -64,7 +64,7 @@ def compare(
     from vitrellis.errors import unknown_name
 
     recipes = _recipes(words)  # wrong words end here, before torch is loaded
-    names = [recipe.name for recipe in recipes.values()]
+    names = [recipe.name for _, recipe in recipes]
     if baseline is not None and baseline not in names:
         raise unknown_name("baseline", baseline, names)
 
@@ -77,7 +77,7 @@ def compare(
     overrides = tuple(word for word in words if "=" in word)
     arms = [
         Arm(recipe.name, word, overrides, controls=controls and bool(recipe.tutors))
-        for word, recipe in recipes.items()
+        for word, recipe in recipes
     ]
     progress = error_console if as_json else console
     rows = _ordered(run(arms, units(seeds, folds), out=out, console=progress), names)
@@ -91,7 +91,7 @@ def compare(
     _print(rows, metric, chosen if len(arm_labels(rows)) > 1 else None, folds)
 
 
-def _recipes(words: Sequence[str]) -> dict[str, Recipe]:
+def _recipes(words: Sequence[str]) -> list[tuple[str, Recipe]]:
     """The words without an equals sign, with the changes that the others make."""
     from vitrellis.errors import UsageError
     from vitrellis.recipe import load_recipe
@@ -100,11 +100,7 @@ def _recipes(words: Sequence[str]) -> dict[str, Recipe]:
     named = [word for word in words if "=" not in word]
     if not named:
         raise UsageError("compare: no recipe given; `vitrellis recipes` lists them")
-    recipes = {word: load_recipe(word, overrides) for word in named}
-    for word in named:
-        if named.count(word) > 1:
-            raise UsageError(f"{word}: given twice; each recipe is compared once")
-    return recipes
+    return [(word, load_recipe(word, overrides)) for word in named]
 
 
 def _ordered(rows: Sequence[Measured], names: Sequence[str]) -> list[Measured]:

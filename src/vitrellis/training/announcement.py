@@ -30,7 +30,10 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"{recipe.name}",
         f"  data       {source.name}: {splits} images, {source.num_classes} classes "
         f"({int(counts.min()):,} to {int(counts.max()):,} training images each){_sampler(recipe)}",
-        *(f"             note: {note}" for note in (*source.notes, *_imbalance(recipe, source))),
+        *(
+            f"             note: {note}"
+            for note in (*source.notes, *_notes_on_classes(recipe, source))
+        ),
         f"  model      {recipe.model.name}, {parameters:,} parameters, "
         f"{height} x {width} pixels, seed {recipe.seed}",
         f"  objective  {terms[0]}",
@@ -102,7 +105,7 @@ def _sharpness(recipe: Recipe) -> str:
     return f", SAM rho {', '.join(radii)}"
 
 
-def _imbalance(recipe: Recipe, source: Source) -> list[str]:
+def _notes_on_classes(recipe: Recipe, source: Source) -> list[str]:
     """What is lacking of rare classes, and what can be done about them, where nothing is."""
     counts = source.class_counts
     notes = []
