@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from vitrellis.data.augmentation import Augment
+from vitrellis.data.augmentation.transforms import Augment
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources.base import Split, TensorImages
 from vitrellis.report.hardware import describe_hardware

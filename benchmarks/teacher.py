@@ -13,9 +13,9 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from vitrellis.assembly.launch import train
 from vitrellis.recipe import load_recipe
 from vitrellis.report.hardware import describe_hardware
-from vitrellis.training.launch import train
 
 VARIANTS = {
     "no teacher": ("demo-alone", []),

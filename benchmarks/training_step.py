@@ -20,18 +20,18 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
+from vitrellis.assembly import build
+from vitrellis.assembly.terms import build_objective
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source
 from vitrellis.recipe import Recipe, load_recipe
 from vitrellis.report.hardware import describe_hardware
-from vitrellis.training import build
+from vitrellis.runs.checkpoints import Store
+from vitrellis.runs.directory import RunDirectory
+from vitrellis.runs.exported import Preprocessing
+from vitrellis.teachers.teacher import Faculty
 from vitrellis.training.display import Display
-from vitrellis.training.exported import Preprocessing
-from vitrellis.training.faculty import Faculty
 from vitrellis.training.guided import GuidedStudent
-from vitrellis.training.run import RunDirectory
-from vitrellis.training.store import Store
-from vitrellis.training.terms import build_objective
 from vitrellis.training.trainer import Trainer
 
 ROWS = {

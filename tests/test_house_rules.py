@@ -22,7 +22,7 @@ ROOMS_THAT_MAY_BE_IMPORTED = {
     "models": {"errors"},
     "objectives": {"errors"},
     "data": {"errors"},
-    "recipe": {"errors"},
+    "recipe": {"errors", "settings"},
 }
 """For rooms that stand on their own: the others they may import. `recipe` is all `recipe*.py`."""
 
@@ -72,7 +72,7 @@ def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_there_is_something_to_check() -> None:
-    assert PACKAGE / "recipe" / "run.py" in SOURCES
+    assert PACKAGE / "recipe" / "recipe.py" in SOURCES
     assert len(ALL_FILES) > len(SOURCES)
 
 

@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vitrellis.assembly.launch import train
     from vitrellis.data.sources import from_dataset, from_tensors
     from vitrellis.models import create_model, forward_with_maps
     from vitrellis.recipe import load_recipe
-    from vitrellis.training.exported import load_exported
-    from vitrellis.training.launch import train
+    from vitrellis.runs.exported import load_exported
 
 __version__ = "0.1.0"
 
@@ -29,9 +29,9 @@ _ROOMS = {
     "forward_with_maps": "vitrellis.models",
     "from_dataset": "vitrellis.data.sources",
     "from_tensors": "vitrellis.data.sources",
-    "load_exported": "vitrellis.training.exported",
+    "load_exported": "vitrellis.runs.exported",
     "load_recipe": "vitrellis.recipe",
-    "train": "vitrellis.training.launch",
+    "train": "vitrellis.assembly.launch",
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrellis.analysis.inference import collect_logits
-from vitrellis.data.augmentation import Plain
+from vitrellis.data.augmentation.transforms import Plain
 from vitrellis.data.loader import EvalLoader
 from vitrellis.data.sources import Split, TensorImages
 

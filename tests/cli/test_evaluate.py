@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 from tests.cli.conftest import Command
 from tests.training.command import run
 from vitrellis.data.sources import Split
-from vitrellis.training.exported import load_exported
+from vitrellis.runs.exported import load_exported
 
 
 def test_json_against_scikit_learn(command: Command, place: Path, test_images: Split) -> None:

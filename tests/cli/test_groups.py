@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 from tests.cli.conftest import QUICK, Command
 from tests.training.command import run
 from vitrellis.data.sources import Split
-from vitrellis.training.exported import load_exported
+from vitrellis.runs.exported import load_exported
 
 COUNTS = [180, 120, 81, 54, 36, 24, 16, 11, 7, 5]
 """Of 200 images each in the packaged set, with factor 36 from 180."""

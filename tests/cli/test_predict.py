@@ -17,10 +17,10 @@ from PIL import Image
 from tests.cli.conftest import Command
 from tests.training.command import run
 from vitrellis.analysis.inference import collect_logits
+from vitrellis.assembly.build import Place, build_eval_loader
 from vitrellis.data.sources import Split
 from vitrellis.recipe import load_recipe
-from vitrellis.training.build import Place, build_eval_loader
-from vitrellis.training.exported import load_exported
+from vitrellis.runs.exported import load_exported
 
 FILES = [f"images/{index}.png" for index in range(6)] + ["images/more/6.png", "images/more/7.png"]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrellis.data.augmentation import Augment, Plain
+from vitrellis.data.augmentation.mixing import Mix
+from vitrellis.data.augmentation.transforms import Augment, Plain
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
-from vitrellis.data.mixing import Mix
 from vitrellis.data.randomness import epoch_order
 from vitrellis.data.sources.base import Split, TensorImages
 from vitrellis.errors import UsageError

@@ -13,15 +13,15 @@ import torch
 from torch.nn import functional as F
 
 from tests.training.command import TINY, assert_same_weights, run, start
+from vitrellis.assembly.terms import build_objective
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model
 from vitrellis.objectives import LDAM, CrossEntropy, HardDistillation, LogitAdjustment
 from vitrellis.objectives.objective import Objective
 from vitrellis.recipe import recipe_from
-from vitrellis.training.exported import Preprocessing
-from vitrellis.training.faculty import Faculty
+from vitrellis.runs.exported import Preprocessing
+from vitrellis.teachers.teacher import Faculty
 from vitrellis.training.guided import Teacher
-from vitrellis.training.terms import build_objective
 
 COUNTS = torch.tensor([50, 20, 10])
 LONG_TAILED = [

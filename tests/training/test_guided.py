@@ -14,7 +14,7 @@ from torchvision.transforms.functional import rgb_to_grayscale
 
 from tests.parity.rule import reference_input, weight_by_rule
 from vitrellis.models import create_model
-from vitrellis.models.interop import TINY_TRANSFORMERS, translate
+from vitrellis.models.support.interop import TINY_TRANSFORMERS, translate
 from vitrellis.objectives import KD, CrossEntropy, LocalityGuidance, Needs, Objective, Taught
 from vitrellis.training.guided import Evidence, GuidedStudent, Teacher
 

@@ -13,12 +13,12 @@ import vitrellis
 from tests.training.command import assert_same_weights, finish, run, start
 from tests.training.test_survival import wait_for
 from tests.training.test_trainer import tiny
-from vitrellis.data.augmentation import Augment
+from vitrellis.assembly.build import Place, build_preprocessing, build_train_loader
+from vitrellis.data.augmentation.transforms import Augment
 from vitrellis.data.randomness import child_keys
 from vitrellis.data.sources import from_tensors
 from vitrellis.errors import UsageError
 from vitrellis.recipe import View, load_recipe, recipe_from, without_guidance
-from vitrellis.training.build import Place, build_preprocessing, build_train_loader
 
 SIMCLR: dict[str, Any] = {
     "scale": (0.2, 0.9),

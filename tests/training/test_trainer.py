@@ -11,10 +11,10 @@ import torch
 
 import vitrellis
 from tests.training.command import run
+from vitrellis.assembly.launch import Finished
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.recipe import recipe_from
-from vitrellis.training.launch import Finished
-from vitrellis.training.run import RunDirectory
+from vitrellis.runs.directory import RunDirectory
 
 
 def tiny(tmp_path: Path, name: str = "run", count: int = 48, **changes: Any) -> Finished:

@@ -112,7 +112,7 @@ def _subjects(
     import timm
 
     from vitrellis.models import create_model
-    from vitrellis.training.run import RunDirectory
+    from vitrellis.runs.directory import RunDirectory
 
     for name in models:
         folder = Path(name).expanduser()
@@ -127,8 +127,8 @@ def _subjects(
 
 
 def _trained(folder: Path) -> dict[str, Any]:
-    from vitrellis.training.exported import load_exported
-    from vitrellis.training.run import find_run
+    from vitrellis.runs.directory import find_run
+    from vitrellis.runs.exported import load_exported
 
     run = find_run(folder)
     trained = load_exported(run.best_model)

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vitrellis.comparison import Measured
+    from vitrellis.experiments.comparison import Measured
     from vitrellis.recipe import Recipe
 
 
@@ -68,9 +68,9 @@ def compare(
     if baseline is not None and baseline not in names:
         raise unknown_name("baseline", baseline, names)
 
-    from vitrellis.comparison import Arm, units
-    from vitrellis.comparison import compare as run
-    from vitrellis.report.comparison import METRICS, arm_labels
+    from vitrellis.experiments.comparison import Arm, units
+    from vitrellis.experiments.comparison import compare as run
+    from vitrellis.report.comparison_table import METRICS, arm_labels
 
     if metric not in METRICS:
         raise unknown_name("metric", metric, tuple(METRICS))
@@ -127,7 +127,7 @@ def _check_metric(rows: Sequence[Measured], metric: str) -> None:
 def _print(rows: Sequence[Measured], metric: str, baseline: str | None, folds: int | None) -> None:
     from vitrellis.analysis.groups import COUNTED, THRESHOLDS
     from vitrellis.cli.console import console, new_table, print_table
-    from vitrellis.report.comparison import fill_groups, fill_table, ways_of_grouping
+    from vitrellis.report.comparison_table import fill_groups, fill_table, ways_of_grouping
     from vitrellis.report.hardware import describe_hardware
 
     console.print()

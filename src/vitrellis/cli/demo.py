@@ -32,7 +32,7 @@ def demo(
       vitrellis demo --all data.train_size=2000
     """
     from vitrellis.cli.console import console
-    from vitrellis.demonstration import demonstrate
+    from vitrellis.experiments.demonstration import demonstrate
 
     demonstrate(
         out=out,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vitrellis.analysis.groups import Grouping
     from vitrellis.data.sources import Source, Split
     from vitrellis.recipe import Recipe
-    from vitrellis.training.run import RunDirectory
+    from vitrellis.runs.directory import RunDirectory
 
 
 def evaluate(
@@ -59,8 +59,8 @@ def evaluate(
       vitrellis eval runs/photos --groups 50,10 --plot-counts counts.png
     """
     from vitrellis.cli.console import print_json
-    from vitrellis.cli.figures import print_figures
-    from vitrellis.training.run import find_run
+    from vitrellis.report.tables import print_figures
+    from vitrellis.runs.directory import find_run
 
     thresholds = None if groups is None else _thresholds(groups)
     found = find_run(run)
@@ -92,10 +92,10 @@ def _evaluated(
     """The name of the split, and the figures."""
     from vitrellis.analysis.breakdown import Breakdown
     from vitrellis.analysis.groups import by_count, groupings
+    from vitrellis.assembly import build
     from vitrellis.cli.progress import track_predictions
     from vitrellis.recipe import load_recipe
-    from vitrellis.training import build
-    from vitrellis.training.exported import load_exported
+    from vitrellis.runs.exported import load_exported
 
     trained = load_exported(run.best_model if weights == "best" else run.last_model)
     recipe = load_recipe(run.recipe_file, [] if root is None else [f"data.root={root}"])
@@ -148,8 +148,8 @@ def _training_counts(run: RunDirectory, *, is_needed: bool) -> list[int] | None:
 
 def _source(recipe: Recipe, run: RunDirectory) -> Source:
     """The recipe's images; if their folder is gone, `--root` is the way out."""
+    from vitrellis.assembly.build import build_source
     from vitrellis.errors import VitrellisError
-    from vitrellis.training.build import build_source
 
     root = recipe.data.root
     if root is not None and not root.expanduser().exists():

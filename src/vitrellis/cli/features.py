@@ -35,10 +35,10 @@ def features(
       vitrellis features cifar100-deit-ti-lg data.root=~/cifar teacher.mode=eval --half
       vitrellis train demo teacher.offline=true
     """
+    from vitrellis.assembly.launch import store_features
     from vitrellis.cli.console import console
     from vitrellis.errors import UsageError
     from vitrellis.recipe import load_recipe
-    from vitrellis.training.launch import store_features
 
     given = list(overrides or [])
     tutors = load_recipe(recipe, given).tutors

@@ -46,8 +46,8 @@ def import_checkpoint(
       vitrellis import paco.pth.tar --source deit-lt --model cifar_resnet32
           --out runs/paco model.args.shortcut=pad
     """
+    from vitrellis.assembly import imported
     from vitrellis.cli.console import console
-    from vitrellis.training import imported
 
     run = imported.import_checkpoint(
         checkpoint,

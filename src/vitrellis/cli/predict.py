@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from vitrellis.training.exported import Trained
+    from vitrellis.runs.exported import Trained
 
 
 def predict(
@@ -41,11 +41,11 @@ def predict(
     """
     from rich.progress import Progress
 
+    from vitrellis.assembly.build import evaluation_place
     from vitrellis.cli.console import error_console, fail, new_table, print_json, print_table
     from vitrellis.errors import UsageError, VitrellisError
-    from vitrellis.training.build import evaluation_place
-    from vitrellis.training.exported import load_exported
-    from vitrellis.training.run import find_run
+    from vitrellis.runs.directory import find_run
+    from vitrellis.runs.exported import load_exported
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")

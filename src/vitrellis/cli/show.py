@@ -45,7 +45,7 @@ def blocks(
       vitrellis show blocks runs/demo/seed0/dhvt-guided
       vitrellis show blocks runs/photos --images 1000 --plot blocks.png
     """
-    from vitrellis.training.run import find_run
+    from vitrellis.runs.directory import find_run
 
     model, images, labels = _model_and_images(find_run(run), num_images)
     rows = _rows(model, images)
@@ -81,10 +81,10 @@ def _model_and_images(run: Any, num_images: int) -> tuple[nn.Module, Tensor, Ten
     """The best model, and images as it sees them: of the test split, or else the validation one."""
     import torch
 
+    from vitrellis.assembly import build
     from vitrellis.errors import VitrellisError
     from vitrellis.recipe import load_recipe
-    from vitrellis.training import build
-    from vitrellis.training.exported import load_exported
+    from vitrellis.runs.exported import load_exported
 
     trained = load_exported(run.best_model)
     recipe = load_recipe(run.recipe_file)

@@ -37,8 +37,8 @@ def train(
 
     loaded = load_recipe(recipe, overrides or [])  # wrong words end here, before torch is loaded
 
-    from vitrellis.report.results import results_lines
-    from vitrellis.training.launch import train as train_recipe
+    from vitrellis.assembly.launch import train as train_recipe
+    from vitrellis.report.results_table import results_lines
 
     finished = train_recipe(loaded, out=out, fresh=fresh, console=console)
     for line in results_lines(finished.results):

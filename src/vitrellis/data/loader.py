@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitrellis.data.augmentation import Augment, Plain
+from vitrellis.data.augmentation.mixing import Mix
+from vitrellis.data.augmentation.transforms import Augment, Plain
 from vitrellis.data.canvas import Fit, Tick
-from vitrellis.data.mixing import Mix
+from vitrellis.data.image_store import open_store
 from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
 from vitrellis.data.sampling import ClassSampler, Sampler
 from vitrellis.data.sources.base import Split
-from vitrellis.data.store import open_store
 from vitrellis.errors import UsageError
 
 

@@ -3,11 +3,11 @@
 Importing this room registers our models with timm.
 """
 
-from vitrellis.models.factory import IN_TIMM, create_model, list_models, takes_img_size
-from vitrellis.models.heads import has_distillation_head, separate_heads, set_heads_apart
-from vitrellis.models.interop import load_reference_weights
-from vitrellis.models.taps import block_channels, forward_with_maps, num_blocks
-from vitrellis.models.weights import load_initial, load_strictly, read_state_dict
+from vitrellis.models.support.factory import IN_TIMM, create_model, list_models, takes_img_size
+from vitrellis.models.support.heads import has_distillation_head, separate_heads, set_heads_apart
+from vitrellis.models.support.interop import load_reference_weights
+from vitrellis.models.support.taps import block_channels, forward_with_maps, num_blocks
+from vitrellis.models.support.weights import load_initial, load_strictly, read_state_dict
 
 __all__ = [
     "IN_TIMM",

@@ -1,9 +1,8 @@
 """Loss terms, their weights over the epochs, and how they add up."""
 
-from vitrellis.objectives.classification import CrossEntropy
+from vitrellis.objectives.cross_entropy import CrossEntropy
 from vitrellis.objectives.curriculum import CTKD
 from vitrellis.objectives.decoupled import DKD, decoupled_distillation
-from vitrellis.objectives.deferred import Deferred
 from vitrellis.objectives.distillation import (
     KD,
     HardDistillation,
@@ -11,7 +10,7 @@ from vitrellis.objectives.distillation import (
     hard_distillation,
     soft_distillation,
 )
-from vitrellis.objectives.features import PooledFeatures, pooled_imitation
+from vitrellis.objectives.drw import Deferred
 from vitrellis.objectives.label_losses import (
     LDAM,
     Focal,
@@ -21,13 +20,14 @@ from vitrellis.objectives.label_losses import (
     soft_cross_entropy,
 )
 from vitrellis.objectives.locality import LocalityGuidance, locality_loss
-from vitrellis.objectives.long_tail import effective_number_weights
+from vitrellis.objectives.long_tail_losses import effective_number_weights
 from vitrellis.objectives.multi_level import MLKD, multi_level_distillation
 from vitrellis.objectives.objective import FollowingTerm, Objective, ObjectiveValue, Term
 from vitrellis.objectives.paco import PaCo, paco_loss
+from vitrellis.objectives.pooled_features import PooledFeatures, pooled_imitation
+from vitrellis.objectives.schedules import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
 from vitrellis.objectives.signals import Needs, Signals, Taught
 from vitrellis.objectives.standardization import standardize, tame_gradient
-from vitrellis.objectives.weights import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
 
 __all__ = [
     "CTKD",

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from vitrellis.errors import UsageError
 from vitrellis.objectives.distillation import Head, LogitTerm, check_temperature, soft_distillation
+from vitrellis.objectives.schedules import WeightSchedule
 from vitrellis.objectives.signals import Signals
 from vitrellis.objectives.standardization import Sigma
-from vitrellis.objectives.weights import WeightSchedule
 
 
 def reverse_gradient(values: Tensor, factor: float) -> Tensor:

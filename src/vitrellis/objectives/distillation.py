@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitrellis.errors import UsageError, unknown_name
-from vitrellis.objectives.deferred import Deferred
+from vitrellis.objectives.drw import Deferred
 from vitrellis.objectives.objective import Term
 from vitrellis.objectives.precision import widen
+from vitrellis.objectives.schedules import WeightSchedule
 from vitrellis.objectives.signals import Needs, Signals
 from vitrellis.objectives.standardization import SIGMAS, Sigma, standardize, tame_gradient
-from vitrellis.objectives.weights import WeightSchedule
 
 Head = Literal["class", "distillation"]
 Reduction = Literal["batch", "batch_and_classes"]

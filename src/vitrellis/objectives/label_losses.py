@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitrellis.errors import UsageError
-from vitrellis.objectives.long_tail import (
+from vitrellis.objectives.long_tail_losses import (
     focal,
     ldam,
     ldam_margins,

@@ -32,8 +32,8 @@ from torch.nn import functional as F
 from vitrellis.errors import UsageError, unknown_name
 from vitrellis.objectives.objective import Term
 from vitrellis.objectives.precision import full_precision, widen
+from vitrellis.objectives.schedules import WeightSchedule
 from vitrellis.objectives.signals import Needs, Signals
-from vitrellis.objectives.weights import WeightSchedule
 
 Transform = Literal["linear", "attention", "similarity"]
 

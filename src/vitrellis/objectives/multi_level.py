@@ -33,9 +33,9 @@ from vitrellis.objectives.distillation import (
     soft_distillation,
 )
 from vitrellis.objectives.precision import full_precision, widen
+from vitrellis.objectives.schedules import WeightSchedule
 from vitrellis.objectives.signals import Signals
 from vitrellis.objectives.standardization import Sigma
-from vitrellis.objectives.weights import WeightSchedule
 
 Form = Literal["paper", "code"]
 FORMS = ("paper", "code")

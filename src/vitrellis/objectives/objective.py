@@ -37,8 +37,8 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 
 from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.objectives.schedules import Constant, WeightSchedule
 from vitrellis.objectives.signals import Needs, Signals
-from vitrellis.objectives.weights import Constant, WeightSchedule
 
 
 class Term(nn.Module, ABC):

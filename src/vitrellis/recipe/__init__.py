@@ -1,7 +1,5 @@
 """What a run is: typed, validated once, read from YAML and the command line."""
 
-from vitrellis.recipe.augmentation import View
-from vitrellis.recipe.drafts import packaged_recipes
 from vitrellis.recipe.files import (
     defines,
     describe,
@@ -12,10 +10,12 @@ from vitrellis.recipe.files import (
     recipe_from,
     teacher_recipe,
 )
-from vitrellis.recipe.objective import AdaptiveWeight, OffAfterWeight, RampWeight, Weight
-from vitrellis.recipe.run import Recipe, effective_lr, with_epochs, without_guidance
+from vitrellis.recipe.loading import packaged_recipes
+from vitrellis.recipe.loss_sections import AdaptiveWeight, OffAfterWeight, RampWeight, Weight
+from vitrellis.recipe.recipe import Recipe, effective_lr, with_epochs, without_guidance
 from vitrellis.recipe.sections import SOURCE_NAMES
-from vitrellis.recipe.teachers import TeacherSection
+from vitrellis.recipe.teacher_sections import TeacherSection
+from vitrellis.recipe.view_sections import View
 
 __all__ = [
     "SOURCE_NAMES",

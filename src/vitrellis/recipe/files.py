@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitrellis.recipe.drafts import (
+from vitrellis.recipe.loading import (
     COMMAND_LINE,
     Draft,
     find_recipe,
     packaged_recipes,
     parse_overrides,
 )
-from vitrellis.recipe.run import Recipe
+from vitrellis.recipe.recipe import Recipe
 from vitrellis.recipe.yaml import dump, read_mapping
 
 __all__ = [

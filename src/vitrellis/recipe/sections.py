@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from vitrellis.errors import unknown_name
-from vitrellis.recipe.types import (
+from vitrellis.settings import (
     Arguments,
     AutoOrIndex,
     Count,

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vitrellis.report.curves import COLOURS
-from vitrellis.training.atomic import atomic_write
+from vitrellis.runs.atomic import atomic_write
 
 
 def draw_blocks(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:

@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from vitrellis.analysis.metrics import Evaluation
-from vitrellis.training.atomic import atomic_write
+from vitrellis.runs.atomic import atomic_write
 
 MOST_NUMBERS = 25
 """Classes up to which counts are written into the cells."""

@@ -10,7 +10,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from vitrellis.analysis.breakdown import Breakdown
 from vitrellis.report.curves import COLOURS
-from vitrellis.training.atomic import atomic_write
+from vitrellis.runs.atomic import atomic_write
 
 MOST_NAMES = 25
 """Classes up to which names are written beside the points."""

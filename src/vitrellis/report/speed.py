@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vitrellis.training.atomic import atomic_write
+from vitrellis.runs.atomic import atomic_write
 
 
 def draw_speed(rows: Sequence[dict[str, Any]], path: Path) -> None:

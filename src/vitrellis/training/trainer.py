@@ -22,13 +22,13 @@ from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.randomness import step_seed
 from vitrellis.errors import VitrellisError
 from vitrellis.objectives import Needs
+from vitrellis.runs.checkpoints import Store
+from vitrellis.teachers.teacher import Faculty
 from vitrellis.training.display import Display
-from vitrellis.training.faculty import Faculty
 from vitrellis.training.guided import Evidence, GuidedStudent
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
 from vitrellis.training.optimizers import LearningRate
 from vitrellis.training.sam import Gradient
-from vitrellis.training.store import Store
 
 AGREE_EVERY = 10
 """Steps between the moments at which several processes agree on stopping or saving."""

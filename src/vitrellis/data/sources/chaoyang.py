@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from vitrellis.data.formats.json_files import read_json, records
 from vitrellis.data.sources.base import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles
-from vitrellis.data.sources.json_files import read_json, records
 from vitrellis.errors import VitrellisError
 
 CLASS_NAMES = ("normal", "serrated", "adenocarcinoma", "adenoma")

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import torch
 from torchvision.datasets import Flowers102
 
+from vitrellis.data.formats.mat import read_mat
 from vitrellis.data.sources.base import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles
-from vitrellis.data.sources.mat import read_mat
 from vitrellis.errors import UsageError, VitrellisError
 
 NUM_CLASSES = 102

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
+from vitrellis.data.formats.json_files import read_json, records
 from vitrellis.data.sources.base import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles
-from vitrellis.data.sources.json_files import read_json, records
 from vitrellis.errors import UsageError, VitrellisError, unknown_name
 
 LEVELS = ("kingdom", "phylum", "class", "order", "family", "genus", "name", "supercategory")

@@ -1,0 +1,1 @@
+"""From a recipe to the parts of a run, and starting it."""

@@ -1,0 +1,377 @@
+"""From a recipe to the parts of a run: the only code that reads a whole recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from vitrellis.data.augmentation.mixing import Mix
+from vitrellis.data.augmentation.transforms import Augment, Plain
+from vitrellis.data.canvas import Tick, canvas_for, fits_in_memory, measure_normalization
+from vitrellis.data.loader import EvalLoader, TrainLoader
+from vitrellis.data.long_tail import LongTail
+from vitrellis.data.sources import Source, Split, load_source
+from vitrellis.data.splits import prepare, with_fold
+from vitrellis.errors import UsageError
+from vitrellis.models import create_model, has_distillation_head, set_heads_apart
+from vitrellis.recipe import Recipe, TeacherSection, View, effective_lr
+from vitrellis.runs.exported import Preprocessing, Trained
+from vitrellis.teachers.teacher import Faculty
+from vitrellis.training.guided import GuidedStudent, Teacher
+from vitrellis.training.optimizers import (
+    LearningRate,
+    classifier_names,
+    create_optimizer,
+    parameter_groups,
+)
+from vitrellis.training.sam import Gradient, SharpnessAware, plain_gradient
+
+NORMALIZATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+}
+"""Mean and standard deviation per channel, for images in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process computes, and which of how many it is.
+
+    Attributes:
+        device: Of this process.
+        rank: Of this process, over all.
+        world_size: How many processes there are.
+        workers: Processes that read images, where the set does not fit in memory.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    workers: int = 0
+
+
+def build_source(recipe: Recipe, source: Source | None = None) -> Source:
+    """The recipe's images with their splits.
+
+    Args:
+        recipe: Its `data` section is used, and the seed.
+        source: Images from Python, in place of those that `data.source` names.
+    """
+    data = recipe.data
+    loaded = source
+    if loaded is None:
+        loaded = load_source(data.source, data.root, args=data.args)
+    seed = recipe.seed if data.seed is None else data.seed
+    if data.folds is not None and data.fold is not None:
+        loaded = with_fold(loaded, folds=data.folds, fold=data.fold, seed=seed)
+    tail = data.long_tail
+    return prepare(
+        loaded,
+        train_size=data.train_size,
+        val_fraction=data.val_fraction,
+        seed=seed,
+        long_tail=None if tail is None else LongTail(**tail.model_dump()),
+    )
+
+
+def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
+    """How images are brought to the model, for training, evaluation and prediction alike.
+
+    Raises:
+        UsageError: If the recipe's normalisation or channels do not fit the images.
+    """
+    settings = recipe.input
+    if settings.channels is not None and settings.channels != source.channels:
+        raise UsageError(
+            f"input.channels: {settings.channels}, but the images of {source.name!r} have "
+            f"{source.channels}"
+        )
+    canvas = settings.canvas
+    if canvas is None:
+        canvas = canvas_for(source.train.images, _sides(settings.img_size))
+    stored = _sides(canvas)
+    statistics: tuple[Sequence[float], Sequence[float]]
+    if settings.normalization == "measured":
+        statistics = measure_normalization(source.train, stored, settings.fit)
+    else:
+        statistics = given_normalization(recipe, source.channels)
+    return preprocessing_of(recipe, source.channels, stored, statistics)
+
+
+def given_normalization(recipe: Recipe, channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation per channel, where the recipe says them; of colours, greys get the mean.
+
+    Raises:
+        UsageError: If they are to be measured, or are for another number of channels.
+    """
+    given = recipe.input.normalization
+    if given == "measured":
+        raise UsageError(
+            "input.normalization: cannot be measured without images. Name them (data.*), or give "
+            "imagenet, cifar, or a mapping with mean and std"
+        )
+    mean, std = NORMALIZATIONS[given] if isinstance(given, str) else (given.mean, given.std)
+    if channels == 1 and len(mean) == 3:
+        return [sum(mean) / 3], [sum(std) / 3]
+    if len(mean) != channels:
+        raise UsageError(
+            f"input.normalization: {given!r} is for {len(mean)} channels, the images have "
+            f"{channels}. Use input.normalization=measured"
+        )
+    return mean, std
+
+
+def preprocessing_of(
+    recipe: Recipe,
+    channels: int,
+    canvas: tuple[int, int],
+    statistics: tuple[Sequence[float], Sequence[float]],
+) -> Preprocessing:
+    """What the recipe says of how images reach the model, with what was found out.
+
+    Args:
+        recipe: Its `input`.
+        channels: Of the images.
+        canvas: `(H, W)` at which they are stored.
+        statistics: Mean and standard deviation per channel.
+    """
+    settings = recipe.input
+    mean, std = statistics
+    return Preprocessing(
+        img_size=_sides(settings.img_size),
+        channels=channels,
+        mean=tuple(mean),
+        std=tuple(std),
+        interpolation=settings.interpolation or recipe.augmentation.interpolation,
+        canvas=canvas,
+        fit=settings.fit,
+    )
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def build_student(recipe: Recipe, source: Source, preprocessing: Preprocessing) -> nn.Module:
+    """The model that the recipe grows; where it has two heads, they are apart."""
+    student = create_model(
+        recipe.model.name,
+        num_classes=source.num_classes,
+        img_size=preprocessing.img_size,
+        in_chans=preprocessing.channels,
+        pretrained=recipe.model.pretrained,
+        weights=recipe.model.weights,
+        zero_head=recipe.model.zero_head,
+        **recipe.model.arguments,
+    )
+    if has_distillation_head(student):
+        set_heads_apart(student)
+    return student
+
+
+def build_teacher(
+    name: str,
+    settings: TeacherSection,
+    trained: Trained,
+    source: Source,
+    student: Preprocessing,
+    *,
+    compiled: bool,
+) -> Teacher:
+    """The trained teacher, ready to be shown the student's images.
+
+    Raises:
+        UsageError: If its classes or channels are not the student's.
+    """
+    shown = trained.preprocessing
+    if list(trained.class_names) != list(source.class_names):
+        raise UsageError(
+            f"{name}: it knows {len(trained.class_names)} classes "
+            f"({', '.join(trained.class_names[:3])}, ...), the data has {source.num_classes} "
+            f"({', '.join(source.class_names[:3])}, ...). Train one on this data: teacher.recipe"
+        )
+    channels = {shown.channels, student.channels}
+    if len(channels) > 1 and channels != {1, 3}:
+        raise UsageError(
+            f"{name}: it takes {shown.channels} channels, the images have {student.channels}; only "
+            "grey and colour are told apart. Train one on this data: teacher.recipe"
+        )
+    return Teacher(
+        trained.model,
+        img_size=shown.img_size,
+        channels=shown.channels,
+        mean=shown.mean,
+        std=shown.std,
+        student_mean=student.mean,
+        student_std=student.std,
+        resize=settings.resize,
+        mode=settings.mode,
+        compiled=compiled,
+    )
+
+
+def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
+    """The optimizer over the student and all that its objective learns."""
+    student = guided.student
+    settings = recipe.optimizer
+    # timm's convention; some of its CNNs have no such method
+    named: Any = getattr(student, "no_weight_decay", set)
+    exempt: set[str] = named()
+    groups = parameter_groups(
+        guided,
+        lr=effective_lr(recipe),
+        weight_decay=settings.weight_decay,
+        no_weight_decay={f"student.{name}" for name in exempt},
+        head=[f"student.{name}" for name in classifier_names(student)],
+        head_lr_ratio=settings.head_lr_ratio,
+    )
+    return create_optimizer(
+        settings.name,
+        groups,
+        betas=settings.betas,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        fused=recipe.training.precision != "16-mixed",
+    )
+
+
+def build_gradient(recipe: Recipe, guided: GuidedStudent, faculty: Faculty) -> Gradient:
+    """Where the gradient is taken: at the weights, or where the loss is worst nearby."""
+    sam = recipe.optimizer.sam
+    if sam is None:
+        return plain_gradient
+    return SharpnessAware([guided, faculty], rho=sam.steps)
+
+
+def build_learning_rate(recipe: Recipe, steps_per_epoch: int) -> LearningRate:
+    """The learning rate over the run."""
+    schedule = recipe.schedule
+    return LearningRate(
+        name=schedule.name,
+        epochs=recipe.training.epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_epochs=schedule.warmup_epochs,
+        warmup_factor=schedule.warmup_factor,
+        min_lr=schedule.min_lr,
+        per=schedule.per,
+        shift_cosine=schedule.shift_cosine,
+        milestones=schedule.milestones,
+        factors=schedule.factors,
+    )
+
+
+def build_train_loader(
+    recipe: Recipe,
+    source: Source,
+    preprocessing: Preprocessing,
+    place: Place,
+    progress: Tick | None = None,
+) -> TrainLoader:
+    """Augmented, mixed batches of the training split; `progress` is told of images as read."""
+    settings = recipe.augmentation
+    mix = Mix(
+        mixup=settings.mixup,
+        cutmix=settings.cutmix,
+        switch=settings.mix_switch,
+        probability=settings.mix_probability,
+    )
+    return TrainLoader(
+        source.train,
+        num_classes=source.num_classes,
+        batch_size=recipe.training.batch_size,
+        augment=_augment(settings, preprocessing),
+        mix=mix if mix.active else None,
+        mix_epochs=_mix_epochs(recipe),
+        seed=recipe.seed,
+        device=place.device,
+        rank=place.rank,
+        world_size=place.world_size,
+        drop_last=recipe.training.drop_last,
+        repeats=settings.repeats,
+        second_view=_second_view(recipe, preprocessing),
+        sampler=recipe.data.sampler,
+        canvas=preprocessing.canvas,
+        fit=preprocessing.fit,
+        resident=_is_resident(recipe, source.train, preprocessing, place),
+        workers=place.workers,
+        progress=progress,
+    )
+
+
+def _augment(view: View, preprocessing: Preprocessing) -> Augment:
+    return Augment(
+        size=preprocessing.img_size,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        crop=view.crop,
+        scale=view.scale,
+        ratio=view.ratio,
+        padding=view.padding,
+        interpolation=view.interpolation,
+        flip=view.flip,
+        vertical_flip=view.vertical_flip,
+        rand_augment=view.rand_augment,
+        auto_augment=view.auto_augment,
+        color_jitter=view.color_jitter,
+        color_jitter_probability=view.color_jitter_probability,
+        grayscale=view.grayscale,
+        blur=view.blur,
+        blur_sigma=view.blur_sigma,
+        erasing=view.erasing,
+        cutout=view.cutout,
+    )
+
+
+def _second_view(recipe: Recipe, preprocessing: Preprocessing) -> Augment | None:
+    if recipe.objective.paco is None:
+        return None
+    return _augment(recipe.augmentation.second_view or recipe.augmentation, preprocessing)
+
+
+def _mix_epochs(recipe: Recipe) -> int | None:
+    deferred = recipe.deferred
+    if deferred is None or deferred.mixing:
+        return None
+    return deferred.first_epoch(recipe.training.epochs)
+
+
+def build_eval_loader(
+    recipe: Recipe, split: Split, preprocessing: Preprocessing, place: Place
+) -> EvalLoader:
+    """A split as the model is evaluated on it."""
+    return EvalLoader(
+        split,
+        plain=Plain(
+            size=preprocessing.img_size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            interpolation=preprocessing.interpolation,
+        ),
+        batch_size=max(64, recipe.training.batch_size),
+        device=place.device,
+        rank=place.rank,
+        world_size=place.world_size,
+        canvas=preprocessing.canvas,
+        fit=preprocessing.fit,
+        resident=_is_resident(recipe, split, preprocessing, place),
+        workers=place.workers,
+    )
+
+
+def _is_resident(recipe: Recipe, split: Split, preprocessing: Preprocessing, place: Place) -> bool:
+    if isinstance(recipe.input.resident, bool):
+        return recipe.input.resident
+    return fits_in_memory(len(split), preprocessing.channels, preprocessing.canvas, place.device)
+
+
+def evaluation_place() -> Place:
+    """This process, on the fastest device there is."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    device = accelerator if accelerator is not None else torch.device("cpu")
+    return Place(device, workers=min(8, os.cpu_count() or 1))

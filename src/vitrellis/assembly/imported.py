@@ -1,0 +1,189 @@
+"""A published checkpoint becomes a run directory, to be evaluated, used, and taught by.
+
+Nothing of how it was trained comes along: the recipe of such a run says what the model is and how
+images reach it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from vitrellis.assembly.build import (
+    build_preprocessing,
+    build_source,
+    given_normalization,
+    preprocessing_of,
+)
+from vitrellis.data.sources import Source
+from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.models import create_model, load_reference_weights, read_state_dict
+from vitrellis.models.support.interop import check_source, published_state
+from vitrellis.recipe import Recipe, describe, recipe_from
+from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.directory import RunDirectory
+from vitrellis.runs.exported import Preprocessing, save_model
+
+TEST_INTERPOLATION = {"tiny-transformers": "bilinear"}
+"""How implementations resize test images, where it is not "bicubic"."""
+
+
+def import_checkpoint(
+    checkpoint: Path,
+    *,
+    source: str,
+    model: str,
+    out: Path,
+    overrides: Sequence[str] = (),
+    class_names: Sequence[str] | None = None,
+    ema: bool = False,
+) -> RunDirectory:
+    """Writes a run directory with the weights of a published implementation.
+
+    Args:
+        checkpoint: A file of that implementation: a state dict, alone or with optimizer, settings
+            and averages around it, from data-parallel training or not.
+        source: Which implementation; see `vitrellis.models.support.interop.SOURCES`.
+        model: The architecture's name here.
+        out: A new folder.
+        overrides: Of the recipe: `data.*` for the images that it can be evaluated on, `input.*` for
+            what it expects, `model.args.*` for how it is built.
+        class_names: In the order of its outputs; those of the data, or numbers, if not given.
+        ema: Take the moving average of the weights that the checkpoint holds.
+
+    Raises:
+        UsageError: If the words do not fit: source, model, overrides, class names, folder.
+        VitrellisError: If the file cannot be read, or is of another model.
+    """
+    check_source(source)
+    checkpoint = checkpoint.expanduser()
+    run = RunDirectory(out)
+    if run.path.exists() and any(run.path.iterdir()):
+        raise UsageError(f"{out}: is not empty. Use another --out")
+    recipe = _recipe(checkpoint, source, model, overrides)
+    state = published_state(read_state_dict(checkpoint, ema=ema), source)
+    num_classes = _num_classes(recipe, state, str(checkpoint))
+    data = _images(recipe, overrides)
+    names = _class_names(class_names, data, num_classes)
+    preprocessing = build_preprocessing(recipe, data) if data else _preprocessing(recipe, state)
+    built = create_model(
+        model,
+        num_classes=num_classes,
+        img_size=preprocessing.img_size,
+        in_chans=preprocessing.channels,
+        **recipe.model.arguments,
+    )
+    load_reference_weights(built, checkpoint, source, ema=ema)
+    run.path.mkdir(parents=True, exist_ok=True)
+    for folder in (run.best_model, run.last_model):
+        save_model(
+            built,
+            folder,
+            architecture=model,
+            num_classes=num_classes,
+            model_args=recipe.model.arguments,
+            class_names=names,
+            preprocessing=preprocessing,
+        )
+    _write(run.data_file, _data(data, names))
+    origin = {
+        "checkpoint": checkpoint.name,
+        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "source": source,
+        "ema": ema,
+    }
+    _write(run.imported_file, origin)
+    atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))
+    return run
+
+
+def _recipe(checkpoint: Path, source: str, model: str, overrides: Sequence[str]) -> Recipe:
+    cfg = timm.get_pretrained_cfg(model.split(".")[0])
+    size = list(cfg.input_size[1:]) if cfg is not None else [224, 224]
+    values = {
+        "description": f"imported from {checkpoint.name} ({source}); how it was trained is unknown",
+        "input": {
+            "img_size": size,
+            "normalization": "imagenet",
+            "interpolation": TEST_INTERPOLATION.get(source, "bicubic"),
+        },
+        "model": {"name": model},
+        "schedule": {"warmup_epochs": 0},
+        "training": {"epochs": 1},
+    }
+    return recipe_from(values, overrides, name="imported")
+
+
+def _num_classes(recipe: Recipe, state: dict[str, Tensor], label: str) -> int:
+    """K, from the classifier's weight, of which the model knows the other dimension."""
+    name, args = recipe.model.name, recipe.model.arguments
+    with torch.device("meta"):
+        model: Any = create_model(name, num_classes=1, **args)
+    classifier = model.pretrained_cfg["classifier"]
+    key = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"
+    if key not in state:
+        raise VitrellisError(
+            f"{label}: not the weights of {name}: it has no {key}. It holds "
+            f"{', '.join(list(state)[:3])}, ..."
+        )
+    shape = list(state[key].shape)
+    if len(shape) != 2 or model.num_features not in shape:
+        raise VitrellisError(
+            f"{label}: not the weights of {name}: {key} has shape {tuple(shape)}, one side of "
+            f"which should be {model.num_features}"
+        )
+    shape.remove(model.num_features)
+    return int(shape[0])
+
+
+def _images(recipe: Recipe, overrides: Sequence[str]) -> Source | None:
+    """The images to evaluate on, if any are named."""
+    is_named = any(override.startswith("data.") for override in overrides)
+    return build_source(recipe) if is_named else None
+
+
+def _class_names(
+    given: Sequence[str] | None, data: Source | None, num_classes: int
+) -> tuple[str, ...]:
+    names = given
+    if names is None:
+        names = data.class_names if data is not None else [str(k) for k in range(num_classes)]
+    if len(names) != num_classes:
+        raise UsageError(f"{len(names)} class names for a model of {num_classes} classes")
+    return tuple(names)
+
+
+def _preprocessing(recipe: Recipe, state: dict[str, Tensor]) -> Preprocessing:
+    """What is known without images."""
+    settings = recipe.input
+    channels = settings.channels if settings.channels is not None else _channels(recipe, state)
+    canvas = settings.canvas if settings.canvas is not None else settings.img_size
+    sides = (canvas, canvas) if isinstance(canvas, int) else canvas
+    return preprocessing_of(recipe, channels, sides, given_normalization(recipe, channels))
+
+
+def _channels(recipe: Recipe, state: dict[str, Tensor]) -> int:
+    """Image channels, from the first convolution's weight; three where there is none."""
+    cfg = timm.get_pretrained_cfg(recipe.model.name.split(".")[0])
+    weight = state.get(f"{cfg.first_conv}.weight") if cfg is not None else None
+    return int(weight.shape[1]) if weight is not None and weight.ndim == 4 else 3
+
+
+def _data(data: Source | None, class_names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "fingerprint": None if data is None else data.fingerprint(),
+        "class_names": list(class_names),
+        "class_counts": None if data is None else data.class_counts.tolist(),
+    }
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    text = json.dumps(values, indent=2) + "\n"
+    atomic_write(path, lambda target: target.write_text(text))

@@ -1,0 +1,279 @@
+"""Carries a recipe out: the teacher first, then the student, then the figures.
+
+A run that exists is continued, or shown if it is complete; one of another recipe is left alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from rich.console import Console
+from torch import nn
+
+from vitrellis.assembly.build import build_source
+from vitrellis.assembly.session import Given, prepare_parts, train_student
+from vitrellis.assembly.teachers import teacher_folder
+from vitrellis.data.sources import Source
+from vitrellis.errors import UsageError
+from vitrellis.objectives import Term
+from vitrellis.recipe import (
+    Recipe,
+    defines,
+    describe,
+    differences,
+    load_recipe,
+    recipe_from,
+    teacher_recipe,
+)
+from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.directory import RunDirectory
+from vitrellis.runs.exported import Trained, load_exported
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A complete run.
+
+    Attributes:
+        run: Its directory.
+        results: What `results.json` holds.
+        teachers: Runs of the teachers that were trained for it, by name.
+    """
+
+    run: RunDirectory
+    results: dict[str, Any]
+    teachers: Mapping[str, Finished] = field(default_factory=dict)
+
+    @property
+    def teacher(self) -> Finished | None:
+        """The run of the only teacher that was trained for it, if there is just one."""
+        return next(iter(self.teachers.values())) if len(self.teachers) == 1 else None
+
+    def model(self) -> Trained:
+        """The best model, in eval mode, with its class names and preprocessing."""
+        return load_exported(self.run.best_model)
+
+
+def train(
+    recipe: Recipe | str,
+    *,
+    out: Path | str | None = None,
+    fresh: bool = False,
+    source: Source | None = None,
+    console: Console | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
+    terms: Sequence[Term] = (),
+) -> Finished:
+    """Trains a recipe to its end, its teachers first if it names some.
+
+    Args:
+        recipe: What to do, or a packaged recipe's name.
+        out: The run directory; by default `runs/` and the recipe's name.
+        fresh: Delete what is in the run directory, and begin anew. The teacher is kept.
+        source: Images from Python, in place of `recipe.data.source`.
+        console: Where progress is shown; by default nowhere.
+        teachers: Modules for the teachers that the recipe says are `given`, by name: "teacher" if
+            there is one. They are shown images normalised as the student's.
+        terms: Added to those of the recipe's objective; a term of one's own says in `needs` what it
+            looks at.
+
+    Raises:
+        UsageError: If the directory holds the run of another recipe, or the recipe does not fit.
+        VitrellisError: If the data is bad, the loss diverges, or a file cannot be written.
+        Interrupted: After SIGTERM or Ctrl-C; the same call continues.
+    """
+    if isinstance(recipe, str):
+        recipe = load_recipe(recipe)
+    with _begun(recipe, out, fresh, source, console) as begun:
+        run, fabric, shown, guides = begun.run, begun.fabric, begun.console, begun.teachers
+        if run.results_file.exists():
+            shown.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
+        else:
+            given = Given(teachers or {}, terms)
+            train_student(recipe, run, begun.source, fabric, shown, given)
+    return Finished(run, run.read_results(), guides)
+
+
+def store_features(
+    recipe: Recipe,
+    *,
+    out: Path | str | None = None,
+    source: Source | None = None,
+    console: Console | None = None,
+) -> list[Path]:
+    """Asks the teachers of a recipe that are `offline` about every training image, once.
+
+    Training the recipe does this first, if it has not been done.
+
+    Args:
+        recipe: What to do; its teachers are trained first if they have to be.
+        out: The run directory of the student, beside which the stores are.
+        source: Images from Python, in place of `recipe.data.source`.
+        console: Where progress is shown; by default nowhere.
+
+    Returns:
+        The folders of the stores.
+
+    Raises:
+        UsageError: If no teacher is offline, or as `train`.
+        VitrellisError: As `train`.
+    """
+    if not any(settings.offline for settings in recipe.tutors.values()):
+        raise UsageError(
+            f"{recipe.name}: none of its teachers is offline. Add teacher.offline=true, here and "
+            "for training"
+        )
+    with _begun(recipe, out, False, source, console) as begun:
+        parts = prepare_parts(recipe, begun.run, begun.source, begun.fabric, begun.console, Given())
+    return list(parts.stores)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run that is open, with its teachers trained."""
+
+    run: RunDirectory
+    fabric: Fabric
+    source: Source
+    console: Console
+    teachers: dict[str, Finished]
+
+
+@contextmanager
+def _begun(
+    recipe: Recipe,
+    out: Path | str | None,
+    fresh: bool,
+    source: Source | None,
+    console: Console | None,
+) -> Iterator[_Begun]:
+    guides = {  # wrong words end here, not later
+        name: teacher_recipe(recipe, name)
+        for name, settings in recipe.tutors.items()
+        if settings.recipe is not None
+    }
+    fabric = _launch(recipe)
+    console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
+    run = RunDirectory(Path(out) if out is not None else Path("runs") / recipe.name)
+    prepared = build_source(recipe, source)
+    with _claimed(run, fabric):
+        if fabric.is_global_zero:
+            _open(run, recipe, guides, prepared, fresh)
+        fabric.barrier()
+        finished = {
+            name: train(guide, out=teacher_folder(guide, run), source=source, console=console)
+            for name, guide in guides.items()
+        }
+        yield _Begun(run, fabric, prepared, console, finished)
+
+
+def _launch(recipe: Recipe) -> Fabric:
+    # subnormal numbers brake a processor several times over; before the first parallel work
+    torch.set_flush_denormal(True)
+    machine = recipe.machine
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+    is_parallel = machine.devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    fabric = Fabric(
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        # a term that is switched off leaves its projections without a gradient
+        strategy=DDPStrategy(find_unused_parameters=True) if is_parallel else "auto",
+        precision=recipe.training.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def _claimed(run: RunDirectory, fabric: Fabric) -> Iterator[None]:
+    """Keeps two commands from training in one directory; the claim ends with the process."""
+    if not fabric.is_global_zero:
+        yield
+        return
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{run.path}: cannot be a run directory ({error.strerror})") from error
+    with run.lock_file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{run.path}: another process is training here. Wait for it, or use another --out"
+            ) from error
+        yield
+
+
+def _open(
+    run: RunDirectory, recipe: Recipe, guides: Mapping[str, Recipe], source: Source, fresh: bool
+) -> None:
+    """Makes sure the directory is new, or holds this recipe on this data."""
+    if fresh and run.exists():
+        _empty(run)
+    if run.imported_file.exists():
+        raise UsageError(
+            f"{run.path}: holds an imported model, which cannot be trained on. Use another --out; "
+            f"to start from its weights, model.weights={run.best_model}/model.safetensors"
+        )
+    if run.exists():
+        _check_same(run, recipe, guides, source)
+        return
+    others = [entry.name for entry in run.path.iterdir() if entry != run.lock_file]
+    if others:
+        raise UsageError(
+            f"{run.path}: holds {sorted(others)[0]!r} and is not a run. Use another --out"
+        )
+    data = {
+        "fingerprint": source.fingerprint(),
+        "class_names": list(source.class_names),
+        "class_counts": source.class_counts.tolist(),
+        "teachers": {name: defines(guide) for name, guide in guides.items()},
+    }
+    atomic_write(run.data_file, lambda path: path.write_text(json.dumps(data, indent=2)))
+    atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))
+
+
+def _check_same(
+    run: RunDirectory, recipe: Recipe, guides: Mapping[str, Recipe], source: Source
+) -> None:
+    way_out = "Use --fresh to delete it and begin anew, or another --out"
+    changed = differences(load_recipe(run.recipe_file), recipe)
+    if changed:
+        lines = "\n  ".join(changed)
+        raise UsageError(f"{run.path} holds the run of another recipe:\n  {lines}\n{way_out}")
+    data = json.loads(run.data_file.read_text())
+    if data["fingerprint"] != source.fingerprint():
+        raise UsageError(
+            f"{run.path} was trained on other images: {sum(data['class_counts'])} in "
+            f"{len(data['class_names'])} classes then, {len(source.train)} in "
+            f"{source.num_classes} now, or not the same files. {way_out}"
+        )
+    for name, before in data.get("teachers", {}).items():
+        changed = differences(recipe_from(before), guides[name])
+        if changed:
+            lines = "\n  ".join(changed)
+            raise UsageError(
+                f"{run.path} learned from another teacher; in {guides[name].name}:\n  {lines}\n"
+                f"{way_out}"
+            )
+
+
+def _empty(run: RunDirectory) -> None:
+    """Deletes all that a run holds."""
+    for entry in run.path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry != run.lock_file:
+            entry.unlink()

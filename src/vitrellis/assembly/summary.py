@@ -1,0 +1,132 @@
+"""What a run is about to do, in words, before it begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.fabric import Fabric
+
+from vitrellis.data.sources import Source
+from vitrellis.recipe import Recipe, effective_lr
+from vitrellis.teachers.evaluation import judge
+
+if TYPE_CHECKING:
+    from vitrellis.assembly.session import Parts
+
+MENTIONED_FACTOR = 5
+"""Images of the largest class over those of the smallest from which we say what can be done."""
+
+
+def announcement(parts: Parts, fabric: Fabric) -> list[str]:
+    """What is about to happen, with every derived number resolved."""
+    recipe, source, training = parts.recipe, parts.source, parts.recipe.training
+    counts = source.class_counts
+    splits = ", ".join(f"{len(split):,} {name}" for name, split in source.splits.items())
+    parameters = sum(p.numel() for p in parts.guided.student.parameters() if p.requires_grad)
+    terms = parts.guided.objective.describe()
+    height, width = parts.preprocessing.img_size
+    lines = [
+        f"{recipe.name}",
+        f"  data       {source.name}: {splits} images, {source.num_classes} classes "
+        f"({int(counts.min()):,} to {int(counts.max()):,} training images each){_sampler(recipe)}",
+        *(
+            f"             note: {note}"
+            for note in (*source.notes, *_notes_on_classes(recipe, source))
+        ),
+        f"  model      {recipe.model.name}, {parameters:,} parameters, "
+        f"{height} x {width} pixels, seed {recipe.seed}",
+        f"  objective  {terms[0]}",
+        *(f"             + {term}" for term in terms[1:]),
+        *_last_phase(recipe),
+        f"  varied     {_augmentation(recipe)}",
+        f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
+        f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
+        f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
+        f"{parts.loader.batch_size}, {training.precision}, "
+        f"{fabric.world_size} x {fabric.device.type}{_choice(recipe, source)}",
+    ]
+    if source.val is not None:
+        lines += judge(parts.faculty, parts.evaluation(source.val), source.num_classes)
+    return lines
+
+
+def _sampler(recipe: Recipe) -> str:
+    sampler = recipe.data.sampler
+    return "" if sampler == "uniform" else f", drawn by the {sampler} sampler"
+
+
+def _choice(recipe: Recipe, source: Source) -> str:
+    """What the best epoch is chosen by, where that is not the share of right images."""
+    if source.val is None or recipe.training.select_by == "top1":
+        return ""
+    return "; the best epoch is chosen by balanced accuracy"
+
+
+def _augmentation(recipe: Recipe) -> str:
+    """What is done to training images, the strengths of it left to the recipe."""
+    settings = recipe.augmentation
+    crops = {
+        "resized": f"crops of {settings.scale[0]:.2g} to {settings.scale[1]:.2g} of the area",
+        "padded": f"crops padded by {settings.padding}",
+        "none": "whole images",
+    }
+    parts = [crops[settings.crop], *(word for word in (settings.rand_augment,) if word)]
+    if settings.auto_augment is not None:
+        parts.append(f"AutoAugment of {settings.auto_augment}")
+    amounts = {
+        "flip": settings.flip,
+        "vertical flip": settings.vertical_flip,
+        "colour jitter": settings.color_jitter_probability * any(settings.color_jitter),
+        "greyscale": settings.grayscale,
+        "blur": settings.blur,
+        "erasing": settings.erasing,
+        "Cutout": settings.cutout,
+        "mixup": settings.mixup,
+        "CutMix": settings.cutmix,
+    }
+    parts += [f"{name} {amount:g}" for name, amount in amounts.items() if amount]
+    if settings.repeats > 1:
+        parts.append(f"{settings.repeats} views of an image in an epoch")
+    return ", ".join(parts)
+
+
+def _scaled(recipe: Recipe) -> str:
+    """How the learning rate follows the batch, of which accumulated portions are parts."""
+    per = recipe.optimizer.lr_per_batch
+    return "" if per is None else f" ({recipe.optimizer.lr:g} for a batch of {per})"
+
+
+def _sharpness(recipe: Recipe) -> str:
+    sam = recipe.optimizer.sam
+    if sam is None:
+        return ""
+    radii = [f"{rho:g}" + (f" from epoch {epoch + 1}" if epoch else "") for epoch, rho in sam.steps]
+    return f", SAM rho {', '.join(radii)}"
+
+
+def _notes_on_classes(recipe: Recipe, source: Source) -> list[str]:
+    """What is lacking of rare classes, and what can be done about them, where nothing is."""
+    counts = source.class_counts
+    notes = []
+    if source.val is not None:
+        seen = torch.bincount(source.val.labels, minlength=source.num_classes)
+        unseen = [name for name, n in zip(source.class_names, seen.tolist(), strict=True) if n == 0]
+        if unseen:
+            others = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
+            notes.append(f"no validation image of {', '.join(unseen[:3])}{others}")
+    if not recipe.makes_up_for_sizes and counts.max() >= MENTIONED_FACTOR * counts.min():
+        notes.append("classes differ much in size; balance=true makes them count alike")
+    return notes
+
+
+def _last_phase(recipe: Recipe) -> list[str]:
+    """When the last phase begins, and what of it the terms do not say."""
+    if recipe.deferred is None:
+        return []
+    epochs = recipe.training.epochs
+    first = recipe.deferred.first_epoch(epochs) + 1
+    shown = recipe.augmentation
+    stops = (shown.mixup or shown.cutmix) and not recipe.deferred.mixing
+    end = ", images no longer mixed" if stops else ""
+    return [f"  deferred   from epoch {first} of {epochs} on{end}"]

@@ -1,0 +1,214 @@
+"""Where a run's teachers come from: recipes, other runs, timm models, or modules from Python.
+
+The run keeps a copy of each in `teacher/`, so that it can be continued when the original is gone.
+Of a module from Python it keeps a digest, to notice when another one is given.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from lightning.fabric import Fabric
+from torch import nn
+
+from vitrellis.assembly.build import Place, build_eval_loader, build_teacher
+from vitrellis.data.canvas import Tick
+from vitrellis.data.loader import TrainLoader
+from vitrellis.data.sources import Source
+from vitrellis.errors import UsageError
+from vitrellis.models import create_model
+from vitrellis.objectives import Objective
+from vitrellis.recipe import Recipe, TeacherSection, defines, digest, teacher_recipe
+from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.directory import RunDirectory, find_run
+from vitrellis.runs.exported import Preprocessing, Trained, load_exported, save_model
+from vitrellis.teachers.precomputed import FeatureStore, StoredTeacher, StoreKey, weights_digest
+from vitrellis.teachers.teacher import Faculty
+from vitrellis.training.guided import Teacher
+
+
+def teacher_folder(teacher: Recipe, run: RunDirectory) -> Path:
+    """Where the teacher of a run is trained: beside it, under what defines the teacher."""
+    return run.path.parent / "teachers" / f"{teacher.name}-{digest(defines(teacher))}"
+
+
+def load_faculty(
+    recipe: Recipe,
+    run: RunDirectory,
+    source: Source,
+    student: Preprocessing,
+    fabric: Fabric,
+    given: Mapping[str, nn.Module],
+) -> Faculty:
+    """The recipe's teachers on the device.
+
+    Args:
+        recipe: The student's.
+        run: Of the student.
+        source: Its images.
+        student: What its images go through.
+        fabric: Launched.
+        given: Modules from Python, by the names that the recipe gives them.
+
+    Raises:
+        VitrellisError: If files are missing or damaged.
+        UsageError: If classes or channels are not the student's, or modules are missing.
+    """
+    wanted = {name for name, settings in recipe.tutors.items() if settings.given}
+    if wanted != given.keys():
+        raise UsageError(
+            f"teachers: the recipe expects modules for {_listed(wanted)}, and was given "
+            f"{_listed(given)}. In Python: vitrellis.train(recipe, teachers={{name: module}}) "
+            "with `teacher: {given: true}` in the recipe"
+        )
+    teachers: dict[str, Teacher] = {}
+    for name, settings in recipe.tutors.items():
+        if settings.given:
+            trained = _given(given[name], settings, source, student)
+            if fabric.is_global_zero:
+                _check_given(given[name], run.path / f"given-{name}.json", name)
+        else:
+            folder = run.teacher_model(name)
+            if fabric.is_global_zero and not (folder / "config.json").exists():
+                _keep(recipe, name, settings, source, student, run, folder)
+            fabric.barrier()
+            trained = load_exported(folder)
+        teacher = build_teacher(
+            name, settings, trained, source, student, compiled=recipe.training.compile
+        )
+        teachers[name] = teacher.to(fabric.device)
+    return Faculty(teachers)
+
+
+def open_stores(
+    recipe: Recipe,
+    run: RunDirectory,
+    source: Source,
+    student: Preprocessing,
+    faculty: Faculty,
+    objective: Objective,
+    loader: TrainLoader,
+    place: Place,
+    fabric: Fabric,
+    progress: Tick | None,
+) -> list[Path]:
+    """Lets teachers that are to be asked offline answer from stores, which are filled if need be.
+
+    Returns:
+        The folders of the stores.
+    """
+    needs = objective.teacher_needs(None)
+    folders = []
+    for name, teacher in faculty.items():
+        settings = recipe.tutors[name]
+        if not settings.offline:
+            continue
+        as_they_are = replace(student, interpolation=loader.augment.interpolation)
+        key = StoreKey(
+            teacher=weights_digest(teacher.model.state_dict()),
+            images=source.fingerprint(),
+            shown=f"{as_they_are}, {teacher.shown}",
+            blocks=needs[name].teacher_blocks,
+            precision=settings.offline_precision,
+        )
+        folder = run.path.parent / "features" / f"{name}-{key.digest()}"
+        if fabric.is_global_zero:
+            store = FeatureStore(folder, key, len(source.train))
+            if not store.is_complete:
+                alone = replace(place, rank=0, world_size=1)
+                images = build_eval_loader(recipe, source.train, as_they_are, alone)
+                store.fill(teacher, images, progress)
+        fabric.barrier()
+        store = FeatureStore(folder, key, len(source.train))
+        faculty.keep(name, StoredTeacher(store, loader.augment, student.canvas))
+        folders.append(folder)
+    return folders
+
+
+def _keep(
+    recipe: Recipe,
+    name: str,
+    settings: TeacherSection,
+    source: Source,
+    student: Preprocessing,
+    run: RunDirectory,
+    folder: Path,
+) -> None:
+    """Copies or makes the teacher's model in the run."""
+    if settings.model is not None:
+        _export_named(settings, source, student, folder)
+    elif settings.run is not None:
+        _copy_model(find_run(settings.run).best_model, folder)
+    else:
+        origin = RunDirectory(teacher_folder(teacher_recipe(recipe, name), run))
+        _copy_model(origin.best_model, folder)
+
+
+def _copy_model(origin: Path, folder: Path) -> None:
+    load_exported(origin)  # a damaged one is refused here, under its own path
+    folder.mkdir(exist_ok=True)
+    for name in ("model.safetensors", "config.json"):  # the config last: it marks completeness
+        atomic_write(folder / name, functools.partial(shutil.copyfile, origin / name))
+
+
+def _shown_size(settings: TeacherSection, student: Preprocessing) -> Preprocessing:
+    """As the student's images, at the size that the teacher wants."""
+    side = settings.img_size
+    if side is None:
+        return student
+    return replace(student, img_size=(side, side) if isinstance(side, int) else side)
+
+
+def _export_named(
+    settings: TeacherSection, source: Source, student: Preprocessing, folder: Path
+) -> None:
+    """Writes a timm model with its weights; it is shown images normalised as the student's."""
+    assert settings.model is not None
+    shown = _shown_size(settings, student)
+    model = create_model(
+        settings.model,
+        num_classes=source.num_classes,
+        img_size=shown.img_size,
+        in_chans=student.channels,
+        pretrained=settings.pretrained,
+        weights=settings.weights,
+        **settings.args,
+    )
+    save_model(
+        model,
+        folder,
+        architecture=settings.model,
+        num_classes=source.num_classes,
+        model_args=settings.args,
+        class_names=source.class_names,
+        preprocessing=shown,
+    )
+
+
+def _given(
+    module: nn.Module, settings: TeacherSection, source: Source, student: Preprocessing
+) -> Trained:
+    shown = _shown_size(settings, student)
+    return Trained(module, type(module).__name__, tuple(source.class_names), shown)
+
+
+def _check_given(module: nn.Module, file: Path, name: str) -> None:
+    """Remembers a module's weights, or compares them with what is remembered."""
+    found = weights_digest(module.state_dict())
+    if not file.exists():
+        atomic_write(file, lambda path: path.write_text(json.dumps({"weights": found})))
+    elif json.loads(file.read_text())["weights"] != found:
+        raise UsageError(
+            f"{file.parent}: was begun with another module as {name}: its weights differ. Give the "
+            "same one, or use fresh=True or another out="
+        )
+
+
+def _listed(names: object) -> str:
+    assert isinstance(names, set | Mapping)
+    return ", ".join(sorted(names)) or "none"

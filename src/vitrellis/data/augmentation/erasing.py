@@ -1,0 +1,65 @@
+"""Random erasing (Zhong et al., AAAI 2020, https://arxiv.org/abs/1708.04896), as timm's pixel mode.
+
+How we differ: the noise is not drawn but read from a table of normal numbers, from a random place
+on; drawing it for every pixel would cost more than all the rest of an augmentation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vitrellis.data.augmentation.boxes import is_inside, random_boxes
+from vitrellis.data.augmentation.crops import cached_parts
+from vitrellis.data.randomness import integers, uniform
+
+AREA = (0.02, 1 / 3)
+"""Smallest and largest share of the image that is erased."""
+ASPECT = (0.3, 1 / 0.3)
+"""Narrowest and widest rectangle, width over height."""
+NUM_PLACES = 1 << 18
+"""At how many places of the table noise can begin."""
+
+
+class Erasing:
+    """Replaces a rectangle of some images by normal noise.
+
+    Args:
+        probability: Of an image to be erased from.
+    """
+
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
+        self._table = torch.empty(0)
+
+    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+        """Erases in place, and returns the images.
+
+        Args:
+            images: `(B, C, H, W)` float32, normalised.
+            keys: `(B,)` of the samples, on the CPU.
+        """
+        height, width = images.shape[-2:]
+        device, numbers = images.device, images.shape[1:].numel()
+        boxes = random_boxes(
+            keys, (height, width), AREA, ASPECT, largest=(height - 1, width - 1), stream="erase-box"
+        )
+        is_erased = boxes.found & (uniform(keys, "erase", 1).squeeze(1) < self.probability)
+        rows = is_erased.nonzero().squeeze(1)
+        sides = boxes.sides[rows].to(device)
+        starts = integers(keys[rows], "erase-noise", 1, below=NUM_PLACES).squeeze(1).to(device)
+        rows = rows.to(device)
+        noise = self._noise(numbers, device)
+        for part in cached_parts(len(rows), numbers, device):
+            own = images.index_select(0, rows[part])
+            drawn = noise.index_select(0, starts[part]).view_as(own)
+            erased = torch.where(is_inside(sides[part], (height, width)), drawn, own)
+            images.index_copy_(0, rows[part], erased)
+        return images
+
+    def _noise(self, numbers: int, device: torch.device) -> Tensor:
+        """`(NUM_PLACES, numbers)` overlapping views of the table."""
+        if len(self._table) != NUM_PLACES + numbers or self._table.device != device:
+            generator = torch.Generator().manual_seed(0)
+            self._table = torch.randn(NUM_PLACES + numbers, generator=generator).to(device)
+        return self._table.as_strided((NUM_PLACES, numbers), (1, 1))

@@ -1,0 +1,164 @@
+"""RandAugment for whole batches: every sample its own operations and magnitudes.
+
+Paper: Cubuk et al., "RandAugment", 2020, https://arxiv.org/abs/1909.13719, in timm's version, whose
+notation, operations, magnitudes and probability of 0.5 an operation this follows
+(`timm/data/auto_augment.py`).
+
+How we differ: warps are bilinear (timm draws bilinear or bicubic unless told), and of timm's
+notation the parts `mmax`, `t` and `w` are left out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Drawn
+from vitrellis.data.randomness import normal, uniform
+from vitrellis.errors import UsageError
+
+HIGHEST_MAGNITUDE = 10.0
+"""Magnitudes are tenths of an operation's greatest strength."""
+UNIFORM_FROM_STD = 100.0
+"""A larger `mstd` means magnitudes that are uniform up to `m`."""
+CHOICES = OPERATIONS[:15]
+"""timm's fifteen, each drawn equally often."""
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """What a RandAugment string says: each of `CHOICES` is drawn equally often.
+
+    Attributes:
+        magnitude: `m`, 0 to 10.
+        magnitude_std: `mstd`, of the normal distribution around it.
+        num_layers: `n`, operations one after the other.
+        probability: `p`, that an operation is done at all.
+        increasing: `inc1`: every operation grows stronger with the magnitude.
+    """
+
+    magnitude: float = HIGHEST_MAGNITUDE
+    magnitude_std: float = 0.0
+    num_layers: int = 2
+    probability: float = 0.5
+    increasing: bool = False
+
+    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
+        """Operations and strengths of `num_layers` layers, whatever the size; see `Policy`."""
+        del size
+        draws = uniform(keys, "rand-augment", 3 * self.num_layers).unflatten(1, (3, -1))
+        which, whether, sign = draws.unbind(dim=1)  # (B, num_layers)
+        is_done = whether < self.probability
+        chosen = torch.where(is_done, (which * len(CHOICES)).long(), NOTHING)
+        signs = torch.where(sign < 0.5, -1.0, 1.0)
+        return Drawn(chosen, strengths(chosen, self.magnitudes(keys), signs, self.increasing))
+
+    def magnitudes(self, keys: Tensor) -> Tensor:
+        """One for each sample and layer, `(B, num_layers)` float64."""
+        if self.magnitude_std > UNIFORM_FROM_STD:
+            share = uniform(keys, "rand-augment-magnitude", self.num_layers)
+            return share.double() * self.magnitude
+        noise = normal(keys, "rand-augment-magnitude", self.num_layers).double()
+        return (self.magnitude + self.magnitude_std * noise).clamp(0, HIGHEST_MAGNITUDE)
+
+
+def parse_policy(text: str) -> RandAugment:
+    """Reads timm's notation, such as `rand-m9-mstd0.5-inc1`.
+
+    Raises:
+        UsageError: If it is something else, or has a part that is not supported here.
+    """
+    name, *parts = text.split("-")
+    if name != "rand":
+        raise UsageError(f"augmentation.rand_augment: {text!r} should begin with 'rand-'")
+    values: dict[str, float] = {}
+    for part in parts:
+        match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
+        if match is None or match[1] not in _PARTS:
+            raise UsageError(
+                f"augmentation.rand_augment: {text!r} has {part!r}; known are m, mstd, n, p and "
+                "inc, each with a number, as in rand-m9-mstd0.5-inc1"
+            )
+        name, value = match[1], float(match[2])
+        highest, is_whole = _PARTS[name]
+        if value > highest or (is_whole and value != int(value)):
+            kind = "a whole number" if is_whole else "a number"
+            raise UsageError(
+                f"augmentation.rand_augment: {text!r} has {part!r}; "
+                f"after {name!r} comes {kind} up to {highest:g}"
+            )
+        values[name] = value
+    return RandAugment(
+        magnitude=values.get("m", HIGHEST_MAGNITUDE),
+        magnitude_std=values.get("mstd", 0.0),
+        num_layers=int(values.get("n", 2)),
+        probability=values.get("p", 0.5),
+        increasing=bool(values.get("inc", 0)),
+    )
+
+
+def strengths(chosen: Tensor, magnitudes: Tensor, signs: Tensor, increasing: bool) -> Tensor:
+    """What operations are told: bits, grey levels, degrees, shares or factors.
+
+    Args:
+        chosen: `(B, ...)` int64, index into `CHOICES`; what `NOTHING` is told means nothing.
+        magnitudes: float64 in [0, 10], of the same shape.
+        signs: -1 and 1, of the same shape, for the operations that go both ways.
+        increasing: Whether strength grows with the magnitude throughout.
+
+    Returns:
+        float64, of the same shape.
+    """
+    scales = [_SCALES[name, increasing] for name in CHOICES]
+    greatest, from_, least = torch.tensor(
+        [[scale.greatest, scale.start, scale.least] for scale in scales], dtype=torch.float64
+    )[chosen].unbind(dim=-1)
+    flags = torch.tensor([[scale.is_whole, scale.is_signed] for scale in scales])
+    is_whole, is_signed = flags[chosen].unbind(dim=-1)
+    strength = magnitudes / HIGHEST_MAGNITUDE * greatest.abs()
+    strength = torch.where(is_whole, strength.trunc(), strength) * greatest.sign()
+    return (from_ + torch.where(is_signed, strength * signs, strength)).clamp_min(least)
+
+
+class _Scale(NamedTuple):
+    """From magnitude to strength: `start` for 0, `start + greatest` for 10."""
+
+    greatest: float = 0.0
+    start: float = 0.0
+    least: float = -math.inf
+    is_whole: bool = False
+    is_signed: bool = False
+
+
+_ENHANCEMENT = {True: _Scale(0.9, 1.0, 0.1, is_signed=True), False: _Scale(1.8, 0.1)}
+_SCALES = {
+    (name, increasing): scale
+    for increasing in (True, False)
+    for name, scale in {
+        "AutoContrast": _Scale(),
+        "Equalize": _Scale(),
+        "Invert": _Scale(),
+        "Posterize": _Scale(-4, 4, is_whole=True) if increasing else _Scale(4, is_whole=True),
+        "Solarize": _Scale(-256, 256, is_whole=True) if increasing else _Scale(256, is_whole=True),
+        "SolarizeAdd": _Scale(110, is_whole=True),
+        "Rotate": _Scale(30, is_signed=True),
+        "ShearX": _Scale(0.3, is_signed=True),
+        "ShearY": _Scale(0.3, is_signed=True),
+        "TranslateXRel": _Scale(0.45, is_signed=True),
+        "TranslateYRel": _Scale(0.45, is_signed=True),
+        **dict.fromkeys(("Color", "Contrast", "Brightness", "Sharpness"), _ENHANCEMENT[increasing]),
+    }.items()
+}
+_PARTS = {
+    "m": (HIGHEST_MAGNITUDE, False),
+    "mstd": (float("inf"), False),
+    "n": (100.0, True),
+    "p": (1.0, False),
+    "inc": (1.0, True),
+}
+"""Of the notation: the highest number, and whether it must be whole."""

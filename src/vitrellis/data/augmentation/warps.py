@@ -1,0 +1,135 @@
+"""Rotation, shear and translation for whole batches, each image by its own strength."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vitrellis.data.augmentation.crops import cached_parts
+
+_ROOM = 2.0**-9
+"""Of a grey level: more than single precision errs."""
+
+
+def warp(images: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
+    """Affine warps as Pillow's `Image.transform`, bilinear.
+
+    Args:
+        images: `(B, C, H, W)` uint8.
+        matrices: `(B, 2, 3)` float64: where each output pixel `(x, y, 1)` comes from, in pixels,
+            with centres at halves.
+        fill: `(C,)` float32, grey levels of what comes from outside.
+
+    Returns:
+        `(B, C, H, W)` uint8.
+    """
+    channels, height, width = images.shape[1:]
+    column = torch.arange(width, device=images.device) + 0.5
+    row = torch.arange(height, device=images.device)[:, None] + 0.5
+    extent = torch.tensor([width, height], device=images.device).view(2, 1, 1)
+    out = torch.empty_like(images)
+    for part in cached_parts(len(images), channels * height * width, images.device):
+        from_x, from_y, from_1 = matrices[part, :, :, None, None].float().unbind(dim=2)
+        origins = from_x * column + (from_y * row + from_1)  # (b, 2, H, W)
+        inside = ((origins >= 0) & (origins < extent)).all(dim=1, keepdim=True)  # (b, 1, H, W)
+        grid = (origins * (2 / extent) - 1).movedim(1, -1)  # (b, H, W, 2)
+        warped = F.grid_sample(
+            images[part].float(), grid, padding_mode="border", align_corners=False
+        )
+        # Pillow truncates, in double precision: whole levels must not end up just below themselves
+        out[part] = torch.where(inside, warped.add_(_ROOM), fill.view(1, -1, 1, 1)).short()
+    return out
+
+
+def combined(first: Tensor, second: Tensor) -> Tensor:
+    """The matrices of two warps, one after the other.
+
+    Args:
+        first: `(B, 2, 3)`, of the warp that is done first.
+        second: `(B, 2, 3)`, of the one that is done to its result.
+
+    Returns:
+        `(B, 2, 3)`.
+    """
+    last_row = second.new_tensor([0.0, 0.0, 1.0]).expand(len(second), 1, 3)
+    return first @ torch.cat([second, last_row], dim=1)
+
+
+def sample_maps(maps: Tensor, matrices: Tensor, size: tuple[int, int], stored: Tensor) -> Tensor:
+    """Feature maps of images, as if the images had been warped: bilinear, edges go on outside.
+
+    Args:
+        maps: `(B, C, h, w)` of the images as they were stored.
+        matrices: `(B, 2, 3)`, where the pixels of the warped images come from, as of `warp`.
+        size: `(H', W')` of the warped images in pixels.
+        stored: `(2,)` width and height of the stored images in pixels.
+
+    Returns:
+        `(B, C, h, w)`.
+    """
+    height, width = maps.shape[-2:]
+    column = (torch.arange(width, device=maps.device) + 0.5) * (size[1] / width)
+    row = (torch.arange(height, device=maps.device)[:, None] + 0.5) * (size[0] / height)
+    from_x, from_y, from_1 = matrices.to(maps)[:, :, :, None, None].unbind(dim=2)
+    origins = from_x * column + (from_y * row + from_1)  # (B, 2, h, w)
+    grid = (origins * (2 / stored.to(maps).view(2, 1, 1)) - 1).movedim(1, -1)
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+
+
+def rotation(degrees: Tensor, size: tuple[int, int]) -> Tensor:
+    """Matrices for `warp` that turn images counter-clockwise around their centre.
+
+    Args:
+        degrees: `(B,)`.
+        size: `(H, W)` of the images.
+
+    Returns:
+        `(B, 2, 3)` float64.
+    """
+    angles = -torch.deg2rad(degrees.double())
+    cos, sin = torch.cos(angles), torch.sin(angles)
+    y, x = size[0] / 2, size[1] / 2
+    from_x = torch.stack([cos, sin, x - x * cos - y * sin], dim=1)
+    from_y = torch.stack([-sin, cos, y + x * sin - y * cos], dim=1)
+    return torch.stack([from_x, from_y], dim=1)
+
+
+def shear_x(factors: Tensor, size: tuple[int, int]) -> Tensor:
+    """Matrices that move every row by `factors`, `(B,)`, times its distance from the top."""
+    del size
+    return _identity_with(factors, row=0, column=1)
+
+
+def shear_y(factors: Tensor, size: tuple[int, int]) -> Tensor:
+    """Matrices that move every column by `factors`, `(B,)`, times its distance from the left."""
+    del size
+    return _identity_with(factors, row=1, column=0)
+
+
+def translation_x(shares: Tensor, size: tuple[int, int]) -> Tensor:
+    """Matrices that move images to the left by `shares`, `(B,)`, of their width."""
+    return _identity_with(shares * size[1], row=0, column=2)
+
+
+def translation_y(shares: Tensor, size: tuple[int, int]) -> Tensor:
+    """Matrices that move images up by `shares`, `(B,)`, of their height."""
+    return _identity_with(shares * size[0], row=1, column=2)
+
+
+def _identity_with(values: Tensor, *, row: int, column: int) -> Tensor:
+    matrices = torch.eye(2, 3, dtype=torch.float64, device=values.device).repeat(len(values), 1, 1)
+    matrices[:, row, column] = values.double()
+    return matrices
+
+
+WARPS: dict[str, Callable[[Tensor, tuple[int, int]], Tensor]] = {
+    "Rotate": rotation,
+    "ShearX": shear_x,
+    "ShearY": shear_y,
+    "TranslateXRel": translation_x,
+    "TranslateYRel": translation_y,
+}
+"""Matrices of strengths, by timm's names."""

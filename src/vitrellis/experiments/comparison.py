@@ -1,0 +1,243 @@
+"""Several recipes over several seeds or folds, with the controls that a claim needs.
+
+Every unit (a seed, a fold) is one folder with a run for each recipe; the teacher that they share is
+trained once for it. Runs that are complete are not repeated, and one that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from vitrellis.analysis.groups import GROUPS
+from vitrellis.assembly.launch import Finished, train
+from vitrellis.errors import UsageError
+from vitrellis.recipe import Recipe, defines, load_recipe, with_epochs, without_guidance
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A recipe that takes part.
+
+    Attributes:
+        label: What it is called in tables.
+        recipe: A packaged recipe's name, or a path.
+        overrides: `key=value` changes to it.
+        controls: Whether it is also trained without guidance: for as many epochs, unless one of
+            the other arms is just that, and for as many seconds as it and its teacher took.
+    """
+
+    label: str
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    controls: bool = False
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is repeated.
+
+    Attributes:
+        seed: Of images, initialisation, order and augmentation.
+        fold: Which part of the images is tested on, of `folds`; None without cross-validation.
+        folds: Into how many parts the images are cut.
+    """
+
+    seed: int
+    fold: int | None = None
+    folds: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        return f"seed{self.seed}" + ("" if self.fold is None else f"-fold{self.fold}")
+
+    @property
+    def overrides(self) -> list[str]:
+        """What it changes in every recipe."""
+        changes = [f"seed={self.seed}"]
+        if self.fold is not None:
+            changes += [f"data.folds={self.folds}", f"data.fold={self.fold}"]
+        return changes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One arm in one unit.
+
+    Attributes:
+        arm: Its label.
+        role: "student", "teacher" or "control".
+        unit: Name of the unit.
+        epochs: Trained.
+        figures: Of the checkpoint that validation chose, fractions by name: `top1`,
+            `balanced_accuracy` and `macro_f1` of the test images; of the validation images, `top1`
+            alone, where there are no test images.
+        split: "test" or "validation": whose figures these are.
+        val_top1: Validation accuracy of that checkpoint, None where nothing was validated.
+        seconds: In training steps; a guided student's include its teacher's forward passes, not
+            the teacher's training.
+        images_per_second: Over all training steps.
+        run: The run directory.
+        groups: Test accuracy of head, mid and tail classes where some have many more training
+            images than others: `{"training images": {"head": 0.9, ...}}`, by how groups were told
+            apart; groups without a class are left out.
+    """
+
+    arm: str
+    role: str
+    unit: str
+    epochs: int
+    figures: dict[str, float]
+    split: str
+    val_top1: float | None
+    seconds: float
+    images_per_second: float
+    run: str
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass
+class _Progress:
+    """What one unit has so far, by label."""
+
+    folder: Path
+    unit: Unit
+    console: Console
+    finished: dict[str, Finished] = field(default_factory=dict)
+
+    def run(self, label: str, recipe: Recipe, name: str) -> Finished:
+        self.console.rule(f"{label}, {self.unit.name}", align="left")
+        self.finished[label] = train(recipe, out=self.folder / name, console=self.console)
+        return self.finished[label]
+
+
+def units(seeds: int, folds: int | None = None) -> list[Unit]:
+    """Seeds 0 to `seeds - 1`, each with all of its folds."""
+    if folds is None:
+        return [Unit(seed) for seed in range(seeds)]
+    return [Unit(seed, fold, folds) for seed in range(seeds) for fold in range(folds)]
+
+
+def compare(
+    arms: Sequence[Arm], repeated: Sequence[Unit], *, out: Path, console: Console
+) -> list[Measured]:
+    """Trains every arm in every unit.
+
+    Args:
+        arms: At least one, with different labels.
+        repeated: Seeds and folds.
+        out: Folder for the runs.
+        console: Where progress is shown.
+
+    Returns:
+        A row for every arm, teacher and control of every unit.
+
+    Raises:
+        UsageError: If a recipe is wrong, or two arms have one label.
+        VitrellisError: As `train`.
+    """
+    labels = [arm.label for arm in arms]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(f"{label}: given twice; each recipe is compared once")
+    for arm in arms:  # wrong words end here, before anything is trained
+        _recipe(arm, repeated[0])
+    return [row for unit in repeated for row in _one_unit(arms, unit, out, console)]
+
+
+def _one_unit(arms: Sequence[Arm], unit: Unit, out: Path, console: Console) -> Iterator[Measured]:
+    progress = _Progress(out / unit.name, unit, console)
+    recipes = {arm.label: _recipe(arm, unit) for arm in arms}
+    for arm in arms:
+        progress.run(arm.label, recipes[arm.label], _folder_name(arm.label))
+    controls = [arm for arm in arms if arm.controls]
+    control_labels: list[str] = []
+    for arm in controls:
+        control_labels += _run_controls(arm, recipes, progress, is_only=len(controls) == 1)
+    yield from _teachers(progress, arms, unit)
+    for label, finished in progress.finished.items():
+        role = "control" if label in control_labels else "student"
+        yield _measure(label, role, unit, finished)
+
+
+def _recipe(arm: Arm, unit: Unit) -> Recipe:
+    recipe = load_recipe(arm.recipe, [*arm.overrides, *unit.overrides])
+    if arm.controls and not recipe.tutors:
+        raise UsageError(f"{arm.label}: has no teacher, so it needs no control without one")
+    return recipe
+
+
+def _run_controls(
+    arm: Arm, recipes: dict[str, Recipe], progress: _Progress, *, is_only: bool
+) -> list[str]:
+    """Trains the same student without guidance, for equal epochs and for equal seconds.
+
+    Returns:
+        Labels of what was trained here.
+    """
+    alone = without_guidance(recipes[arm.label])
+    same = [label for label, recipe in recipes.items() if defines(recipe) == defines(alone)]
+    labels = []
+    if same:
+        alone_label = same[0]
+    else:
+        alone_label = f"{arm.label}, unguided"
+        progress.run(alone_label, alone, _folder_name(alone_label))
+        recipes[alone_label] = alone  # the next arm may have the same
+        labels.append(alone_label)
+    guided, by_itself = progress.finished[arm.label], progress.finished[alone_label]
+    spent = [guided, *guided.teachers.values()]
+    seconds = sum(finished.results["seconds"] for finished in spent)
+    epochs = round(alone.training.epochs * seconds / by_itself.results["seconds"])
+    longer = with_epochs(alone, max(alone.training.epochs, epochs))
+    label = f"{alone_label}, " + ("same seconds" if is_only else f"seconds of {arm.label}")
+    progress.run(label, longer, _folder_name(label))
+    return [*labels, label]
+
+
+def _teachers(progress: _Progress, arms: Sequence[Arm], unit: Unit) -> Iterator[Measured]:
+    """Every teacher that was trained for this unit, once."""
+    by_run = {}
+    for arm in arms:
+        for teacher in progress.finished[arm.label].teachers.values():
+            by_run[teacher.run.path] = teacher
+    for teacher in by_run.values():
+        yield _measure(teacher.results["recipe"], "teacher", unit, teacher)
+
+
+def _measure(label: str, role: str, unit: Unit, finished: Finished) -> Measured:
+    results: dict[str, Any] = finished.results
+    best = results["best"]
+    has_test = "test" in best
+    names = ("top1", "balanced_accuracy", "macro_f1")
+    tested = {name: best["test"][name] for name in names} if has_test else None
+    return Measured(
+        arm=label,
+        role=role,
+        unit=unit.name,
+        epochs=results["epochs"],
+        figures=tested if tested is not None else {"top1": best["val_top1"]},
+        split="test" if has_test else "validation",
+        val_top1=best["val_top1"],
+        seconds=results["seconds"],
+        images_per_second=results["images_per_second"],
+        run=str(finished.run.path),
+        groups={
+            grouping["by"]: {
+                name: grouping[name]["accuracy"]
+                for name in GROUPS
+                if grouping[name]["accuracy"] is not None
+            }
+            for grouping in best.get("test", {}).get("groups", [])
+        },
+    )
+
+
+def _folder_name(label: str) -> str:
+    kept = "".join(letter if letter.isalnum() or letter in "-_." else " " for letter in label)
+    return "-".join(kept.lower().split())

@@ -1,0 +1,104 @@
+"""The demo: does guidance help, at equal epochs and at equal seconds, on this machine, now?
+
+Every claim is checked against what was just measured, and withdrawn where it does not hold.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from vitrellis.experiments.comparison import Arm, Measured, compare, units
+from vitrellis.report.comparison_table import arm_labels, difference, fill_table, in_words
+from vitrellis.report.curves import learning_curves
+from vitrellis.report.hardware import describe_hardware
+from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.directory import RunDirectory
+
+TEACHER = "CNN teacher"
+ALONE = "DHVT alone"
+SAME_SECONDS = "DHVT alone, same seconds"
+GUIDED = "DHVT guided"
+VIT_ALONE = "plain ViT alone"
+VIT_GUIDED = "plain ViT guided"
+
+CLAIMS = (
+    (GUIDED, ALONE, "itself alone, at equal epochs"),
+    (GUIDED, SAME_SECONDS, "itself alone, at equal seconds (teacher included)"),
+    (GUIDED, TEACHER, "its own teacher"),
+    (VIT_GUIDED, VIT_ALONE, "itself alone, at equal epochs"),
+)
+"""Who is compared with whom, and what the other is to it."""
+
+
+def demonstrate(
+    *,
+    out: Path,
+    seeds: int,
+    with_plain_vit: bool,
+    overrides: Sequence[str],
+    console: Console,
+) -> list[Measured]:
+    """Trains all arms and prints the table, the verdict and where the picture is.
+
+    Args:
+        out: Folder for the runs. A complete demo in it is deleted first.
+        seeds: How many sets of runs.
+        with_plain_vit: Also train the plain ViT, alone and guided.
+        overrides: `key=value` changes to the recipes of the students.
+        console: Where to print.
+    """
+    summary = out / "summary.json"
+    if summary.exists():
+        shutil.rmtree(out)
+    arms = [
+        Arm(ALONE, "demo-alone", tuple(overrides)),
+        Arm(GUIDED, "demo", tuple(overrides), controls=True),
+    ]
+    if with_plain_vit:
+        arms += [
+            Arm(VIT_ALONE, "demo-vit-alone", tuple(overrides)),
+            Arm(VIT_GUIDED, "demo-vit", tuple(overrides)),
+        ]
+    rows = compare(arms, units(seeds), out=out, console=console)
+    measured = [replace(row, arm=TEACHER) if row.role == "teacher" else row for row in rows]
+    first = [row for row in measured if row.unit == measured[0].unit]
+    picture = out / "curves.png"
+    learning_curves(
+        {row.arm: RunDirectory(Path(row.run)).read_metrics() for row in first},
+        picture,
+        title="Validation accuracy, seed 0",
+    )
+    several = "s" if seeds > 1 else ""
+    table = Table(title=f"Fashion-MNIST, few images, {seeds} seed{several}")
+    fill_table(table, measured, metric="top1", baseline=None, folds=None)
+    console.print()
+    console.print(table)
+    lines = verdict(measured)
+    lines += [f"Measured on {describe_hardware()}", f"Learning curves: {picture}"]
+    lines += [f"  {row.arm + ':':26} {row.run}" for row in first]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    written = json.dumps([asdict(row) for row in measured], indent=2)
+    atomic_write(summary, lambda path: path.write_text(written))
+    return measured
+
+
+def verdict(measured: Sequence[Measured]) -> list[str]:
+    """What the figures say, claim by claim, in percentage points of test accuracy."""
+    labels = arm_labels(measured)
+    lines = []
+    for arm, other, words in CLAIMS:
+        if arm in labels and other in labels:
+            gain = difference(measured, arm, other, "top1", None)
+            claim = "beats" if gain.mean > 0 else "does not beat"
+            lines.append(f"The {arm.split()[-2]} with guidance {claim} {words}: {in_words(gain)}.")
+    if len({row.unit for row in measured}) == 1:
+        lines.append("One seed is an anecdote: `vitrellis demo --seeds 3` gives mean and spread.")
+    return lines

@@ -1,0 +1,1 @@
+"""What all models share: making them, their heads, feature taps and weights."""

@@ -1,0 +1,145 @@
+"""Any model by name: timm's, and those that timm lacks."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from torch import nn
+
+from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.models import cifar_resnet, cvt, dhvt, evit, pvt, small_vit, t2t
+from vitrellis.models.support.heads import add_distillation_head, head_modules
+from vitrellis.models.support.weights import load_initial
+
+IN_TIMM = (
+    "convit_tiny",
+    "deit_base_distilled_patch16_224",
+    "deit_base_patch16_224",
+    "deit_small_distilled_patch16_224",
+    "deit_small_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "deit_tiny_patch16_224",
+    "pit_ti_224",
+    "pit_ti_distilled_224",
+    "pvt_v2_b0",
+    "resnet18",
+    "resnet50",
+)
+"""What the published systems train and timm has."""
+
+
+def list_models() -> list[str]:
+    """Names of the models that this package adds to timm's."""
+    rooms = (cifar_resnet, cvt, dhvt, evit, pvt, small_vit, t2t)
+    return sorted(name.removesuffix(".untrained") for room in rooms for name in room.default_cfgs)
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    img_size: int | tuple[int, int] | None = None,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    weights: Path | None = None,
+    zero_head: bool = False,
+    distillation_head: bool = False,
+    **kwargs: Any,
+) -> nn.Module:
+    """A model by name, timm's or ours.
+
+    Args:
+        name: As in `timm.list_models()` or `list_models()`.
+        num_classes: K.
+        img_size: Pixels, one number or `(H, W)`. CNNs, which take any size, are not told.
+        in_chans: Image channels.
+        pretrained: Start from timm's published weights, which are downloaded.
+        weights: Start from the weights in this file; a head of other classes is left new.
+        zero_head: Set weights and biases of the classifier, or of both, to exactly zero, whatever
+            they started from. All logits are then 0 before the first step, as in DeiT's code. Terms
+            that standardize logits should not start so.
+        distillation_head: Give it a second classifier, which learns from a teacher.
+        **kwargs: Further arguments of the model, such as `drop_path_rate`.
+
+    Raises:
+        UsageError: If the name or an argument is unknown, or there are no published weights.
+        VitrellisError: If weights cannot be had, or are another model's.
+    """
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        raise _unknown_model(name)
+    if pretrained and weights is not None:
+        raise UsageError(f"{name}: give either pretrained or weights, not both")
+    if pretrained and not timm.is_model_pretrained(name):
+        raise UsageError(f"{name}: no weights are published for it. Give a file: model.weights")
+    if img_size is not None and takes_img_size(architecture):
+        kwargs["img_size"] = img_size
+    try:
+        model = timm.create_model(
+            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **kwargs
+        )
+    except TypeError as error:
+        # the model's constructor names the argument it does not know
+        raise UsageError(f"{name}: {_argument(error)} (model.args, or img_size)") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise VitrellisError(
+            f"{name}: its published weights could not be downloaded; is there a network? "
+            "A file of weights can be given in its place: model.weights"
+        ) from error
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"{name}: {' '.join(str(error).split())[:300]}") from error
+    assert isinstance(model, nn.Module)
+    if weights is not None:
+        load_initial(model, weights.expanduser())
+    if distillation_head:
+        add_distillation_head(model, name)
+    if zero_head:
+        _zero_head(model, name)
+    return model
+
+
+def takes_img_size(architecture: str) -> bool:
+    """Whether the model is built for one size of images, and so must be told which.
+
+    timm says so of every architecture by `fixed_input_size`. The others, CNNs and some
+    transformers, take images of any size.
+
+    Args:
+        architecture: A model name without the tag of its weights.
+    """
+    cfg = timm.get_pretrained_cfg(architecture)
+    return cfg is not None and cfg.fixed_input_size
+
+
+def _zero_head(model: nn.Module, name: str) -> None:
+    for classifier in head_modules(model):
+        # some classifiers are a norm and a layer; some CNNs classify by a 1x1 convolution
+        layers = [m for m in classifier.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        if not layers:
+            raise UsageError(
+                f"{name}: its classifier, {type(classifier).__name__}, cannot start at zero; "
+                "leave out model.zero_head"
+            )
+        for layer in layers:
+            nn.init.zeros_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _unknown_model(name: str) -> UsageError:
+    ours = list_models()
+    near = difflib.get_close_matches(name, [*ours, *timm.list_models()], n=3, cutoff=0.5)
+    hint = f" Did you mean {', '.join(near)}?" if near else ""
+    return UsageError(
+        f"unknown model {name!r}.{hint} `vitrellis models --all` lists them; ours are "
+        f"{', '.join(ours)}"
+    )
+
+
+def _argument(error: TypeError) -> str:
+    message = str(error)
+    return message.split("() ", 1)[-1] if "() " in message else message

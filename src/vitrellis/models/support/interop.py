@@ -1,0 +1,152 @@
+"""Weights of published implementations, loaded into our and timm's models.
+
+Sources: "tiny-transformers" (github.com/lkhl/tiny-transformers: DeiT, T2T-ViT, PiT, PVT, PVT v2,
+ConViT, CvT and the CIFAR ResNets), "dhvt" (github.com/ArieSeirack/DHVT), "evit"
+(github.com/youweiliang/evit) and "deit-lt" (github.com/val-iisc/DeiT-LT: distilled DeiT, and its
+teachers, plain or as PaCo trained them). Names are translated. Every tensor of the checkpoint must
+have its place in the model, and the other way round; of PaCo only what inference uses.
+
+One setting comes along that no tensor holds: tiny-transformers' PVT v2 has an eps of 1e-6 in every
+norm, timm's 1e-5 in embeddings and spatial reductions, which shows on images of low contrast.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timm.models.pvt_v2 import PyramidVisionTransformerV2
+from torch import Tensor, nn
+
+from vitrellis.errors import unknown_name
+from vitrellis.models.cifar_resnet import CosineClassifier
+from vitrellis.models.support.weights import load_strictly, read_state_dict, unwrap
+
+Rules = Sequence[tuple[str, str]]
+
+TINY_TRANSFORMERS: Rules = (
+    # CIFAR ResNets: stages and blocks count from 1
+    (r"^stem\.conv\.", "conv1."),
+    (r"^stem\.bn\.", "bn1."),
+    (r"^s(\d+)\.b(\d+)\.f\.a\.", r"stages.<\1>.<\2>.conv1."),
+    (r"^s(\d+)\.b(\d+)\.f\.a_bn\.", r"stages.<\1>.<\2>.bn1."),
+    (r"^s(\d+)\.b(\d+)\.f\.b\.", r"stages.<\1>.<\2>.conv2."),
+    (r"^s(\d+)\.b(\d+)\.f\.b_bn\.", r"stages.<\1>.<\2>.bn2."),
+    (r"^s(\d+)\.b(\d+)\.proj\.", r"stages.<\1>.<\2>.shortcut.0."),
+    (r"^s(\d+)\.b(\d+)\.bn\.", r"stages.<\1>.<\2>.shortcut.1."),
+    (r"^head\.fc\.", "fc."),
+    # DeiT
+    (r"^layers\.", "blocks."),
+    (r"\.attn\.qkv_transform\.", ".attn.qkv."),
+    (r"\.attn\.projection\.", ".attn.proj."),
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^distill_token$", "dist_token"),
+    (r"^distill_head\.", "head_dist."),
+    # PiT: besides attention as in DeiT; a pooling belongs to the stage after it
+    (r"^pools\.0\.", "transformers.1.pool."),
+    (r"^pools\.1\.", "transformers.2.pool."),
+    # T2T-ViT
+    (r"^t2t_module\.attention\.(\d)\.attn\.qkv\.", r"patch_embed.performers.\1.attn.kqv."),
+    (r"^t2t_module\.attention\.", "patch_embed.performers."),
+    (r"^t2t_module\.projection\.", "patch_embed.proj."),
+    # CvT
+    (r"^stage(\d)\.", r"stages.\1."),
+    # PVT and PVT v2: stages count from 1
+    (r"^pos_embed(\d)$", r"stages.<\1>.pos_embed"),
+    (r"^patch_embed1\.", "patch_embed."),
+    (r"^patch_embed(\d)\.", r"stages.<\1>.downsample."),
+    (r"^block(\d)\.", r"stages.<\1>.blocks."),
+    (r"^norm(\d)\.", r"stages.<\1>.norm."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
+)
+
+DEIT_LT: Rules = (
+    (r"^encoder_q\.", ""),
+    (r"^layer(\d)\.", r"stages.<\1>."),
+    (r"^linear\.", "fc."),
+)
+
+SOURCES: dict[str, Rules] = {
+    "tiny-transformers": TINY_TRANSFORMERS,
+    "dhvt": (),
+    "evit": (),
+    "deit-lt": DEIT_LT,
+}
+
+_TRAINING_ONLY = re.compile(r"^(queue|queue_l|queue_ptr)$|^(encoder_k|linear_k|encoder_q\.fc)\.")
+"""PaCo's momentum encoder, queue and projection."""
+
+
+def load_reference_weights(
+    model: nn.Module,
+    state_dict_or_path: Mapping[str, Any] | Path | str,
+    source: str = "tiny-transformers",
+    *,
+    ema: bool = False,
+) -> None:
+    """Loads a checkpoint of a published implementation, strictly.
+
+    Args:
+        model: Of the same architecture and number of classes; changed in place, or not at all.
+            A PVT v2 gets the eps of its source, too, which its `state_dict` will not hold.
+        state_dict_or_path: Weights by the implementation's names, or a checkpoint file with them.
+        source: "tiny-transformers", "dhvt", "evit" or "deit-lt".
+        ema: Of a file, take the moving average of the weights.
+
+    Raises:
+        UsageError: If the source is unknown.
+        VitrellisError: If the file cannot be read, or naming the keys that do not fit.
+    """
+    check_source(source)
+    if isinstance(state_dict_or_path, Path | str):
+        label = str(state_dict_or_path)
+        state = read_state_dict(Path(state_dict_or_path), ema=ema)
+    else:
+        label = f"weights from {source}"
+        state = unwrap(state_dict_or_path, label)
+    state = published_state(state, source)
+    if isinstance(getattr(model, "fc", None), CosineClassifier) and source == "deit-lt":
+        state["fc.weight"] = state["fc.weight"].mT  # it holds a class in each column
+    load_strictly(model, state, label)
+    if source == "tiny-transformers" and isinstance(model, PyramidVisionTransformerV2):
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = 1e-6
+
+
+def check_source(source: str) -> None:
+    """Refuses what is not in `SOURCES`.
+
+    Raises:
+        UsageError: Naming those that are.
+    """
+    if source not in SOURCES:
+        raise unknown_name("source of weights", source, SOURCES)
+
+
+def published_state(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """What a model of ours needs of a published implementation's tensors, under our names.
+
+    Args:
+        state: By the implementation's names.
+        source: One of `SOURCES`.
+    """
+    needed = {name: value for name, value in state.items() if not _TRAINING_ONLY.search(name)}
+    return translate(needed if source == "deit-lt" else state, SOURCES[source])
+
+
+def translate(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """The same tensors under our names.
+
+    Args:
+        state: By the implementation's names.
+        rules: Patterns and what replaces them, in order; `<n>` in a replacement is n - 1.
+    """
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        renamed[re.sub(r"<(\d+)>", lambda match: str(int(match[1]) - 1), name)] = value
+    return renamed

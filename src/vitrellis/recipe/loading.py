@@ -1,0 +1,204 @@
+"""The raw values of a recipe before they are validated: files, what they extend, overrides.
+
+A file may extend another, `extends: name-or-path`, or several, each laid over those before it:
+mappings are merged key by key, lists and plain values replaced, and null takes back what the others
+say. Its name and description are its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vitrellis.errors import UsageError
+from vitrellis.recipe.messages import explain
+from vitrellis.recipe.recipe import Recipe
+from vitrellis.recipe.yaml import parse_value, read_mapping
+
+COMMAND_LINE = "command line"
+_FOLDER = Path(__file__).parents[1] / "recipes"
+_SUFFIXES = (".yaml", ".yml")
+_NOT_INHERITED = ("name", "description")
+
+
+class Draft:
+    """Merged values that are not validated yet, and where each of them was written."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.origins: dict[tuple[str, ...], str] = {}
+
+    @classmethod
+    def of_file(cls, path: Path, label: str, chain: tuple[Path, ...] = ()) -> Draft:
+        """A file's values upon those of the file that it extends.
+
+        Args:
+            path: The file.
+            label: What the user calls it.
+            chain: The files that extend this one.
+        """
+        resolved = path.resolve()
+        if resolved in chain:
+            circle = " → ".join(link.stem for link in (*chain, resolved))
+            raise UsageError(f"{label}: extends itself: {circle}")
+        values = read_mapping(path, label)
+        return cls.of_mapping(
+            values, path.parent, label=label, name=path.stem, chain=(*chain, resolved)
+        )
+
+    @classmethod
+    def of_mapping(
+        cls,
+        values: Mapping[str, Any],
+        folder: Path,
+        *,
+        label: str,
+        name: str,
+        chain: tuple[Path, ...],
+    ) -> Draft:
+        """Values upon those of the files that they extend; relative paths start in `folder`."""
+        draft = cls()
+        given = values.get("extends")
+        bases = [] if given is None else given if isinstance(given, list) else [given]
+        for base in bases:
+            if not isinstance(base, str):
+                raise UsageError(f"{label}: extends: {base!r} is not a recipe's name or path")
+            try:
+                base_path, base_label = find_recipe(base, folder)
+            except UsageError as error:
+                raise UsageError(f"{label}: extends: {error}") from error
+            draft.lay(cls.of_file(base_path, base_label, chain))
+        for key in _NOT_INHERITED:
+            draft.values.pop(key, None)
+        own = {key: value for key, value in values.items() if key != "extends"}
+        own["name"] = own.get("name") or name
+        draft.merge(own, label, folder)
+        return draft
+
+    def lay(self, other: Draft) -> None:
+        """Lays another draft over this one."""
+        self.values = _merged(self.values, other.values)
+        self.origins |= other.origins
+
+    def merge(self, values: Mapping[str, Any], origin: str, folder: Path = Path()) -> None:
+        """Lays `values` over what there is."""
+        anchored = _anchored(values, folder)
+        self.values = _merged(self.values, anchored)
+        self._remember(anchored, (), origin)
+
+    def finish(self, label: str) -> Recipe:
+        """The validated recipe."""
+        try:
+            return Recipe.model_validate(self.values)
+        except ValidationError as error:
+            raise explain(
+                error, model=Recipe, values=self.values, origins=self.origins, main=label
+            ) from None
+
+    def _remember(self, values: Mapping[str, Any], prefix: tuple[str, ...], origin: str) -> None:
+        for key, value in values.items():
+            self.origins[*prefix, key] = origin
+            if isinstance(value, Mapping):
+                self._remember(value, (*prefix, key), origin)
+
+
+def find_recipe(name_or_path: str | Path, folder: Path) -> tuple[Path, str]:
+    """The file of a recipe, and what the user calls it.
+
+    Args:
+        name_or_path: A packaged recipe's name, or a path that ends in `.yaml`.
+        folder: Where a relative path starts.
+
+    Raises:
+        UsageError: If there is no such recipe.
+    """
+    text = str(name_or_path)
+    if not (isinstance(name_or_path, Path) or _is_path(text)):
+        return _find_packaged(text), text
+    path = folder / Path(text).expanduser()
+    if path.is_dir():
+        inside = path / "recipe.yaml"
+        hint = f". Did you mean {inside}?" if inside.exists() else "; a recipe is a .yaml file"
+        raise UsageError(f"{text}: a folder{hint}")
+    if not path.exists():
+        nearest = difflib.get_close_matches(path.stem, packaged_recipes(), n=3, cutoff=0.4)
+        names = ", ".join(nearest or packaged_recipes())
+        raise UsageError(f"{text}: no such file. Packaged recipes, by name alone: {names}")
+    return path, str(path) if folder == Path() else text
+
+
+def packaged_recipes() -> list[str]:
+    """Names of the recipes that come with the package, sorted; without the bases of others."""
+    return sorted(path.stem for path in _FOLDER.glob("[!_]*.yaml"))
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Nested values of `key=value` texts with dotted keys and YAML values; the last one counts.
+
+    Raises:
+        UsageError: If one is not of that form.
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise UsageError(
+                f"{COMMAND_LINE}: {override!r} is not of the form key=value, "
+                "such as training.epochs=30"
+            )
+        value = parse_value(text, f"{COMMAND_LINE}: {override}")
+        for part in reversed(parts):
+            value = {part: value}
+        values = _merged(values, value)
+    return values
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _anchored(values: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """`values` with teachers' recipe files, relative to `folder`, made absolute."""
+    several = values.get("teachers")
+    anchored = dict(values)
+    if isinstance(several, Mapping):
+        anchored["teachers"] = {k: _anchored_teacher(v, folder) for k, v in several.items()}
+    if "teacher" in values:
+        anchored["teacher"] = _anchored_teacher(values["teacher"], folder)
+    return anchored
+
+
+def _anchored_teacher(teacher: Any, folder: Path) -> Any:
+    if not isinstance(teacher, Mapping):
+        return teacher
+    recipe = teacher.get("recipe")
+    if not isinstance(recipe, str) or not _is_path(recipe):
+        return teacher
+    path = (folder / Path(recipe).expanduser()).resolve()
+    return {**teacher, "recipe": str(path)}
+
+
+def _find_packaged(name: str) -> Path:
+    path = _FOLDER / f"{name}.yaml"
+    if name and path.exists():
+        return path
+    nearest = difflib.get_close_matches(name, packaged_recipes(), n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise UsageError(
+        f"unknown recipe {name!r}.{hint} `vitrellis recipes` lists what there is; a file of "
+        "your own is given by its path, ending in .yaml"
+    )
+
+
+def _is_path(text: str) -> bool:
+    return text.endswith(_SUFFIXES) or "/" in text or "\\" in text

@@ -1,0 +1,188 @@
+"""A run directory: where its files are, and its log of figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrellis.errors import VitrellisError
+from vitrellis.runs.atomic import atomic_write
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run.
+
+    Attributes:
+        path: The directory.
+    """
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def data_file(self) -> Path:
+        """Classes, counts and a fingerprint of the images."""
+        return self.path / "data.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """A line for each epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def results_file(self) -> Path:
+        """The final figures; exists once the run is complete."""
+        return self.path / "results.json"
+
+    @property
+    def imported_file(self) -> Path:
+        """Where the weights came from; exists if they were not trained here."""
+        return self.path / "imported.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held while a process trains here."""
+        return self.path / ".lock"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """What training continues from."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The state after the best epoch."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def best_model(self) -> Path:
+        """The model of the best epoch, in timm's local format."""
+        return self.path / "model"
+
+    @property
+    def last_model(self) -> Path:
+        """The model of the last epoch, in timm's local format."""
+        return self.path / "last"
+
+    def teacher_model(self, name: str) -> Path:
+        """A copy of a teacher, in timm's local format.
+
+        Args:
+            name: "teacher" where there is one; its own where there are several.
+        """
+        return self.path / ("teacher" if name == "teacher" else f"teacher-{name}")
+
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.recipe_file.exists()
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Adds an epoch to the log; what an earlier, killed attempt said of it is dropped.
+
+        Args:
+            row: Its figures, and its number as "epoch".
+
+        Raises:
+            VitrellisError: If it cannot be written.
+        """
+        if self._is_ahead(row["epoch"]):
+            self.truncate_metrics(from_epoch=row["epoch"])
+        try:
+            with self.metrics_file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise VitrellisError(
+                f"could not write {self.metrics_file}: {error.strerror}"
+            ) from error
+
+    def _is_ahead(self, epoch: int) -> bool:
+        """Whether the log has lines of `epoch` or later, or one that was cut short."""
+        if not self.metrics_file.exists():
+            return False
+        content = self.metrics_file.read_bytes()
+        is_cut = bool(content) and not content.endswith(b"\n")
+        return is_cut or any(row["epoch"] >= epoch for row in self.read_metrics())
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The epochs in the log. A last line that a kill cut short is left out.
+
+        Raises:
+            VitrellisError: If another line is damaged.
+        """
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(errors="replace").split("\n")
+        rows = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise VitrellisError(
+                    f"{self.metrics_file}: line {number} is damaged ({error}). Delete that line"
+                ) from error
+        return rows
+
+    def truncate_metrics(self, from_epoch: int) -> None:
+        """Drops epochs that will be done again.
+
+        Args:
+            from_epoch: The first of them, 0-based.
+        """
+        kept = [row for row in self.read_metrics() if row["epoch"] < from_epoch]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        atomic_write(self.metrics_file, lambda path: path.write_text(text))
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Writes the final figures: the run is complete."""
+        text = json.dumps(results, indent=2) + "\n"
+        atomic_write(self.results_file, lambda path: path.write_text(text))
+
+    def read_results(self) -> dict[str, Any]:
+        """The final figures.
+
+        Raises:
+            VitrellisError: If the run is not complete, or the file is damaged.
+        """
+        if not self.results_file.exists():
+            raise VitrellisError(f"{self.path}: the run is not complete, it has no results yet")
+        try:
+            results: dict[str, Any] = json.loads(self.results_file.read_text(errors="replace"))
+        except json.JSONDecodeError as error:
+            raise VitrellisError(f"{self.results_file}: damaged ({error})") from error
+        return results
+
+
+def find_run(path: Path) -> RunDirectory:
+    """The run in a directory.
+
+    Raises:
+        VitrellisError: If there is none; runs nearby are listed.
+    """
+    path = path.expanduser()
+    run = RunDirectory(path)
+    if run.exists():
+        return run
+    near = _runs_near(path)
+    hint = f"Runs there are: {', '.join(near)}" if near else "There are no runs below it or ./runs"
+    what = "is no run directory (it has no recipe.yaml)" if path.exists() else "does not exist"
+    raise VitrellisError(f"{path} {what}. {hint}")
+
+
+def _runs_near(path: Path) -> list[str]:
+    """Up to five runs: the one that `path` is a part of, or those below it, or below ./runs."""
+    for parent in path.parents:
+        if RunDirectory(parent).exists():
+            return [str(parent)]
+    for folder in (path, Path("runs")):
+        found = sorted(file.parent for file in folder.glob("**/recipe.yaml"))
+        if found:
+            more = [f"and {len(found) - 5} more"] if len(found) > 5 else []
+            return [*map(str, found[:5]), *more]
+    return []

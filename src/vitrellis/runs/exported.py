@@ -1,0 +1,219 @@
+"""A trained model on disk: timm's local format, with class names and preprocessing beside it.
+
+`timm.create_model("local-dir:FOLDER", pretrained=True)` reads it, and so does `load_exported`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vitrellis.data.augmentation.crops import Interpolation
+from vitrellis.data.augmentation.transforms import Plain
+from vitrellis.data.canvas import Fit, to_canvas
+from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.models import create_model, load_strictly, read_state_dict, takes_img_size
+from vitrellis.runs.atomic import atomic_write
+
+PREDICTED_TOGETHER = 256
+"""Most images that `Trained.predict` computes in one batch."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image of any size is brought to the model.
+
+    Attributes:
+        img_size: `(H, W)` that the model sees.
+        channels: Of the images.
+        mean: Per channel, of images in [0, 1].
+        std: Likewise.
+        interpolation: From the canvas to the model's size.
+        canvas: `(H, W)` at which images are stored.
+        fit: How they are brought to the canvas.
+    """
+
+    img_size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Interpolation
+    canvas: tuple[int, int]
+    fit: Fit
+
+    def plain(self) -> Plain:
+        """From the canvas to the model."""
+        return Plain(
+            size=self.img_size, mean=self.mean, std=self.std, interpolation=self.interpolation
+        )
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What `config.json` says besides what timm reads."""
+
+    architecture: str
+    class_names: tuple[str, ...]
+    model_args: dict[str, Any]
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what is needed to use it.
+
+    Attributes:
+        model: In eval mode.
+        architecture: Its name.
+        class_names: In the order of its outputs.
+        preprocessing: What its images go through.
+    """
+
+    model: nn.Module
+    architecture: str
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    @torch.no_grad()
+    def predict(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """Class probabilities.
+
+        Args:
+            images: uint8 `(N, C, H, W)`, or a sequence of `(C, H, W)` of any sizes.
+
+        Returns:
+            `(N, K)`, on the model's device.
+
+        Raises:
+            VitrellisError: If an image is not uint8, or has another number of channels.
+        """
+        settings = self.preprocessing
+        for number, image in enumerate(images):
+            if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != settings.channels:
+                raise VitrellisError(
+                    f"image {number}: should be uint8 of shape ({settings.channels}, H, W), "
+                    f"is {image.dtype} of shape {tuple(image.shape)}"
+                )
+        device = next(self.model.parameters()).device
+        plain = settings.plain()
+        parts = [torch.empty(0, len(self.class_names), device=device)]
+        for start in range(0, len(images), PREDICTED_TOGETHER):
+            part = images[start : start + PREDICTED_TOGETHER]
+            stored = torch.stack([to_canvas(i, settings.canvas, settings.fit) for i in part])
+            logits: Tensor = self.model(plain(stored.to(device)))
+            parts.append(logits.float().softmax(dim=-1))
+        return torch.cat(parts)
+
+
+def save_model(
+    model: nn.Module,
+    folder: Path,
+    *,
+    architecture: str,
+    num_classes: int,
+    model_args: Mapping[str, Any],
+    class_names: Sequence[str],
+    preprocessing: Preprocessing,
+) -> None:
+    """Writes `config.json` and `model.safetensors`, each in one move.
+
+    Args:
+        model: Its weights are written.
+        folder: Where to.
+        architecture: Its name.
+        num_classes: K.
+        model_args: Further arguments that it was built with.
+        class_names: In the order of its outputs.
+        preprocessing: What its images go through.
+
+    Raises:
+        VitrellisError: If a file cannot be written.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    size = preprocessing.img_size
+    args = dict(model_args) | {"in_chans": preprocessing.channels}
+    if takes_img_size(architecture.split(".")[0]):
+        args["img_size"] = list(size)
+    config = {
+        "architecture": architecture,
+        "num_classes": num_classes,
+        "num_features": getattr(model, "num_features", None),
+        "label_names": list(class_names),
+        "model_args": args,
+        "pretrained_cfg": {
+            "num_classes": num_classes,
+            "input_size": [preprocessing.channels, *size],
+            "interpolation": preprocessing.interpolation,
+            "crop_pct": 1.0,
+            "crop_mode": "squash" if preprocessing.fit == "squash" else "center",
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "first_conv": cfg.get("first_conv"),
+            "classifier": cfg.get("classifier"),
+        },
+        "vitrellis": {
+            "class_names": list(class_names),
+            "model_args": dict(model_args),
+            "preprocessing": asdict(preprocessing),
+        },
+    }
+    text = json.dumps(config, indent=2) + "\n"
+    atomic_write(folder / "model.safetensors", lambda path: save_file(state, path))
+    atomic_write(folder / "config.json", lambda path: path.write_text(text))
+
+
+def load_exported(folder: Path | str) -> Trained:
+    """The model that `save_model` wrote.
+
+    Raises:
+        VitrellisError: If a file is missing, damaged, or of another model.
+    """
+    folder = Path(folder).expanduser()
+    config_file = folder / "config.json"
+    written = _read_config(config_file)
+    try:
+        model = create_model(
+            written.architecture,
+            num_classes=len(written.class_names),
+            img_size=written.preprocessing.img_size,
+            in_chans=written.preprocessing.channels,
+            **written.model_args,
+        )
+    except UsageError as error:
+        raise VitrellisError(f"{config_file}: {error}") from error
+    path = folder / "model.safetensors"
+    load_strictly(model, read_state_dict(path), str(path))
+    return Trained(model.eval(), written.architecture, written.class_names, written.preprocessing)
+
+
+def _read_config(path: Path) -> _Written:
+    if not path.exists():
+        raise VitrellisError(
+            f"{path.parent}: holds no model (no {path.name}). Of a run, `model` is written after "
+            "the first validated epoch, and `last` when training ends"
+        )
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise VitrellisError(f"{path}: damaged ({error})") from error
+    if not isinstance(config, dict) or not isinstance(config.get("vitrellis"), dict):
+        raise VitrellisError(
+            f"{path}: was not written by Vitrellis (it has no 'vitrellis' section). timm reads "
+            'models of others: timm.create_model("local-dir:FOLDER", pretrained=True)'
+        )
+    values = config["vitrellis"] | {"architecture": config.get("architecture")}
+    try:
+        return TypeAdapter(_Written).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise VitrellisError(f"{path}: damaged ({key}: {first['msg']})") from error

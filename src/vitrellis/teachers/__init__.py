@@ -1,0 +1,1 @@
+"""The teachers of a run: frozen models, and their precomputed outputs."""

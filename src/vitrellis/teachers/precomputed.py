@@ -1,0 +1,233 @@
+"""What a teacher says of every training image, asked once and kept on disk (offline guidance).
+
+A store is a folder: `features.json` says what it is of and how far it is, `logits.npy` and a
+`map_N.npy` for each block hold one row for each training image, and are mapped into memory, so that
+they may be larger than it. A store that was stopped goes on where it was.
+
+Published for locality guidance (github.com/lkhl/tiny-transformers), where the stored maps are those
+of un-augmented images, and crops and flips are done to them, too.
+
+How we differ: maps are sampled where the crop, the flips and RandAugment's warps of the image come
+from, not moved by whole cells; logits are kept as well; the teacher is in eval mode; and a store is
+only used for the teacher, the images and the preprocessing that it was made with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitrellis.data.augmentation.transforms import Augment
+from vitrellis.data.augmentation.warps import sample_maps
+from vitrellis.data.canvas import Tick
+from vitrellis.data.loader import Batch, EvalLoader
+from vitrellis.errors import VitrellisError
+from vitrellis.objectives import Needs, Taught
+from vitrellis.runs.atomic import atomic_write
+from vitrellis.training.guided import Teacher
+
+SAVE_EVERY = 32
+"""Batches between the moments at which what is done is made safe."""
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """What a store is of.
+
+    Attributes:
+        teacher: Digest of the teacher's weights.
+        images: Fingerprint of the images.
+        shown: How they were shown to the teacher, in words.
+        blocks: Whose maps are kept.
+        precision: Of what is kept.
+    """
+
+    teacher: str
+    images: str
+    shown: str
+    blocks: tuple[int, ...]
+    precision: Literal["float32", "float16"]
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that name it."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class FeatureStore:
+    """A teacher's answers on disk.
+
+    Args:
+        folder: Of the store.
+        key: What it has to be of.
+        count: Training images.
+
+    Raises:
+        VitrellisError: If the folder holds something else, or a damaged store.
+    """
+
+    def __init__(self, folder: Path, key: StoreKey, count: int) -> None:
+        self.folder = folder
+        self.key = key
+        self.count = count
+        self._files: dict[str, np.memmap] = {}
+        found = self._read()
+        self.num_done = 0
+        if found is not None:
+            said = {k: v for k, v in found.items() if k != "done"}
+            if said != self._description():
+                raise VitrellisError(
+                    f"{folder}: holds answers of another teacher, or of other images. Delete it"
+                )
+            self.num_done = int(found["done"])
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every image has been asked about."""
+        return self.num_done == self.count
+
+    def fill(self, teacher: Teacher, loader: EvalLoader, progress: Tick | None = None) -> None:
+        """Asks the teacher about the images that are missing.
+
+        Args:
+            teacher: On the loader's device.
+            loader: Of the training images, in order, un-augmented.
+            progress: Told of every batch how many images are done, and of how many.
+
+        Raises:
+            VitrellisError: If the store cannot be written.
+        """
+        needs = Needs(teacher_blocks=self.key.blocks, teacher_logits=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        first = 0
+        for number, batch in enumerate(loader):
+            last = first + len(batch.images)
+            if last > self.num_done:
+                taught = teacher(batch.images, needs)
+                assert taught.logits is not None
+                self._write("logits", taught.logits, first)
+                for block, maps in taught.maps.items():
+                    self._write(f"map_{block}", maps, first)
+                if number % SAVE_EVERY == SAVE_EVERY - 1 or last == self.count:
+                    self._save(last)
+            first = last
+            if progress is not None:
+                progress(last, self.count)
+
+    def read(self, indices: Tensor, needs: Needs) -> Taught:
+        """The answers about some images as they are.
+
+        Args:
+            indices: `(b,)` int64, numbers of training images.
+            needs: What of them.
+
+        Returns:
+            float32 on the device of `indices`.
+        """
+        assert self.is_complete, "an incomplete store was read"
+        rows = indices.cpu().numpy()
+        logits = self._take("logits", rows, indices.device) if needs.teacher_logits else None
+        maps = {b: self._take(f"map_{b}", rows, indices.device) for b in needs.teacher_blocks}
+        return Taught(logits, maps)
+
+    def _take(self, name: str, rows: np.ndarray, device: torch.device) -> Tensor:
+        return torch.from_numpy(self._open(name)[rows]).to(device, torch.float32)
+
+    def _open(self, name: str) -> np.memmap:
+        if name not in self._files:
+            path = self.folder / f"{name}.npy"
+            try:
+                self._files[name] = np.lib.format.open_memmap(path, mode="r+")
+            except (OSError, ValueError) as error:
+                raise VitrellisError(
+                    f"{path}: missing or damaged ({error}). Delete {self.folder}, and the answers "
+                    "are asked for again"
+                ) from error
+        return self._files[name]
+
+    def _write(self, name: str, values: Tensor, first: int) -> None:
+        path = self.folder / f"{name}.npy"
+        if name not in self._files and not path.exists():
+            shape = (self.count, *values.shape[1:])
+            try:
+                self._files[name] = np.lib.format.open_memmap(
+                    path, mode="w+", dtype=self.key.precision, shape=shape
+                )
+            except OSError as error:
+                raise VitrellisError(f"could not write {path}: {error.strerror}") from error
+        self._open(name)[first : first + len(values)] = values.float().cpu().numpy()
+
+    def _save(self, num_done: int) -> None:
+        for mapped in self._files.values():
+            mapped.flush()
+        text = json.dumps(self._description() | {"done": num_done}, indent=2)
+        atomic_write(self.folder / "features.json", lambda path: path.write_text(text))
+        self.num_done = num_done
+
+    def _description(self) -> dict[str, object]:
+        return asdict(self.key) | {"blocks": list(self.key.blocks), "count": self.count}
+
+    def _read(self) -> dict[str, Any] | None:
+        path = self.folder / "features.json"
+        if not path.exists():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise VitrellisError(f"{path}: damaged ({error}). Delete {self.folder}") from error
+        return found
+
+
+class StoredTeacher:
+    """Answers from a store, as if the teacher were asked about the augmented images.
+
+    Args:
+        store: Complete.
+        augment: How the student's images are varied.
+        stored: `(H, W)` of the images before that.
+    """
+
+    def __init__(self, store: FeatureStore, augment: Augment, stored: tuple[int, int]) -> None:
+        self.store = store
+        self.augment = augment
+        self.stored = stored
+
+    def __call__(self, batch: Batch, needs: Needs) -> Taught:
+        """What the active terms need. Logits are those of the whole image.
+
+        Args:
+            batch: Its indices and keys are looked at, not its images.
+            needs: Of the teacher.
+        """
+        taught = self.store.read(batch.indices, needs)
+        if not taught.maps:
+            return taught
+        matrices = self.augment.origins(batch.keys, self.stored)
+        sides = torch.tensor(self.stored[::-1])
+        maps = {
+            block: sample_maps(maps, matrices, self.augment.size, sides)
+            for block, maps in taught.maps.items()
+        }
+        return Taught(taught.logits, maps)
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Hexadecimal digits that are equal for equal weights.
+
+    Args:
+        state: Of a module.
+    """
+    found = hashlib.sha256()
+    for name in sorted(state):
+        found.update(name.encode())
+        values = state[name].detach().cpu().contiguous().flatten()
+        found.update(values.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitrellis.data.augmentation.warps import (
+    rotation,
+    shear_x,
+    shear_y,
+    translation_x,
+    translation_y,
+    warp,
+)
+
+SIZE = (24, 30)
+FILL = (124, 116, 104)
+STRENGTHS = torch.tensor([-0.3017, -0.11337, 0.0, 0.01741, 0.20713, 0.29871], dtype=torch.float64)
+
+
+def images(channels: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (6, channels, *SIZE), dtype=torch.uint8, generator=generator)
+
+
+def pillow_affine(image: Image.Image, coefficients: tuple[float, ...]) -> Image.Image:
+    return image.transform(
+        image.size,
+        Image.Transform.AFFINE,
+        coefficients,
+        resample=Image.Resampling.BILINEAR,
+        fillcolor=FILL,
+    )
+
+
+def pillow_rotate(image: Image.Image, degrees: float) -> Image.Image:
+    return image.rotate(degrees, resample=Image.Resampling.BILINEAR, fillcolor=FILL)
+
+
+CASES: list[
+    tuple[Callable[[Tensor, tuple[int, int]], Tensor], float, Callable[..., Image.Image]]
+] = [
+    (rotation, 100.0, pillow_rotate),
+    (shear_x, 1.0, lambda image, s: pillow_affine(image, (1, s, 0, 0, 1, 0))),
+    (shear_y, 1.0, lambda image, s: pillow_affine(image, (1, 0, 0, s, 1, 0))),
+    (translation_x, 1.0, lambda image, s: pillow_affine(image, (1, 0, s * 30, 0, 1, 0))),
+    (translation_y, 1.0, lambda image, s: pillow_affine(image, (1, 0, 0, 0, 1, s * 24))),
+]
+
+
+@pytest.mark.parametrize(("matrices", "unit", "theirs"), CASES)
+def test_warps_are_those_of_pillow(
+    matrices: Callable[[Tensor, tuple[int, int]], Tensor],
+    unit: float,
+    theirs: Callable[..., Image.Image],
+) -> None:
+    stored = images(3)
+    mine = warp(stored, matrices(STRENGTHS * unit, SIZE), torch.tensor(FILL).float())
+    for row, strength in enumerate(STRENGTHS.tolist()):
+        picture = Image.fromarray(stored[row].permute(1, 2, 0).numpy())
+        expected = np.array(theirs(picture, strength * unit))
+        difference = (mine[row].permute(1, 2, 0).int() - torch.from_numpy(expected).int()).abs()
+        # both truncate; single and double precision fall on different sides of a level
+        assert difference.max() <= 1
+        assert (difference > 0).double().mean() < 0.02
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_no_strength_changes_nothing(channels: int) -> None:
+    stored = images(channels)
+    for matrices, _, _ in CASES:
+        still = warp(stored, matrices(torch.zeros(6), SIZE), torch.zeros(channels))
+        assert torch.equal(still, stored)
+
+
+def test_what_comes_from_outside_is_filled_by_channel() -> None:
+    fill = torch.tensor([1.0, 2, 3, 4])
+    away = warp(images(4), translation_x(torch.full((6,), 2.0), SIZE), fill)
+    assert torch.equal(away.float(), fill.view(1, 4, 1, 1).expand(6, 4, *SIZE))
+
+
+def test_an_image_is_warped_to_the_same_bits_in_any_company() -> None:
+    stored, matrices = images(3), rotation(STRENGTHS * 100, SIZE)
+    whole = warp(stored, matrices, torch.zeros(3))
+    assert torch.equal(warp(stored[4:5], matrices[4:5], torch.zeros(3)), whole[4:5])

@@ -1,0 +1,119 @@
+"""Files are whole or untouched, whatever fails while they are written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vitrellis.errors import VitrellisError
+from vitrellis.runs.atomic import atomic_write
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import torch
+from vitrellis.runs import atomic
+{imports}
+weights = {{"a": torch.ones(100_000)}}
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    atomic.atomic_write(Path(sys.argv[1]), lambda path: {write})
+except atomic.VitrellisError as error:
+    print(error)
+"""
+"""Its files may not grow beyond 100,000 bytes; what it writes takes 400,000."""
+
+WRITERS = {
+    "safetensors": ("from safetensors.torch import save_file", "save_file(weights, path)"),
+    "torch": ("", "torch.save(weights, path)"),
+    "bytes": ("", "path.write_bytes(bytes(400_000))"),
+}
+
+
+def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "a.txt"
+    atomic_write(path, lambda temporary: temporary.write_text("old"))
+    assert path.read_text() == "old"
+    atomic_write(path, lambda temporary: temporary.write_text("new"))
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_limit_of_the_system_leaves_the_old_file(tmp_path: Path, writer: str) -> None:
+    path = tmp_path / "weights"
+    path.write_text("old")
+    imports, write = WRITERS[writer]
+    program = FULL_DISK.format(imports=imports, write=write)
+    ended = subprocess.run(
+        [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.startswith(f"could not write {path}: ")
+    assert "make room" in ended.stdout
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_in_the_middle(tmp_path: Path) -> None:
+    def full(temporary: Path) -> None:
+        temporary.write_text("ne")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(VitrellisError, match=r"a\.json: No space left on device"):
+        atomic_write(path, full)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt(), TypeError("x")])
+def test_other_errors_pass_and_leave_nothing(tmp_path: Path, error: BaseException) -> None:
+    def broken(temporary: Path) -> None:
+        temporary.write_text("ne")
+        raise error
+
+    with pytest.raises(type(error)):
+        atomic_write(tmp_path / "a", broken)
+    assert not list(tmp_path.iterdir())
+
+
+def file_in_the_way(folder: Path) -> Path:
+    (folder / "file").write_text("")
+    return folder / "file" / "a.txt"
+
+
+def folder_in_the_way(folder: Path) -> Path:
+    (folder / "taken").mkdir()
+    return folder / "taken"
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [(file_in_the_way, "could not write {path}: "), (folder_in_the_way, "{path}: is a folder")],
+)
+def test_a_place_that_cannot_be_written(
+    tmp_path: Path, place: Callable[[Path], Path], says: str
+) -> None:
+    path = place(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(VitrellisError, match=says.format(path=path)):
+        atomic_write(path, lambda temporary: temporary.write_text("new"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_safetensors_into_a_folder_that_is_gone(tmp_path: Path) -> None:
+    def write(temporary: Path) -> None:
+        tmp_path.rmdir()
+        save_file({"a": torch.ones(2)}, temporary)
+
+    with pytest.raises(VitrellisError, match="No such file or directory"):
+        atomic_write(tmp_path / "a", write)

@@ -1,0 +1,201 @@
+"""Models on disk: read back by us and by timm, and refused when they are damaged."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from vitrellis.errors import VitrellisError
+from vitrellis.models import create_model
+from vitrellis.runs.exported import Preprocessing, load_exported, save_model
+
+NAMES = ("ash", "beech", "fir")
+CASES: list[tuple[str, tuple[int, int], int, dict[str, Any]]] = [
+    ("dhvt_micro_patch4", (28, 28), 1, {"drop_path_rate": 0.1}),
+    ("cifar_resnet8", (16, 16), 3, {"shortcut": "pad"}),
+    ("vit_micro_patch7_28", (28, 42), 5, {}),
+    ("resnet18", (32, 32), 3, {}),
+]
+
+
+def preprocessing(img_size: tuple[int, int], channels: int) -> Preprocessing:
+    return Preprocessing(
+        img_size=img_size,
+        channels=channels,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        interpolation="bicubic",
+        canvas=(img_size[0] + 4, img_size[1] + 4),
+        fit="squash",
+    )
+
+
+def save(folder: Path, name: str, size: tuple[int, int], channels: int, **args: Any) -> nn.Module:
+    model = create_model(name, num_classes=3, img_size=size, in_chans=channels, **args).eval()
+    save_model(
+        model,
+        folder,
+        architecture=name,
+        num_classes=3,
+        model_args=args,
+        class_names=NAMES,
+        preprocessing=preprocessing(size, channels),
+    )
+    return model
+
+
+@pytest.mark.parametrize(("name", "size", "channels", "args"), CASES, ids=[c[0] for c in CASES])
+@torch.no_grad()
+def test_round_trip(
+    tmp_path: Path, name: str, size: tuple[int, int], channels: int, args: dict[str, Any]
+) -> None:
+    model = save(tmp_path, name, size, channels, **args)
+    images = torch.randn(2, channels, *size)
+    trained = load_exported(tmp_path)
+    assert torch.equal(trained.model(images), model(images))
+    assert trained.class_names == NAMES
+    assert trained.preprocessing == preprocessing(size, channels)
+    theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(theirs(images), model(images))
+    cfg: dict[str, Any] = theirs.pretrained_cfg  # type: ignore[assignment]
+    assert cfg["mean"] == [0.5] * channels
+
+
+def test_predict_takes_any_sizes(tmp_path: Path) -> None:
+    save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    trained = load_exported(tmp_path)
+    images = [torch.zeros(3, h, 30, dtype=torch.uint8) for h in (10, 50)]
+    probabilities = trained.predict(images)
+    assert probabilities.shape == (2, 3)
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2))
+
+
+def test_predict_by_hand(tmp_path: Path) -> None:
+    model = save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    images = torch.randint(0, 256, (300, 3, 20, 20), dtype=torch.uint8)  # more than one batch
+    seen = torch.nn.functional.interpolate(  # as Plain does it, to half a level of 255
+        images.float(), (16, 16), mode="bicubic", antialias=True, align_corners=False
+    )
+    with torch.no_grad():
+        expected = model((seen.clamp(0, 255) / 255 - 0.5) / 0.25).softmax(dim=1)
+    torch.testing.assert_close(load_exported(tmp_path).predict(images), expected, atol=5e-3, rtol=0)
+
+
+def test_predict_nothing(tmp_path: Path) -> None:
+    save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    assert load_exported(tmp_path).predict([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(1, 9, 9, dtype=torch.uint8), torch.zeros(3, 9, 9)])
+def test_predict_refuses_other_images(tmp_path: Path, wrong: torch.Tensor) -> None:
+    save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    with pytest.raises(VitrellisError, match="image 0: should be uint8"):
+        load_exported(tmp_path).predict([wrong])
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def not_ours(folder: Path) -> None:
+    (folder / "config.json").write_text('{"architecture": "resnet18"}')
+
+
+def another_model(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["architecture"] = "cifar_resnet14"
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def a_list(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+
+
+def bytes_in_json(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\xff\x00")
+
+
+def changed(**values: object) -> Callable[[Path], None]:
+    """Puts other values into what we wrote; `None` takes a key away."""
+
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config["vitrellis"] |= values
+        config["vitrellis"] = {k: v for k, v in config["vitrellis"].items() if v is not None}
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (cut, "model.safetensors: damaged"),
+        (no_weights, "model.safetensors: no such file"),
+        (no_json, "config.json: damaged"),
+        (not_ours, "not written by Vitrellis"),
+        (a_list, "not written by Vitrellis"),
+        (bytes_in_json, "config.json: damaged"),
+        (changed(class_names=None), r"config.json: damaged \(class_names: Field required"),
+        (changed(class_names=["ash"]), r"of another shape: \S+ \(3,"),
+        (changed(preprocessing={"fit": "squash"}), r"damaged \(preprocessing.img_size"),
+        (changed(model_args={"legs": 4}), r"config.json: cifar_resnet8: .*legs"),
+        (another_model, "not the weights of this model: missing: stages"),
+    ],
+)
+def test_damaged(tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
+    save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    spoil(tmp_path)
+    with pytest.raises(VitrellisError, match=message) as raised:
+        load_exported(tmp_path)
+    assert str(raised.value).startswith(str(tmp_path))
+    assert raised.value.exit_code == 1
+
+
+def test_not_a_model(tmp_path: Path) -> None:
+    with pytest.raises(VitrellisError, match=r"holds no model \(no config\.json\)"):
+        load_exported(tmp_path / "nowhere")
+
+
+def test_another_models_weights(tmp_path: Path) -> None:
+    save(tmp_path / "a", "cifar_resnet8", (16, 16), 3)
+    save(tmp_path / "b", "vit_micro_patch7_28", (28, 28), 3)
+    (tmp_path / "b" / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
+    with pytest.raises(VitrellisError, match="not the weights of this model: missing: "):
+        load_exported(tmp_path / "a")
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_full_disk_leaves_the_old_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    old = save(tmp_path, "cifar_resnet8", (16, 16), 3)
+
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"cut")
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr("vitrellis.runs.exported.save_file", full)
+    with pytest.raises(VitrellisError, match=rf"model\.safetensors: {os.strerror(reason)}"):
+        save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    images = torch.randn(1, 3, 16, 16)
+    assert torch.equal(load_exported(tmp_path).model(images), old(images))
