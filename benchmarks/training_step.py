@@ -29,7 +29,7 @@ from vitrellis.report.hardware import describe_hardware
 from vitrellis.runs.checkpoints import Store
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing
-from vitrellis.teachers.teacher import Faculty
+from vitrellis.teachers.teachers import Faculty
 from vitrellis.training.display import Display
 from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.trainer import Trainer

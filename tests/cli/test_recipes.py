@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.cli.command import assert_one_error, vitrellis
 from vitrellis.cli.recipes import _TITLES
-from vitrellis.recipe.files import load_recipe, packaged_recipes
+from vitrellis.recipe import load_recipe, packaged_recipes
 
 
 def test_the_list_has_every_packaged_recipe_and_no_base() -> None:

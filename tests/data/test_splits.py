@@ -6,8 +6,7 @@ from torch import Tensor
 
 from tests.data.test_strata import random_labels
 from vitrellis.data.sources import Source, from_tensors
-from vitrellis.data.splits import prepare, with_fold
-from vitrellis.data.strata import stratified_split
+from vitrellis.data.splits import prepare, stratified_split, with_fold
 from vitrellis.errors import UsageError, VitrellisError
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrellis.data.strata import balanced_subset, stratified_folds, stratified_split
+from vitrellis.data.splits import balanced_subset, stratified_folds, stratified_split
 from vitrellis.errors import VitrellisError
 
 FRACTIONS = [0.01, 0.1, 0.25, 0.5, 0.9, 0.999]

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.recipe.published import values
-from vitrellis.recipe import differences, effective_lr, load_recipe, recipe_from
-from vitrellis.recipe.files import header, teacher_recipe
+from vitrellis.recipe import (
+    differences,
+    effective_lr,
+    header,
+    load_recipe,
+    recipe_from,
+    teacher_recipe,
+)
 
 PUBLISHED_FOR_STUDENTS = {
     "data.val_fraction": 0,

@@ -6,8 +6,15 @@ from typing import Any
 
 import pytest
 
-from vitrellis.recipe import AdaptiveWeight, Recipe, effective_lr
-from vitrellis.recipe.files import header, load_recipe, packaged_recipes, teacher_recipe
+from vitrellis.recipe import (
+    AdaptiveWeight,
+    Recipe,
+    effective_lr,
+    header,
+    load_recipe,
+    packaged_recipes,
+    teacher_recipe,
+)
 
 CIFAR = [name for name in packaged_recipes() if name.startswith("cifar100-") and "-lt-" not in name]
 BLOCKS = {

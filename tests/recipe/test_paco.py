@@ -7,8 +7,7 @@ import math
 import pytest
 
 from tests.recipe.published import values
-from vitrellis.recipe import effective_lr, load_recipe
-from vitrellis.recipe.files import header, teacher_recipe
+from vitrellis.recipe import effective_lr, header, load_recipe, teacher_recipe
 from vitrellis.training.optimizers import LearningRate
 
 SMALL = ["cifar10-lt-resnet32-paco", "cifar100-lt-resnet32-paco"]

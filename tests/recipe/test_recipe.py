@@ -17,9 +17,9 @@ from vitrellis.recipe import (
     Recipe,
     View,
     effective_lr,
+    recipe_from,
     without_guidance,
 )
-from vitrellis.recipe.files import recipe_from
 
 LOCALITY = {"student_blocks": [0, 6, 11]}
 TEACHER = {"recipe": "cifar100-resnet56"}

@@ -20,7 +20,7 @@ from vitrellis.models import create_model
 from vitrellis.objectives import Needs
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.teachers.precomputed import FeatureStore, StoredTeacher, StoreKey, weights_digest
-from vitrellis.training.guided import Teacher
+from vitrellis.teachers.teacher import Teacher
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

@@ -20,8 +20,8 @@ from vitrellis.objectives import LDAM, CrossEntropy, HardDistillation, LogitAdju
 from vitrellis.objectives.objective import Objective
 from vitrellis.recipe import recipe_from
 from vitrellis.runs.exported import Preprocessing
-from vitrellis.teachers.teacher import Faculty
-from vitrellis.training.guided import Teacher
+from vitrellis.teachers.teacher import Teacher
+from vitrellis.teachers.teachers import Faculty
 
 COUNTS = torch.tensor([50, 20, 10])
 LONG_TAILED = [

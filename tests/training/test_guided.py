@@ -16,7 +16,8 @@ from tests.parity.rule import reference_input, weight_by_rule
 from vitrellis.models import create_model
 from vitrellis.models.support.interop import TINY_TRANSFORMERS, translate
 from vitrellis.objectives import KD, CrossEntropy, LocalityGuidance, Needs, Objective, Taught
-from vitrellis.training.guided import Evidence, GuidedStudent, Teacher
+from vitrellis.teachers.teacher import Teacher
+from vitrellis.training.guided import Evidence, GuidedStudent
 
 VECTORS = json.loads((Path(__file__).parents[1] / "parity" / "training.json").read_text())
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

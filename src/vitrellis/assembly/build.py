@@ -22,8 +22,9 @@ from vitrellis.errors import UsageError
 from vitrellis.models import create_model, has_distillation_head, set_heads_apart
 from vitrellis.recipe import Recipe, TeacherSection, View, effective_lr
 from vitrellis.runs.exported import Preprocessing, Trained
-from vitrellis.teachers.teacher import Faculty
-from vitrellis.training.guided import GuidedStudent, Teacher
+from vitrellis.teachers.teacher import Teacher
+from vitrellis.teachers.teachers import Faculty
+from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.optimizers import (
     LearningRate,
     classifier_names,

@@ -22,8 +22,9 @@ from rich.console import Console
 from torch import nn
 
 from vitrellis.assembly.build import build_source
-from vitrellis.assembly.session import Given, prepare_parts, train_student
-from vitrellis.assembly.teachers import teacher_folder
+from vitrellis.assembly.load_teachers import teacher_folder
+from vitrellis.assembly.parts import Given, prepare_parts
+from vitrellis.assembly.session import train_student
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term

@@ -2,93 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 from timm.utils import ModelEmaV3
-from torch import nn
 
 from vitrellis.analysis.breakdown import Breakdown
 from vitrellis.analysis.groups import groupings
 from vitrellis.analysis.inference import collect_predictions
 from vitrellis.assembly import build
+from vitrellis.assembly.parts import Given, Parts, prepare_parts
 from vitrellis.assembly.summary import announcement
-from vitrellis.assembly.teachers import load_faculty, open_stores
-from vitrellis.assembly.terms import build_objective
-from vitrellis.data.loader import EvalLoader, TrainLoader
-from vitrellis.data.sources import Source, Split
-from vitrellis.errors import UsageError
-from vitrellis.objectives import Term
+from vitrellis.data.sources import Source
 from vitrellis.recipe import Recipe
 from vitrellis.runs.checkpoints import Store
 from vitrellis.runs.directory import RunDirectory
-from vitrellis.runs.exported import Preprocessing, load_exported, save_model
-from vitrellis.teachers.teacher import Faculty
-from vitrellis.training.display import Display, reading
-from vitrellis.training.guided import GuidedStudent
+from vitrellis.runs.exported import load_exported
+from vitrellis.training.display import Display
 from vitrellis.training.trainer import Progress, Trainer
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a recipe cannot say, and comes from Python.
-
-    Attributes:
-        teachers: Modules by the names that the recipe gives them.
-        terms: Added to those of the recipe's objective.
-    """
-
-    teachers: Mapping[str, nn.Module] = field(default_factory=dict)
-    terms: Sequence[Term] = ()
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a run is made of, on its device.
-
-    Attributes:
-        recipe: What to do.
-        source: The images, with their splits.
-        preprocessing: What images go through.
-        place: Where this process computes.
-        guided: The student with its objective.
-        faculty: Its teachers.
-        loader: Training batches.
-        stores: Folders of the answers of teachers that were asked offline.
-    """
-
-    recipe: Recipe
-    source: Source
-    preprocessing: Preprocessing
-    place: build.Place
-    guided: GuidedStudent
-    faculty: Faculty
-    loader: TrainLoader
-    stores: tuple[Path, ...]
-
-    def evaluation(self, split: Split, place: build.Place | None = None) -> EvalLoader:
-        """A split as the student is evaluated on it, by all processes or at another place."""
-        return build.build_eval_loader(
-            self.recipe, split, self.preprocessing, place if place is not None else self.place
-        )
-
-    def export(self, model: nn.Module, folder: Path) -> None:
-        """Writes a student in timm's local format."""
-        save_model(
-            model,
-            folder,
-            architecture=self.recipe.model.name,
-            num_classes=self.source.num_classes,
-            model_args=self.recipe.model.arguments,
-            class_names=self.source.class_names,
-            preprocessing=self.preprocessing,
-        )
 
 
 def train_student(
@@ -130,66 +63,6 @@ def train_student(
     if fabric.is_global_zero:
         run.write_results(_results(parts, run, progress))
     fabric.barrier()
-
-
-def prepare_parts(
-    recipe: Recipe,
-    run: RunDirectory,
-    source: Source,
-    fabric: Fabric,
-    console: Console,
-    given: Given,
-) -> Parts:
-    """Builds all that a run is made of; what teachers are to be asked offline, they are asked.
-
-    Args: as of `train_student`.
-    """
-    if recipe.objective.paco is not None and fabric.world_size > 1:
-        raise UsageError(
-            f"objective.paco: keeps one queue, and {fabric.world_size} devices would each fill "
-            "their own. Use machine.devices=1"
-        )
-    preprocessing = build.build_preprocessing(recipe, source)
-    torch.manual_seed(recipe.seed)
-    faculty = load_faculty(recipe, run, source, preprocessing, fabric, given.teachers)
-    torch.manual_seed(recipe.seed)  # again: a teacher that is there already draws less
-    student = build.build_student(recipe, source, preprocessing)
-    objective = build_objective(
-        recipe,
-        student,
-        preprocessing,
-        faculty,
-        class_counts=source.class_counts,
-        own_terms=given.terms,
-    )
-    guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
-    guided.to(fabric.device)
-    if recipe.training.channels_last:
-        for module in (guided, faculty):
-            module.to(memory_format=torch.channels_last)
-    workers = recipe.machine.workers
-    place = build.Place(
-        fabric.device,
-        fabric.global_rank,
-        fabric.world_size,
-        min(8, os.cpu_count() or 1) if workers == "auto" else workers,
-    )
-    with reading(console) as progress:
-        loader = build.build_train_loader(recipe, source, preprocessing, place, progress)
-    with reading(console, "asking the teacher") as progress:
-        stores = open_stores(
-            recipe,
-            run,
-            source,
-            preprocessing,
-            faculty,
-            objective,
-            loader,
-            place,
-            fabric,
-            progress,
-        )
-    return Parts(recipe, source, preprocessing, place, guided, faculty, loader, tuple(stores))
 
 
 def _trainer(parts: Parts, fabric: Fabric, store: Store, display: Display) -> Trainer:

@@ -12,7 +12,7 @@ from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.teachers.evaluation import judge
 
 if TYPE_CHECKING:
-    from vitrellis.assembly.session import Parts
+    from vitrellis.assembly.parts import Parts
 
 MENTIONED_FACTOR = 5
 """Images of the largest class over those of the smallest from which we say what can be done."""

@@ -43,8 +43,8 @@ from vitrellis.recipe.loss_sections import (
 from vitrellis.recipe.loss_sections import CrossEntropy as LabelSettings
 from vitrellis.recipe.loss_sections import PaCo as PaCoSettings
 from vitrellis.runs.exported import Preprocessing
-from vitrellis.teachers.teacher import Faculty
-from vitrellis.training.guided import Teacher
+from vitrellis.teachers.teacher import Teacher
+from vitrellis.teachers.teachers import Faculty
 
 
 def build_objective(

@@ -70,7 +70,7 @@ def compare(
 
     from vitrellis.experiments.comparison import Arm, units
     from vitrellis.experiments.comparison import compare as run
-    from vitrellis.report.comparison_table import METRICS, arm_labels
+    from vitrellis.experiments.comparison_table import METRICS, arm_labels
 
     if metric not in METRICS:
         raise unknown_name("metric", metric, tuple(METRICS))
@@ -127,7 +127,7 @@ def _check_metric(rows: Sequence[Measured], metric: str) -> None:
 def _print(rows: Sequence[Measured], metric: str, baseline: str | None, folds: int | None) -> None:
     from vitrellis.analysis.groups import COUNTED, THRESHOLDS
     from vitrellis.cli.console import console, new_table, print_table
-    from vitrellis.report.comparison_table import fill_groups, fill_table, ways_of_grouping
+    from vitrellis.experiments.comparison_table import fill_groups, fill_table, ways_of_grouping
     from vitrellis.report.hardware import describe_hardware
 
     console.print()

@@ -59,7 +59,7 @@ def evaluate(
       vitrellis eval runs/photos --groups 50,10 --plot-counts counts.png
     """
     from vitrellis.cli.console import print_json
-    from vitrellis.report.tables import print_figures
+    from vitrellis.cli.figures import print_figures
     from vitrellis.runs.directory import find_run
 
     thresholds = None if groups is None else _thresholds(groups)

@@ -6,17 +6,14 @@ Small choices are part of larger ones: the images of `train_size=500` are among 
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from vitrellis.data.long_tail import LongTail, long_tailed
 from vitrellis.data.sources.base import Source
-from vitrellis.data.strata import (
-    balanced_subset,
-    check_fraction,
-    stratified_folds,
-    stratified_split,
-)
-from vitrellis.errors import VitrellisError
+from vitrellis.errors import UsageError, VitrellisError
 
 
 def prepare(
@@ -85,3 +82,119 @@ def with_fold(source: Source, *, folds: int, fold: int, seed: int) -> Source:
         val=source.val,
         test=train.subset(torch.nonzero(held_out).flatten()),
     )
+
+
+_VALIDATION_STREAM = 1
+_SUBSET_STREAM = 2
+_FOLD_STREAM = 4  # data/long_tail.py has 3
+
+
+def stratified_split(
+    labels: Tensor, fraction: float, seed: int, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Cut a share of the images off, the same share of each class to less than one image.
+
+    Of `n` images of a class, `fraction * n` rounded up or down are cut off, rounding so that the
+    total comes as near `fraction * N` as that allows, and is at least one; but one always stays.
+
+    Args:
+        labels: `(N,)` int64.
+        fraction: The share, in [0, 1).
+        seed: Decides which images.
+        num_classes: K.
+
+    Returns:
+        Indices of what stays and of what is cut off, int64, both ascending.
+
+    Raises:
+        UsageError: If `fraction` is not in [0, 1).
+    """
+    check_fraction(fraction)
+    if fraction == 0:
+        return torch.arange(len(labels)), torch.empty(0, dtype=torch.int64)
+    ranks, class_order = _ranks(labels, seed, _VALIDATION_STREAM, num_classes)
+    counts = np.bincount(labels.numpy(), minlength=num_classes)  # (K,)
+    exact = fraction * counts
+    quotas = np.minimum(np.floor(exact).astype(np.int64), np.maximum(counts - 1, 0))
+    rest = exact - quotas
+    can_give = (rest > 0) & (quotas < counts - 1)
+    wanted = max(1, round(fraction * len(labels))) - int(quotas.sum())
+    by_rest = np.lexsort((class_order, -rest))
+    quotas[by_rest[can_give[by_rest]][: max(wanted, 0)]] += 1
+    is_cut = torch.from_numpy(ranks < quotas[labels.numpy()])  # (N,)
+    return torch.nonzero(~is_cut).flatten(), torch.nonzero(is_cut).flatten()
+
+
+def stratified_folds(labels: Tensor, folds: int, seed: int, num_classes: int) -> Tensor:
+    """Which part each image belongs to, so that parts and their classes differ by one image.
+
+    Args:
+        labels: `(N,)` int64.
+        folds: How many parts.
+        seed: Decides which images.
+        num_classes: K.
+
+    Returns:
+        `(N,)` int64 in [0, folds).
+    """
+    ranks, _ = _ranks(labels, seed, _FOLD_STREAM, num_classes)
+    counts = np.bincount(labels.numpy(), minlength=num_classes)
+    # each class goes on dealing where the one before it stopped
+    before = np.cumsum(counts) - counts  # (K,)
+    return torch.from_numpy((before[labels.numpy()] + ranks) % folds)
+
+
+def balanced_subset(labels: Tensor, size: int, seed: int, num_classes: int) -> Tensor:
+    """Choose `size` images, as many of each class as possible.
+
+    Classes differ by at most one image, except those that have no more: others make up for them.
+    A smaller subset with the same seed is part of a larger one.
+
+    Args:
+        labels: `(N,)` int64.
+        size: How many.
+        seed: Decides which images, and which classes get one more.
+        num_classes: K.
+
+    Returns:
+        `(size,)` int64 indices, ascending.
+
+    Raises:
+        VitrellisError: If there are not so many, or not one for each class.
+    """
+    if size > len(labels):
+        raise VitrellisError(
+            f"data.train_size={size}: there are only {len(labels)} images to train on "
+            "(validation images not counted)"
+        )
+    if size < num_classes:
+        raise VitrellisError(
+            f"data.train_size={size}: fewer than the {num_classes} classes; "
+            "each needs at least one image"
+        )
+    ranks, class_order = _ranks(labels, seed, _SUBSET_STREAM, num_classes)
+    by_turns = np.lexsort((class_order[labels.numpy()], ranks))  # (N,)
+    return torch.from_numpy(np.sort(by_turns[:size]))
+
+
+def _ranks(
+    labels: Tensor, seed: int, stream: int, num_classes: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """Each image's place in a random order of its class, `(N,)`, and a random order of classes."""
+    numbers = np.random.Philox(key=np.array([seed % 2**64, stream], dtype=np.uint64))
+    class_order = numbers.random_raw(num_classes)  # (K,)
+    image_order = numbers.random_raw(len(labels))  # (N,)
+    classes = labels.numpy()
+    by_class = np.lexsort((image_order, classes))
+    counts = np.bincount(classes, minlength=num_classes)
+    ranks = np.empty(len(classes), dtype=np.int64)
+    ranks[by_class] = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return ranks, class_order
+
+
+def check_fraction(fraction: float) -> None:
+    """Raises a `UsageError` if a validation split cannot have this share."""
+    if not 0 <= fraction < 1:
+        raise UsageError(
+            f"data.val_fraction={fraction}: must be at least 0 (no validation) and below 1"
+        )

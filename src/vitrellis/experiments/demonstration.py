@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitrellis.experiments.comparison import Arm, Measured, compare, units
-from vitrellis.report.comparison_table import arm_labels, difference, fill_table, in_words
+from vitrellis.experiments.comparison_table import arm_labels, difference, fill_table, in_words
 from vitrellis.report.curves import learning_curves
 from vitrellis.report.hardware import describe_hardware
 from vitrellis.runs.atomic import atomic_write

@@ -6,7 +6,12 @@ Importing this room registers our models with timm.
 from vitrellis.models.support.factory import IN_TIMM, create_model, list_models, takes_img_size
 from vitrellis.models.support.heads import has_distillation_head, separate_heads, set_heads_apart
 from vitrellis.models.support.interop import load_reference_weights
-from vitrellis.models.support.taps import block_channels, forward_with_maps, num_blocks
+from vitrellis.models.support.taps import (
+    block_channels,
+    forward_with_maps,
+    num_blocks,
+    tapped_forward,
+)
 from vitrellis.models.support.weights import load_initial, load_strictly, read_state_dict
 
 __all__ = [
@@ -24,4 +29,5 @@ __all__ = [
     "separate_heads",
     "set_heads_apart",
     "takes_img_size",
+    "tapped_forward",
 ]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vitrellis.models.support.intermediates import chosen_indices
+from vitrellis.models.support.taps import chosen_indices
 
 Grid = tuple[int, int]
 

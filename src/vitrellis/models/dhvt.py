@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vitrellis.models.support.intermediates import chosen_indices
+from vitrellis.models.support.taps import chosen_indices
 
 
 class Affine(nn.Module):

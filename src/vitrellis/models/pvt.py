@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vitrellis.models.support.intermediates import chosen_indices
+from vitrellis.models.support.taps import chosen_indices
 
 PATCH_SIZES = (4, 2, 2, 2)
 SR_RATIOS = (8, 4, 2, 1)

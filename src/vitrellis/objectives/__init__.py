@@ -1,6 +1,14 @@
 """Loss terms, their weights over the epochs, and how they add up."""
 
-from vitrellis.objectives.cross_entropy import CrossEntropy
+from vitrellis.objectives.cross_entropy import (
+    LDAM,
+    CrossEntropy,
+    Focal,
+    LabelLoss,
+    LogitAdjustment,
+    Softmax,
+    soft_cross_entropy,
+)
 from vitrellis.objectives.curriculum import CTKD
 from vitrellis.objectives.decoupled import DKD, decoupled_distillation
 from vitrellis.objectives.distillation import (
@@ -11,22 +19,21 @@ from vitrellis.objectives.distillation import (
     soft_distillation,
 )
 from vitrellis.objectives.drw import Deferred
-from vitrellis.objectives.label_losses import (
-    LDAM,
-    Focal,
-    LabelLoss,
-    LogitAdjustment,
-    Softmax,
-    soft_cross_entropy,
-)
 from vitrellis.objectives.locality import LocalityGuidance, locality_loss
 from vitrellis.objectives.long_tail_losses import effective_number_weights
 from vitrellis.objectives.multi_level import MLKD, multi_level_distillation
-from vitrellis.objectives.objective import FollowingTerm, Objective, ObjectiveValue, Term
+from vitrellis.objectives.objective import (
+    FollowingTerm,
+    Needs,
+    Objective,
+    ObjectiveValue,
+    Signals,
+    Taught,
+    Term,
+)
 from vitrellis.objectives.paco import PaCo, paco_loss
 from vitrellis.objectives.pooled_features import PooledFeatures, pooled_imitation
 from vitrellis.objectives.schedules import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
-from vitrellis.objectives.signals import Needs, Signals, Taught
 from vitrellis.objectives.standardization import standardize, tame_gradient
 
 __all__ = [

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from vitrellis.errors import UsageError
 from vitrellis.objectives.distillation import Head, LogitTerm, check_temperature, soft_distillation
+from vitrellis.objectives.objective import Signals
 from vitrellis.objectives.schedules import WeightSchedule
-from vitrellis.objectives.signals import Signals
 from vitrellis.objectives.standardization import Sigma
 
 

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from vitrellis.errors import UsageError
 from vitrellis.objectives.distillation import Head, LogitTerm, check_logits, check_temperature
+from vitrellis.objectives.objective import Signals
 from vitrellis.objectives.precision import widen
 from vitrellis.objectives.schedules import WeightSchedule
-from vitrellis.objectives.signals import Signals
 from vitrellis.objectives.standardization import Sigma
 
 

@@ -22,10 +22,9 @@ from torch.nn import functional as F
 
 from vitrellis.errors import UsageError, unknown_name
 from vitrellis.objectives.drw import Deferred
-from vitrellis.objectives.objective import Term
+from vitrellis.objectives.objective import Needs, Signals, Term
 from vitrellis.objectives.precision import widen
 from vitrellis.objectives.schedules import WeightSchedule
-from vitrellis.objectives.signals import Needs, Signals
 from vitrellis.objectives.standardization import SIGMAS, Sigma, standardize, tame_gradient
 
 Head = Literal["class", "distillation"]

@@ -30,10 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitrellis.errors import UsageError, unknown_name
-from vitrellis.objectives.objective import Term
+from vitrellis.objectives.objective import Needs, Signals, Term
 from vitrellis.objectives.precision import full_precision, widen
 from vitrellis.objectives.schedules import WeightSchedule
-from vitrellis.objectives.signals import Needs, Signals
 
 Transform = Literal["linear", "attention", "similarity"]
 

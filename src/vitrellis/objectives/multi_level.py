@@ -32,9 +32,9 @@ from vitrellis.objectives.distillation import (
     check_temperature,
     soft_distillation,
 )
+from vitrellis.objectives.objective import Signals
 from vitrellis.objectives.precision import full_precision, widen
 from vitrellis.objectives.schedules import WeightSchedule
-from vitrellis.objectives.signals import Signals
 from vitrellis.objectives.standardization import Sigma
 
 Form = Literal["paper", "code"]

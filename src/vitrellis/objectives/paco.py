@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitrellis.errors import UsageError
-from vitrellis.objectives.objective import FollowingTerm
+from vitrellis.objectives.objective import FollowingTerm, Needs, Signals
 from vitrellis.objectives.precision import full_precision, widen
 from vitrellis.objectives.schedules import WeightSchedule
-from vitrellis.objectives.signals import Needs, Signals
 
 MapsOf = Callable[[nn.Module, Tensor, Sequence[int]], tuple[Any, list[Tensor]]]
 """The signature of `vitrellis.models.forward_with_maps`."""

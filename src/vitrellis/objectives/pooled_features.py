@@ -19,10 +19,9 @@ from torch.nn import functional as F
 
 from vitrellis.errors import UsageError
 from vitrellis.objectives.distillation import check_choice
-from vitrellis.objectives.objective import Term
+from vitrellis.objectives.objective import Needs, Signals, Term
 from vitrellis.objectives.precision import full_precision, widen
 from vitrellis.objectives.schedules import WeightSchedule
-from vitrellis.objectives.signals import Needs, Signals
 
 Distance = Literal["squared", "cosine"]
 DISTANCES = ("squared", "cosine")

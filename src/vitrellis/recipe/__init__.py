@@ -1,16 +1,13 @@
 """What a run is: typed, validated once, read from YAML and the command line."""
 
-from vitrellis.recipe.files import (
-    defines,
-    describe,
-    differences,
-    digest,
+from vitrellis.recipe.identity import defines, describe, differences, digest
+from vitrellis.recipe.loading import (
     header,
     load_recipe,
+    packaged_recipes,
     recipe_from,
     teacher_recipe,
 )
-from vitrellis.recipe.loading import packaged_recipes
 from vitrellis.recipe.loss_sections import AdaptiveWeight, OffAfterWeight, RampWeight, Weight
 from vitrellis.recipe.recipe import Recipe, effective_lr, with_epochs, without_guidance
 from vitrellis.recipe.sections import SOURCE_NAMES

@@ -1,4 +1,4 @@
-"""The raw values of a recipe before they are validated: files, what they extend, overrides.
+"""Recipes from YAML files and the command line: what they extend, overrides, validation.
 
 A file may extend another, `extends: name-or-path`, or several, each laid over those before it:
 mappings are merged key by key, lists and plain values replaced, and null takes back what the others
@@ -23,6 +23,84 @@ COMMAND_LINE = "command line"
 _FOLDER = Path(__file__).parents[1] / "recipes"
 _SUFFIXES = (".yaml", ".yml")
 _NOT_INHERITED = ("name", "description")
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name, or in that file.
+
+    Args:
+        name_or_path: A packaged recipe's name, or a path that ends in `.yaml`.
+        overrides: `key=value` with dotted keys and YAML values, such as `training.epochs=30`.
+
+    Raises:
+        UsageError: If there is no such recipe, or anything in it is wrong; all mistakes are named.
+    """
+    path, label = find_recipe(name_or_path, Path())
+    draft = Draft.of_file(path, label)
+    draft.merge(parse_overrides(overrides), COMMAND_LINE)
+    return draft.finish(label)
+
+
+def recipe_from(
+    values: Mapping[str, Any], overrides: Sequence[str] = (), *, name: str = "run"
+) -> Recipe:
+    """The recipe that a mapping of sections describes, such as `{"model": {"name": ...}, ...}`.
+
+    Args:
+        values: As a recipe file would hold; it may extend a packaged recipe.
+        overrides: `key=value`, as on the command line.
+        name: What it is called, if `values` does not say.
+
+    Raises:
+        UsageError: If anything in it is wrong.
+    """
+    draft = Draft.of_mapping(values, Path(), label=name, name=name, chain=())
+    draft.merge(parse_overrides(overrides), COMMAND_LINE)
+    return draft.finish(name)
+
+
+def teacher_recipe(recipe: Recipe, name: str = "teacher") -> Recipe:
+    """The recipe that one of the teachers is named by, for the student's images and machine.
+
+    It learns from the student's training images with the student's seed, so that it never sees what
+    the student is validated on, and balances classes if the student does; how often it is shown
+    each class (`data.sampler`) is its own.
+    `teacher.overrides` come last, and may change all of that.
+
+    Args:
+        recipe: The student's.
+        name: Of the teacher, which is given by a recipe.
+
+    Raises:
+        UsageError: If there is no such recipe, or anything in it is wrong.
+    """
+    settings = recipe.tutors[name]
+    assert settings.recipe is not None
+    path, label = find_recipe(settings.recipe, Path())
+    draft = Draft.of_file(path, label)
+    split_seed = recipe.seed if recipe.data.seed is None else recipe.data.seed
+    given = recipe.model_dump(include={"seed", "balance", "data", "machine"})
+    given["data"]["seed"] = split_seed
+    del given["data"]["sampler"]
+    draft.merge(given, f"{recipe.name} (for its {name})")
+    draft.merge(parse_overrides(settings.overrides), f"{recipe.name}: {name}.overrides")
+    return draft.finish(label)
+
+
+def header(name_or_path: str | Path) -> str:
+    """The comment that a recipe opens with, without the comment signs.
+
+    Raises:
+        UsageError: If there is no such recipe.
+    """
+    path, label = find_recipe(name_or_path, Path())
+    read_mapping(path, label)  # refuses what is no recipe
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").removeprefix(" "))
+    return "\n".join(lines)
 
 
 class Draft:

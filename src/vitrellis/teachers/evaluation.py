@@ -9,7 +9,8 @@ from torchmetrics.functional.classification import multiclass_cohen_kappa
 
 from vitrellis.analysis.inference import collect_logits
 from vitrellis.data.loader import EvalLoader
-from vitrellis.teachers.teacher import Faculty, TeacherClassifier
+from vitrellis.teachers.teacher import TeacherClassifier
+from vitrellis.teachers.teachers import Faculty
 
 USELESS = 0.1
 """Cohen's kappa under which a teacher is said to be hardly better than guessing."""

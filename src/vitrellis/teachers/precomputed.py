@@ -32,7 +32,7 @@ from vitrellis.data.loader import Batch, EvalLoader
 from vitrellis.errors import VitrellisError
 from vitrellis.objectives import Needs, Taught
 from vitrellis.runs.atomic import atomic_write
-from vitrellis.training.guided import Teacher
+from vitrellis.teachers.teacher import Teacher
 
 SAVE_EVERY = 32
 """Batches between the moments at which what is done is made safe."""

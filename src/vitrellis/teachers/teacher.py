@@ -1,60 +1,127 @@
-"""The teachers of a run, asked together."""
+"""A frozen teacher, which is shown the student's images as it was trained to see them.
+
+How we differ from the published code (github.com/lkhl/tiny-transformers): the teacher stays in eval
+mode whatever `train()` is called on, and is no part of the module that is trained. A teacher in
+train mode, as the published figures were made, has to be asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from vitrellis.data.loader import Batch
+from vitrellis.models import tapped_forward
 from vitrellis.objectives import Needs, Taught
-from vitrellis.teachers.precomputed import StoredTeacher
-from vitrellis.training.guided import Teacher
+
+BRIGHTNESS = (0.299, 0.587, 0.114)
+"""What red, green and blue add to brightness (ITU-R BT.601)."""
 
 
-class Faculty(nn.Module):
-    """Teachers by name; there may be none.
+class Teacher(nn.Module):
+    """A frozen model that is shown the student's images as it was trained to see them.
 
     Args:
-        teachers: On the training device.
+        model: Any model that `forward_with_maps` can tap.
+        img_size: `(H, W)` it was trained at; the student's images are resized to it.
+        channels: How many it takes. One-channel images are repeated for a three-channel teacher,
+            and a one-channel teacher sees the brightness of colours (ITU-R BT.601).
+        mean: Its normalisation, per channel.
+        std: Likewise.
+        student_mean: The normalisation of the images it is shown.
+        student_std: Likewise.
+        resize: Interpolation, without antialiasing, as published.
+        mode: "eval" always uses the running statistics of batch norms. "train" uses the batch's and
+            lets the running ones drift, to reproduce published figures.
+        compiled: Compile the forward pass.
     """
 
-    def __init__(self, teachers: Mapping[str, Teacher]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        img_size: tuple[int, int],
+        channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        student_mean: Sequence[float],
+        student_std: Sequence[float],
+        resize: Literal["bilinear", "bicubic"] = "bilinear",
+        mode: Literal["eval", "train"] = "eval",
+        compiled: bool = False,
+    ) -> None:
         super().__init__()
-        self.teachers = nn.ModuleDict(teachers)
-        self._stored: dict[str, StoredTeacher] = {}
+        self.model = model.requires_grad_(False)
+        self.img_size = img_size
+        self.channels = channels
+        self.resize = resize
+        self.mode = mode
+        self._forward_with_maps = tapped_forward(compiled=compiled)
+        # x_teacher = (x_student * s_std + s_mean - t_mean) / t_std, folded into one multiply-add
+        self.scale: Tensor
+        self.shift: Tensor
+        self.to_grey: Tensor | None
+        shown_mean, shown_std = torch.tensor(student_mean), torch.tensor(student_std)
+        to_grey = None
+        if len(shown_mean) == 3 and channels == 1:
+            brightness = torch.tensor(BRIGHTNESS)
+            to_grey = (brightness * shown_std).view(1, 3, 1, 1)
+            shown_mean, shown_std = (brightness * shown_mean).sum().view(1), torch.ones(1)
+        scale, shift = shown_std / torch.tensor(std), (shown_mean - torch.tensor(mean))
+        shift = shift / torch.tensor(std)
+        self.same_normalization = bool((scale == 1).all() and (shift == 0).all())
+        self.register_buffer("to_grey", to_grey, persistent=False)
+        self.register_buffer("scale", scale.view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.view(1, -1, 1, 1), persistent=False)
+        self.train()
 
-    def keep(self, name: str, stored: StoredTeacher) -> None:
-        """Answers from a store from now on, in place of asking this teacher."""
-        self._stored[name] = stored
+    def train(self, mode: bool = True) -> Teacher:
+        """Stays in the mode it was built with, whatever is asked."""
+        del mode
+        return super().train(self.mode == "train")
 
-    def forward(self, batch: Batch, needs: Mapping[str, Needs]) -> dict[str, Taught]:
-        """What the active terms need of each teacher.
+    @property
+    def shown(self) -> str:
+        """How it sees the student's images, in words."""
+        height, width = self.img_size
+        scale, shift = self.scale.flatten().tolist(), self.shift.flatten().tolist()
+        return (
+            f"{height} x {width} pixels, {self.channels} channels, {self.resize}, "
+            f"times {scale} plus {shift}"
+        )
+
+    def view(self, images: Tensor) -> Tensor:
+        """The student's `(B, C, H, W)` images as the teacher wants them."""
+        if images.shape[1] == 1 and self.channels == 3:
+            images = images.expand(-1, 3, -1, -1)
+        if self.to_grey is not None:
+            images = (images * self.to_grey).sum(dim=1, keepdim=True)
+        if not self.same_normalization:
+            images = images * self.scale + self.shift
+        if images.shape[-2:] != self.img_size:
+            images = F.interpolate(images, self.img_size, mode=self.resize, align_corners=False)
+        return images
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, needs: Needs) -> Taught:
+        """What the active terms need of the teacher.
 
         Args:
-            batch: As the student sees it.
-            needs: By teacher; of those that are not in it, nothing is computed.
+            images: `(B, C, H, W)`, normalised as for the student.
+            needs: Nothing is computed if it asks for nothing.
         """
-        return {
-            name: self._stored[name](batch, wanted)
-            if name in self._stored
-            else self.teachers[name](batch.images, wanted)
-            for name, wanted in needs.items()
-        }
-
-    def items(self) -> Iterator[tuple[str, Teacher]]:
-        """Every teacher with its name."""
-        for name, teacher in self.teachers.items():
-            assert isinstance(teacher, Teacher)
-            yield name, teacher
-
-    def is_offline(self, name: str) -> bool:
-        """Whether its answers come from a store."""
-        return name in self._stored
-
-    def drifting(self) -> nn.ModuleDict:
-        """Teachers whose running statistics change, and so have to be checkpointed."""
-        return nn.ModuleDict({n: t.model for n, t in self.items() if t.mode == "train"})
+        if not (needs.teacher_blocks or needs.teacher_logits):
+            return Taught(None, {})
+        blocks = needs.teacher_blocks
+        logits, maps = self._forward_with_maps(self.model, self.view(images), blocks)
+        if isinstance(logits, tuple):  # class and distillation head, in train mode
+            logits = (logits[0] + logits[1]) / 2
+        return Taught(
+            logits if needs.teacher_logits else None, dict(zip(blocks, maps, strict=True))
+        )
 
 
 class TeacherClassifier(nn.Module):

@@ -1,32 +1,17 @@
-"""The student and its objective as one module, and the frozen teacher beside it.
+"""The student and its objective as one module.
 
 Student and objective are one module so that everything that learns (the projections of a guidance
 term, too) is optimised, clipped, synchronised over devices and checkpointed together.
-
-How we differ from the published code (github.com/lkhl/tiny-transformers): the teacher stays in eval
-mode whatever `train()` is called on, and is no part of the module that is trained. A teacher in
-train mode, as the published figures were made, has to be asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from vitrellis.models import forward_with_maps
-from vitrellis.objectives import Needs, Objective, Signals, Taught
-
-Tapped = Callable[
-    [nn.Module, Tensor, Sequence[int]], tuple[Tensor | tuple[Tensor, Tensor], list[Tensor]]
-]
-"""The signature of `vitrellis.models.forward_with_maps`."""
-
-BRIGHTNESS = (0.299, 0.587, 0.114)
-"""What red, green and blue add to brightness (ITU-R BT.601)."""
+from vitrellis.models import tapped_forward
+from vitrellis.objectives import Objective, Signals, Taught
 
 
 class Evidence:
@@ -67,7 +52,7 @@ class GuidedStudent(nn.Module):
         super().__init__()
         self.student = student
         self.objective = objective
-        self._forward_with_maps = _tapped(compiled)
+        self._forward_with_maps = tapped_forward(compiled=compiled)
 
     def forward(
         self, images: Tensor, evidence: Evidence
@@ -96,110 +81,3 @@ class GuidedStudent(nn.Module):
         )
         value = self.objective(signals, evidence.epoch)
         return value.total, value.parts, class_logits.detach()
-
-
-class Teacher(nn.Module):
-    """A frozen model that is shown the student's images as it was trained to see them.
-
-    Args:
-        model: Any model that `forward_with_maps` can tap.
-        img_size: `(H, W)` it was trained at; the student's images are resized to it.
-        channels: How many it takes. One-channel images are repeated for a three-channel teacher,
-            and a one-channel teacher sees the brightness of colours (ITU-R BT.601).
-        mean: Its normalisation, per channel.
-        std: Likewise.
-        student_mean: The normalisation of the images it is shown.
-        student_std: Likewise.
-        resize: Interpolation, without antialiasing, as published.
-        mode: "eval" always uses the running statistics of batch norms. "train" uses the batch's and
-            lets the running ones drift, to reproduce published figures.
-        compiled: Compile the forward pass.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        img_size: tuple[int, int],
-        channels: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        student_mean: Sequence[float],
-        student_std: Sequence[float],
-        resize: Literal["bilinear", "bicubic"] = "bilinear",
-        mode: Literal["eval", "train"] = "eval",
-        compiled: bool = False,
-    ) -> None:
-        super().__init__()
-        self.model = model.requires_grad_(False)
-        self.img_size = img_size
-        self.channels = channels
-        self.resize = resize
-        self.mode = mode
-        self._forward_with_maps = _tapped(compiled)
-        # x_teacher = (x_student * s_std + s_mean - t_mean) / t_std, folded into one multiply-add
-        self.scale: Tensor
-        self.shift: Tensor
-        self.to_grey: Tensor | None
-        shown_mean, shown_std = torch.tensor(student_mean), torch.tensor(student_std)
-        to_grey = None
-        if len(shown_mean) == 3 and channels == 1:
-            brightness = torch.tensor(BRIGHTNESS)
-            to_grey = (brightness * shown_std).view(1, 3, 1, 1)
-            shown_mean, shown_std = (brightness * shown_mean).sum().view(1), torch.ones(1)
-        scale, shift = shown_std / torch.tensor(std), (shown_mean - torch.tensor(mean))
-        shift = shift / torch.tensor(std)
-        self.same_normalization = bool((scale == 1).all() and (shift == 0).all())
-        self.register_buffer("to_grey", to_grey, persistent=False)
-        self.register_buffer("scale", scale.view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("shift", shift.view(1, -1, 1, 1), persistent=False)
-        self.train()
-
-    def train(self, mode: bool = True) -> Teacher:
-        """Stays in the mode it was built with, whatever is asked."""
-        del mode
-        return super().train(self.mode == "train")
-
-    @property
-    def shown(self) -> str:
-        """How it sees the student's images, in words."""
-        height, width = self.img_size
-        scale, shift = self.scale.flatten().tolist(), self.shift.flatten().tolist()
-        return (
-            f"{height} x {width} pixels, {self.channels} channels, {self.resize}, "
-            f"times {scale} plus {shift}"
-        )
-
-    def view(self, images: Tensor) -> Tensor:
-        """The student's `(B, C, H, W)` images as the teacher wants them."""
-        if images.shape[1] == 1 and self.channels == 3:
-            images = images.expand(-1, 3, -1, -1)
-        if self.to_grey is not None:
-            images = (images * self.to_grey).sum(dim=1, keepdim=True)
-        if not self.same_normalization:
-            images = images * self.scale + self.shift
-        if images.shape[-2:] != self.img_size:
-            images = F.interpolate(images, self.img_size, mode=self.resize, align_corners=False)
-        return images
-
-    @torch.no_grad()
-    def forward(self, images: Tensor, needs: Needs) -> Taught:
-        """What the active terms need of the teacher.
-
-        Args:
-            images: `(B, C, H, W)`, normalised as for the student.
-            needs: Nothing is computed if it asks for nothing.
-        """
-        if not (needs.teacher_blocks or needs.teacher_logits):
-            return Taught(None, {})
-        blocks = needs.teacher_blocks
-        logits, maps = self._forward_with_maps(self.model, self.view(images), blocks)
-        if isinstance(logits, tuple):  # class and distillation head, in train mode
-            logits = (logits[0] + logits[1]) / 2
-        return Taught(
-            logits if needs.teacher_logits else None, dict(zip(blocks, maps, strict=True))
-        )
-
-
-def _tapped(compiled: bool) -> Tapped:
-    return torch.compile(forward_with_maps) if compiled else forward_with_maps

@@ -23,7 +23,7 @@ from vitrellis.data.randomness import step_seed
 from vitrellis.errors import VitrellisError
 from vitrellis.objectives import Needs
 from vitrellis.runs.checkpoints import Store
-from vitrellis.teachers.teacher import Faculty
+from vitrellis.teachers.teachers import Faculty
 from vitrellis.training.display import Display
 from vitrellis.training.guided import Evidence, GuidedStudent
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests

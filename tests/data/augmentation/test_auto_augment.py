@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision.transforms import AutoAugment as Published
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 
-from vitrellis.data.augmentation.auto_augment import AutoAugment, PolicyName, auto_strengths
 from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, carry_out, operate
+from vitrellis.data.augmentation.policies import AutoAugment, PolicyName, auto_strengths
 from vitrellis.data.randomness import sample_keys
 
 POLICIES: tuple[PolicyName, ...] = ("cifar10", "imagenet", "svhn")

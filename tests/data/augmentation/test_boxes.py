@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torchvision.transforms.v2 import RandomResizedCrop
 
-from vitrellis.data.augmentation.boxes import crop_boxes, random_boxes
+from vitrellis.data.augmentation.crops import crop_boxes, random_boxes
 from vitrellis.data.randomness import sample_keys
 
 KEYS = sample_keys(0, 0, torch.arange(4000))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vitrellis.data.augmentation.cutout import cut_out
+from vitrellis.data.augmentation.erasing import cut_out
 from vitrellis.data.randomness import integers, sample_keys
 
 KEYS = sample_keys(0, 0, torch.arange(3000))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from vitrellis.data.augmentation.normalization import Normalize
+from vitrellis.data.augmentation.transforms import Normalize
 
 MEAN, STD = [0.485, 0.456, 0.406, 0.5, 0.3], [0.229, 0.224, 0.225, 0.25, 0.2]
 

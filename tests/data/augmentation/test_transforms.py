@@ -8,11 +8,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from vitrellis.data.augmentation.auto_augment import AutoAugment
-from vitrellis.data.augmentation.boxes import crop_boxes
-from vitrellis.data.augmentation.cutout import cut_out
-from vitrellis.data.augmentation.jitter import Blur, ColorJitter, Greyscale
+from vitrellis.data.augmentation.crops import crop_boxes
+from vitrellis.data.augmentation.erasing import cut_out
 from vitrellis.data.augmentation.operations import Policy, carry_out
+from vitrellis.data.augmentation.policies import AutoAugment, Blur, ColorJitter, Greyscale
 from vitrellis.data.augmentation.transforms import Augment, Plain
 from vitrellis.data.randomness import integers, sample_keys, uniform
 from vitrellis.errors import UsageError

@@ -1,7 +1,13 @@
-"""Random erasing (Zhong et al., AAAI 2020, https://arxiv.org/abs/1708.04896), as timm's pixel mode.
+"""Erasing parts of images: random erasing and Cutout.
 
-How we differ: the noise is not drawn but read from a table of normal numbers, from a random place
-on; drawing it for every pixel would cost more than all the rest of an augmentation.
+Papers: Random Erasing (Zhong et al., AAAI 2020, https://arxiv.org/abs/1708.04896), as timm's pixel
+mode; Cutout (DeVries & Taylor, 2017, https://arxiv.org/abs/1708.04552), original code
+github.com/uoguelph-mlrg/Cutout. Cutout's centres are equally likely everywhere, so that the square
+is often cut off by the border, and zero is the mean, because images are normalised before.
+
+How we differ: the noise of random erasing is not drawn but read from a table of normal numbers,
+from a random place on; drawing it for every pixel would cost more than the rest of an augmentation.
+A Cutout square of odd side is as large as it says; the published code leaves a pixel off each side.
 """
 
 from __future__ import annotations
@@ -9,8 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vitrellis.data.augmentation.boxes import is_inside, random_boxes
-from vitrellis.data.augmentation.crops import cached_parts
+from vitrellis.data.augmentation.crops import cached_parts, is_inside, random_boxes
 from vitrellis.data.randomness import integers, uniform
 
 AREA = (0.02, 1 / 3)
@@ -63,3 +68,18 @@ class Erasing:
             generator = torch.Generator().manual_seed(0)
             self._table = torch.randn(NUM_PLACES + numbers, generator=generator).to(device)
         return self._table.as_strided((NUM_PLACES, numbers), (1, 1))
+
+
+def cut_out(images: Tensor, keys: Tensor, side: int) -> Tensor:
+    """Puts zeros in a square of each image, in place, and returns the images.
+
+    Args:
+        images: `(B, C, H, W)` float32, normalised.
+        keys: `(B,)` of the samples, on the CPU.
+        side: Of the square, in pixels.
+    """
+    height, width = images.shape[-2:]
+    below = torch.tensor([[height, width]]).expand(len(keys), 2)
+    corners = integers(keys, "cutout", 2, below=below) - side // 2
+    squares = torch.cat([corners, torch.full_like(corners, side)], dim=1).to(images.device)
+    return images.masked_fill_(is_inside(squares, (height, width)), 0)

@@ -1,11 +1,19 @@
-"""RandAugment for whole batches: every sample its own operations and magnitudes.
+"""Policies that draw operations for every sample of a batch: RandAugment, AutoAugment and SimCLR.
 
-Paper: Cubuk et al., "RandAugment", 2020, https://arxiv.org/abs/1909.13719, in timm's version, whose
+RandAugment: Cubuk et al., 2020, https://arxiv.org/abs/1909.13719, in timm's version, whose
 notation, operations, magnitudes and probability of 0.5 an operation this follows
-(`timm/data/auto_augment.py`).
+(`timm/data/auto_augment.py`). How we differ: warps are bilinear (timm draws bilinear or bicubic
+unless told), and of timm's notation the parts `mmax`, `t` and `w` are left out.
 
-How we differ: warps are bilinear (timm draws bilinear or bicubic unless told), and of timm's
-notation the parts `mmax`, `t` and `w` are left out.
+AutoAugment: Cubuk et al., CVPR 2019, https://arxiv.org/abs/1805.09501. The pairs, their
+probabilities and magnitudes are torchvision's tables of the published ones
+(`torchvision.transforms.AutoAugment`), and so is what a magnitude means. How we differ: warps are
+bilinear, as in our RandAugment, and bring in the mean colour. Those of torchvision take the nearest
+pixel and bring in black unless told.
+
+Colour jitter, greyscale and blur: Chen et al., "A Simple Framework for Contrastive Learning of
+Visual Representations" (SimCLR), ICML 2020, https://arxiv.org/abs/2002.05709, in torchvision's
+version (`ColorJitter`, `RandomGrayscale`, `GaussianBlur`).
 """
 
 from __future__ import annotations
@@ -13,13 +21,15 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torchvision.transforms import AutoAugment as Published
+from torchvision.transforms import AutoAugmentPolicy
 
 from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Drawn
-from vitrellis.data.randomness import normal, uniform
+from vitrellis.data.randomness import integers, normal, uniform
 from vitrellis.errors import UsageError
 
 HIGHEST_MAGNITUDE = 10.0
@@ -162,3 +172,145 @@ _PARTS = {
     "inc": (1.0, True),
 }
 """Of the notation: the highest number, and whether it must be whole."""
+
+
+PolicyName = Literal["cifar10", "imagenet", "svhn"]
+"""The data sets that policies were learned on."""
+NUM_MAGNITUDES = 10
+"""From none, or a weak one, to the strongest."""
+GREATEST_TRANSLATION = 150 / 331
+"""Share of a side."""
+_OWN_NAMES = {"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel"}
+
+
+class AutoAugment:
+    """One of the published policies: a pair of operations, each done with its own probability.
+
+    Args:
+        name: What it was learned on.
+    """
+
+    def __init__(self, name: PolicyName) -> None:
+        pairs = Published(AutoAugmentPolicy(name)).policies
+        names = [[_OWN_NAMES.get(name, name) for name, _, _ in pair] for pair in pairs]
+        self.operations = torch.tensor([[OPERATIONS.index(n) for n in pair] for pair in names])
+        self.probabilities = torch.tensor([[share for _, share, _ in pair] for pair in pairs])
+        self.magnitudes = torch.tensor([[number or 0 for _, _, number in pair] for pair in pairs])
+
+    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
+        """Operations and strengths of two layers; see `Policy`."""
+        which = integers(keys, "auto-augment", 1, below=len(self.operations)).squeeze(1)
+        draws = uniform(keys, "auto-augment-layers", 4).unflatten(1, (2, 2))
+        whether, sign = draws.unbind(dim=1)  # (B, 2)
+        operations, magnitudes = self.operations[which], self.magnitudes[which]
+        is_done = whether < self.probabilities[which]
+        signs = torch.where(sign < 0.5, -1.0, 1.0)
+        strengths = auto_strengths(operations, magnitudes, signs, size)
+        return Drawn(torch.where(is_done, operations, NOTHING), strengths)
+
+
+def auto_strengths(
+    operations: Tensor, magnitudes: Tensor, signs: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """What operations are told: bits, grey levels, degrees, shares or factors.
+
+    Args:
+        operations: `(B, ...)` int64, index into `OPERATIONS`.
+        magnitudes: int64 in [0, 9], of the same shape; some operations have none.
+        signs: -1 and 1, of the same shape, for the operations that go both ways.
+        size: `(H, W)` of the images. They are moved by whole pixels.
+
+    Returns:
+        float64, of the same shape.
+    """
+    steps = {name: torch.linspace(0, end, NUM_MAGNITUDES) for name, end in _ENDS.items()}
+    for name, side in (("TranslateYRel", size[0]), ("TranslateXRel", size[1])):
+        pixels = torch.linspace(0, GREATEST_TRANSLATION * side, NUM_MAGNITUDES).trunc()
+        steps[name] = -pixels.double() / side  # a positive sign is to the right and down
+    fixed = {
+        "Posterize": 8 - (torch.arange(NUM_MAGNITUDES) / ((NUM_MAGNITUDES - 1) / 4)).round(),
+        "Solarize": torch.linspace(255, 0, NUM_MAGNITUDES),
+    }
+    both_ways = torch.zeros(len(OPERATIONS), NUM_MAGNITUDES, dtype=torch.float64)
+    start = torch.zeros(len(OPERATIONS), NUM_MAGNITUDES, dtype=torch.float64)
+    for name, values in steps.items():
+        both_ways[OPERATIONS.index(name)] = values.double()
+    for name, values in fixed.items():
+        start[OPERATIONS.index(name)] = values.double()
+    start[[OPERATIONS.index(name) for name in _ENHANCEMENTS]] = 1.0
+    return start[operations, magnitudes] + signs * both_ways[operations, magnitudes]
+
+
+_ENHANCEMENTS = ("Brightness", "Color", "Contrast", "Sharpness")
+_ENDS = {"ShearX": 0.3, "ShearY": 0.3, "Rotate": 30.0, **dict.fromkeys(_ENHANCEMENTS, 0.9)}
+"""What the greatest magnitude adds or takes away."""
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Brightness, contrast, saturation and hue, in an order that differs from sample to sample.
+
+    Attributes:
+        amounts: Of the four. Factors are uniform in `[max(0, 1 - amount), 1 + amount]`, the hue
+            is moved by up to its amount, 0.5 at most, of the circle of colours to both sides.
+        probability: Of an image to be varied at all.
+    """
+
+    amounts: tuple[float, float, float, float]
+    probability: float = 1.0
+
+    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
+        """Operations and strengths of four layers, whatever the size; see `Policy`."""
+        del size
+        amounts = torch.tensor(self.amounts, dtype=torch.float64)
+        middle = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+        least = torch.maximum(middle - amounts, torch.tensor([0.0, 0.0, 0.0, -0.5]))
+        shares = uniform(keys, "color-jitter", 4).double()
+        strengths = least + shares * (middle + amounts - least)  # (B, 4)
+        operations = torch.where(amounts > 0, torch.tensor(_JITTERED), NOTHING)
+        is_done = uniform(keys, "color-jitter-whether", 1) < self.probability
+        chosen = torch.where(is_done, operations, NOTHING)
+        order = uniform(keys, "color-jitter-order", 4).argsort(dim=1, stable=True)
+        return Drawn(chosen.gather(1, order), strengths.gather(1, order))
+
+
+@dataclass(frozen=True)
+class Greyscale:
+    """All channels become the image's grey.
+
+    Attributes:
+        probability: Of an image to lose its colours.
+    """
+
+    probability: float
+
+    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
+        """Operations and strengths of one layer, whatever the size; see `Policy`."""
+        del size
+        is_done = uniform(keys, "greyscale", 1) < self.probability  # (B, 1)
+        chosen = torch.where(is_done, OPERATIONS.index("Color"), NOTHING)
+        return Drawn(chosen, torch.zeros_like(chosen, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Blur:
+    """Gaussian blur, see `vitrellis.data.augmentation.blur`.
+
+    Attributes:
+        probability: Of an image to be blurred.
+        sigma: Smallest and largest deviation, in pixels.
+    """
+
+    probability: float
+    sigma: tuple[float, float] = (0.1, 2.0)
+
+    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
+        """Operations and strengths of one layer, whatever the size; see `Policy`."""
+        del size
+        is_done = uniform(keys, "blur", 1) < self.probability  # (B, 1)
+        least, greatest = self.sigma
+        sigmas = least + uniform(keys, "blur-sigma", 1).double() * (greatest - least)
+        return Drawn(torch.where(is_done, OPERATIONS.index("Blur"), NOTHING), sigmas)
+
+
+_JITTERED = [OPERATIONS.index(name) for name in ("Brightness", "Contrast", "Color", "Hue")]

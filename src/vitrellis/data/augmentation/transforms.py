@@ -14,15 +14,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vitrellis.data.augmentation.auto_augment import AutoAugment, PolicyName
-from vitrellis.data.augmentation.boxes import crop_boxes
-from vitrellis.data.augmentation.crops import Interpolation, crop_resize, padded_crop
-from vitrellis.data.augmentation.cutout import cut_out
-from vitrellis.data.augmentation.erasing import Erasing
-from vitrellis.data.augmentation.jitter import Blur, ColorJitter, Greyscale
-from vitrellis.data.augmentation.normalization import Normalize
+from vitrellis.data.augmentation.crops import (
+    Interpolation,
+    cached_parts,
+    crop_boxes,
+    crop_resize,
+    padded_crop,
+)
+from vitrellis.data.augmentation.erasing import Erasing, cut_out
 from vitrellis.data.augmentation.operations import Policy, carry_out, warp_matrices
-from vitrellis.data.augmentation.policies import parse_policy
+from vitrellis.data.augmentation.policies import (
+    AutoAugment,
+    Blur,
+    ColorJitter,
+    Greyscale,
+    PolicyName,
+    parse_policy,
+)
 from vitrellis.data.augmentation.warps import combined
 from vitrellis.data.randomness import integers, uniform
 
@@ -211,3 +219,32 @@ def _whole(images: Tensor) -> Tensor:
     """Boxes around everything, `(B, 4)`."""
     box = torch.tensor([0, 0, *images.shape[-2:]], device=images.device)
     return box.expand(len(images), 4)
+
+
+class Normalize:
+    """Grey levels in [0, 255] to zero mean and unit deviation, per channel.
+
+    Args:
+        mean: Of images in [0, 1].
+        std: Likewise.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        deviation = torch.tensor(std, dtype=torch.float64).view(1, -1, 1, 1)
+        self._scale = (1 / (255 * deviation)).float()
+        self._shift = (-torch.tensor(mean).double().view(1, -1, 1, 1) / deviation).float()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 `(B, C, H, W)` to float32 of the same shape."""
+        out = torch.empty(images.shape, device=images.device)
+        for part in cached_parts(len(images), images.shape[1:].numel(), images.device):
+            self.into(out[part], out[part].copy_(images[part]))
+        return out
+
+    def into(self, out: Tensor, levels: Tensor) -> None:
+        """Normalises float grey levels into `out`, both `(B, C, H, W)`."""
+        assert out.shape[1] == self._scale.shape[1], "as many means as channels"
+        self._scale, self._shift = self._scale.to(out.device), self._shift.to(out.device)
+        # two roundings wherever a pixel lies; a fused one would depend on its place
+        torch.mul(levels, self._scale, out=out)
+        out.add_(self._shift)

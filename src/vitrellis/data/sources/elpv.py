@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vitrellis.data.sources.base import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles, channels_of, inspect_files
-from vitrellis.data.strata import stratified_split
+from vitrellis.data.splits import stratified_split
 from vitrellis.errors import UsageError, VitrellisError
 
 TEST_FRACTION = 0.25

@@ -9,15 +9,17 @@ that follows, without class and distillation tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
+from timm.models.pit import PoolingVisionTransformer
+from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vitrellis.errors import UsageError
-from vitrellis.models.support.staged import Staged, num_staged_blocks, staged_forward
 
 Logits = Tensor | tuple[Tensor, Tensor]
 
@@ -114,3 +116,109 @@ def _first_level(model: nn.Module) -> int:
 def _name(model: nn.Module) -> str:
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
     return str(cfg.get("architecture") or type(model).__name__)
+
+
+Staged = PoolingVisionTransformer | PyramidVisionTransformerV2
+
+
+def num_staged_blocks(model: Staged) -> int:
+    """Blocks of all stages together."""
+    stages: Any = (
+        model.transformers if isinstance(model, PoolingVisionTransformer) else model.stages
+    )
+    return sum(len(stage.blocks) for stage in stages)
+
+
+def staged_forward(
+    model: Staged, images: Tensor, wanted: Collection[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """`model.forward_features(images)`, and the maps of some blocks.
+
+    Args:
+        model: A PiT, plain or distilled, or a PVT v2.
+        images: `(B, C, H, W)`.
+        wanted: Block indices, counted over all stages.
+
+    Returns:
+        The features, and a map `(B, C, H, W)` for each block that is wanted.
+    """
+    if isinstance(model, PoolingVisionTransformer):
+        return _pit(model, images, wanted)
+    return _pvt_v2(model, images, wanted)
+
+
+def _pit(model: Any, images: Tensor, wanted: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+    maps: dict[int, Tensor] = {}
+    number = 0
+    x = model.pos_drop(model.patch_embed(images) + model.pos_embed)  # (B, C, H, W)
+    prefix = model.cls_token.expand(len(x), -1, -1)  # (B, 1 or 2, C)
+    count = prefix.shape[1]
+    for stage in model.transformers:
+        if stage.pool is not None:
+            x, prefix = stage.pool(x, prefix)
+        grid = x.shape[-2:]
+        tokens = stage.norm(torch.cat([prefix, x.flatten(2).mT], dim=1))  # (B, count + H * W, C)
+        for block in stage.blocks:
+            tokens = block(tokens)
+            if number in wanted:
+                maps[number] = tokens[:, count:].mT.unflatten(-1, grid)
+            number += 1
+        prefix = tokens[:, :count]
+        x = tokens[:, count:].mT.unflatten(-1, grid)
+    return model.norm(prefix), maps
+
+
+def _pvt_v2(
+    model: Any, images: Tensor, wanted: Collection[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    maps: dict[int, Tensor] = {}
+    number = 0
+    x = model.patch_embed(images)  # (B, H, W, C)
+    for stage in model.stages:
+        if stage.downsample is not None:
+            x = stage.downsample(x)  # (B, H, W, C) from (B, C, H, W)
+        grid = x.shape[1:3]
+        tokens = x.flatten(1, 2)  # (B, H * W, C)
+        for block in stage.blocks:
+            if stage.grad_checkpointing and model.training:
+                tokens = checkpoint(block, tokens, grid, use_reentrant=False)
+            else:
+                tokens = block(tokens, grid)
+            if number in wanted:
+                maps[number] = tokens.mT.unflatten(-1, grid)
+            number += 1
+        x = stage.norm(tokens).mT.unflatten(-1, grid).contiguous()  # (B, C, H, W)
+    return x, maps
+
+
+def chosen_indices(num_blocks: int, indices: int | Sequence[int] | None) -> set[int]:
+    """Block indices from what timm's callers pass.
+
+    Args:
+        num_blocks: How many there are.
+        indices: A list (negative counts from the end), a number for the last so many, or None
+            for all.
+
+    Raises:
+        ValueError: If an index is out of range.
+    """
+    if indices is None:
+        return set(range(num_blocks))
+    if isinstance(indices, int):
+        return set(range(num_blocks - indices, num_blocks))
+    chosen = {index + num_blocks if index < 0 else index for index in indices}
+    outside = [index for index in chosen if not 0 <= index < num_blocks]
+    if outside:
+        raise ValueError(
+            f"block {outside[0]}: there are {num_blocks} blocks, 0 to {num_blocks - 1}"
+        )
+    return chosen
+
+
+TappedForward = Callable[[nn.Module, Tensor, Sequence[int]], tuple[Logits, list[Tensor]]]
+"""The signature of `forward_with_maps`."""
+
+
+def tapped_forward(*, compiled: bool) -> TappedForward:
+    """`forward_with_maps`, or a compiled copy of it."""
+    return torch.compile(forward_with_maps) if compiled else forward_with_maps

@@ -28,8 +28,8 @@ from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.directory import RunDirectory, find_run
 from vitrellis.runs.exported import Preprocessing, Trained, load_exported, save_model
 from vitrellis.teachers.precomputed import FeatureStore, StoredTeacher, StoreKey, weights_digest
-from vitrellis.teachers.teacher import Faculty
-from vitrellis.training.guided import Teacher
+from vitrellis.teachers.teacher import Teacher
+from vitrellis.teachers.teachers import Faculty
 
 
 def teacher_folder(teacher: Recipe, run: RunDirectory) -> Path:

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitrellis.experiments.comparison import Measured
-from vitrellis.experiments.demonstration import verdict
-from vitrellis.report.comparison_table import (
+from vitrellis.experiments.comparison_table import (
     difference,
     fill_groups,
     fill_table,
@@ -18,6 +17,7 @@ from vitrellis.report.comparison_table import (
     in_words,
     ways_of_grouping,
 )
+from vitrellis.experiments.demonstration import verdict
 
 
 def row(arm: str, unit: str, top1: float, role: str = "student") -> Measured:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vitrellis.errors import UsageError
-from vitrellis.recipe.files import (
+from vitrellis.recipe import (
     defines,
     describe,
     differences,

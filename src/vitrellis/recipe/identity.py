@@ -1,0 +1,66 @@
+"""The identity of a recipe: the settings that determine a result, digests and differences."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vitrellis.recipe.recipe import Recipe
+from vitrellis.recipe.yaml import dump
+
+
+def describe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: every key with its value. Loading it gives an equal recipe."""
+    return dump(recipe.model_dump(mode="json"))
+
+
+def defines(recipe: Recipe) -> dict[str, Any]:
+    """All that the result of a run depends on: not its name, the machine, or how often it saves."""
+    return recipe.model_dump(
+        mode="json",
+        exclude={
+            "name": True,
+            "description": True,
+            "machine": True,
+            "training": {"checkpoint_minutes"},
+        },
+    )
+
+
+def differences(before: Recipe, after: Recipe) -> list[str]:
+    """What differs in the definition of two runs.
+
+    Returns:
+        Lines such as `optimizer.lr: 0.001 → 0.002`; none if the runs are the same.
+    """
+    old, new = dict(_leaves(defines(before))), dict(_leaves(defines(after)))
+    return [
+        f"{key}: {_shown(old, key)} → {_shown(new, key)}"
+        for key in dict.fromkeys([*old, *new])
+        if _shown(old, key) != _shown(new, key)
+    ]
+
+
+def digest(mapping: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that are equal for equal mappings, whatever their order.
+
+    Args:
+        mapping: Plain values, as `defines` returns.
+    """
+    text = json.dumps(mapping, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _shown(leaves: Mapping[str, Any], key: str) -> str:
+    value = leaves.get(key)
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
