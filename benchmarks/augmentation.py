@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from vitrellis.data.augmentation.transforms import Augment
+from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources.base import Split, TensorImages
 from vitrellis.report.hardware import describe_hardware
@@ -137,7 +137,7 @@ def our_batches(pipeline: Pipeline, images: Tensor) -> Iterator[Tensor]:
         Split(TensorImages(images), torch.zeros(len(images), dtype=torch.int64)),
         num_classes=10,
         batch_size=BATCH_SIZE,
-        augment=Augment(
+        augment=TrainTransform(
             size=(pipeline.size, pipeline.size),
             mean=MEAN[: pipeline.channels],
             std=STD[: pipeline.channels],

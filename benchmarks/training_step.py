@@ -29,7 +29,7 @@ from vitrellis.report.hardware import describe_hardware
 from vitrellis.runs.checkpoints import Store
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing
-from vitrellis.teachers.teachers import Faculty
+from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.display import Display
 from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.trainer import Trainer
@@ -123,7 +123,7 @@ def our_trainer(
     fabric.launch()
     student = build.build_student(recipe, source, preprocessing)
     objective = build_objective(
-        recipe, student, preprocessing, Faculty({}), class_counts=source.class_counts
+        recipe, student, preprocessing, Teachers({}), class_counts=source.class_counts
     )
     guided = GuidedStudent(student, objective)
     loader = build.build_train_loader(
@@ -134,11 +134,11 @@ def our_trainer(
         fabric=fabric,
         guided=guided,
         optimizer=build.build_optimizer(recipe, guided),
-        gradient=build.build_gradient(recipe, guided, Faculty({})),
+        gradient=build.build_gradient(recipe, guided, Teachers({})),
         learning_rate=build.build_learning_rate(recipe, loader.steps_per_epoch),
         loader=loader,
         validation=None,
-        faculty=Faculty({}),
+        teachers=Teachers({}),
         ema=None,
         store=Store(fabric, run, lambda model, path: None),
         display=Display(Console(quiet=True), "benchmark", 1, loader.steps_per_epoch),

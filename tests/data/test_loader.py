@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.augmentation.mixing import Mix
-from vitrellis.data.augmentation.transforms import Augment, Plain
+from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.randomness import epoch_order
 from vitrellis.data.sources.base import Split, TensorImages
@@ -26,7 +26,9 @@ def split(count: int = 50, height: int = 10, width: int = 12) -> Split:
     return Split(TensorImages(images), torch.arange(count) % 5)
 
 
-STRONG = Augment(size=(8, 9), mean=MEAN, std=STD, rand_augment="rand-m9-mstd0.5-inc1", erasing=0.3)
+STRONG = TrainTransform(
+    size=(8, 9), mean=MEAN, std=STD, rand_augment="rand-m9-mstd0.5-inc1", erasing=0.3
+)
 
 
 def train_loader(images: Split | None = None, **settings: Any) -> TrainLoader:
@@ -43,7 +45,7 @@ def train_loader(images: Split | None = None, **settings: Any) -> TrainLoader:
 
 
 def eval_loader(images: Split, **settings: Any) -> EvalLoader:
-    plain = Plain(size=(8, 9), mean=MEAN, std=STD)
+    plain = EvalTransform(size=(8, 9), mean=MEAN, std=STD)
     chosen: dict[str, Any] = {"batch_size": 16, "device": CPU, "canvas": (10, 12)}
     return EvalLoader(images, plain=plain, **(chosen | settings))
 
@@ -112,13 +114,13 @@ def test_mixing_leaves_unmixed_samples_as_they_are() -> None:
 
 def test_only_mixed_samples_pay_for_partners(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[int] = []
-    call = Augment.__call__
+    call = TrainTransform.__call__
 
-    def counting(self: Augment, images: Tensor, keys: Tensor) -> Tensor:
+    def counting(self: TrainTransform, images: Tensor, keys: Tensor) -> Tensor:
         shown.append(len(images))
         return call(self, images, keys)
 
-    monkeypatch.setattr(Augment, "__call__", counting)
+    monkeypatch.setattr(TrainTransform, "__call__", counting)
     list(train_loader(mix=Mix(mixup=1.0, probability=0.25)).epoch(0))
     assert 48 < sum(shown) < 72
 
@@ -275,7 +277,7 @@ def test_building_tells_how_far_it_is() -> None:
 @pytest.mark.parametrize("resident", [True, False])
 def test_evaluation_sees_every_image_once(world_size: int, resident: bool) -> None:
     images = split(50)
-    plain = Plain(size=(8, 9), mean=MEAN, std=STD)
+    plain = EvalTransform(size=(8, 9), mean=MEAN, std=STD)
     assert isinstance(images.images, TensorImages)
     expected = plain(images.images.tensor)
     loaders = [
@@ -314,7 +316,7 @@ def test_second_view_is_another_of_the_same_images_and_changes_nothing_else() ->
 
 def test_second_view_may_be_of_another_kind() -> None:
     """The first as without it; the second as if all images were varied in the other's way."""
-    other = Augment(size=(8, 9), mean=MEAN, std=STD, crop="none", flip=0, grayscale=1.0)
+    other = TrainTransform(size=(8, 9), mean=MEAN, std=STD, crop="none", flip=0, grayscale=1.0)
     first, both = train_loader(), train_loader(second_view=other)
     deviation = torch.tensor(STD).view(3, 1, 1)
     mean = torch.tensor(MEAN).view(3, 1, 1)
@@ -343,7 +345,7 @@ def test_second_view_is_counted_too() -> None:
 
 def test_second_view_shows_the_images_that_were_asked_for() -> None:
     """Without augmentation both views are the image; the second one also where images are mixed."""
-    same = Augment(size=(10, 12), mean=MEAN, std=STD, crop="none", flip=0)
+    same = TrainTransform(size=(10, 12), mean=MEAN, std=STD, crop="none", flip=0)
     plain = train_loader(augment=same).epoch(0)
     mixed = train_loader(augment=same, mix=MIX, second_view=same).epoch(0)
     for one, two in zip(plain, mixed, strict=True):

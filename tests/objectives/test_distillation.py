@@ -15,9 +15,9 @@ from vitrellis.objectives import (
     HardDistillation,
     Signals,
     hard_distillation,
+    limit_gradient,
     soft_distillation,
     standardize,
-    tame_gradient,
 )
 from vitrellis.objectives.distillation import Head, LogitTerm, Reduction
 from vitrellis.objectives.standardization import GRADIENT_FLOOR, Sigma
@@ -161,7 +161,7 @@ def test_taming_changes_no_value_and_only_the_length_of_small_gradients() -> Non
 
     def gradient(tamed: bool) -> Tensor:
         leaf = logits.clone().requires_grad_()
-        inputs = tame_gradient(leaf) if tamed else leaf
+        inputs = limit_gradient(leaf) if tamed else leaf
         assert torch.equal(inputs, logits)
         (gradient,) = torch.autograd.grad((weights * standardize(inputs)).sum(), leaf)
         return gradient

@@ -6,11 +6,11 @@ import pytest
 
 from vitrellis.errors import UsageError
 from vitrellis.recipe import (
-    defines,
     describe,
     differences,
     digest,
     header,
+    identity,
     load_recipe,
     packaged_recipes,
     recipe_from,
@@ -198,7 +198,7 @@ def test_what_defines_a_run_leaves_out_names_machines_and_saving() -> None:
         ["name=other", "description=x", "machine.threads=3", "training.checkpoint_minutes=9"],
     )
     assert differences(recipe, same) == []
-    assert digest(defines(recipe)) == digest(defines(same))
+    assert digest(identity(recipe)) == digest(identity(same))
 
 
 def test_differences_are_named_with_both_values() -> None:
@@ -211,7 +211,7 @@ def test_differences_are_named_with_both_values() -> None:
     assert 'data.root: none → "x"' in lines
     assert 'teacher.mode: "eval" → "train"' in lines
     assert "objective.kd.weight: 4.0 → none" in lines
-    assert digest(defines(changed)) != digest(defines(load_recipe("demo")))
+    assert digest(identity(changed)) != digest(identity(load_recipe("demo")))
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:

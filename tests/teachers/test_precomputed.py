@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.training.command import TINY, run, weights
-from vitrellis.data.augmentation.transforms import Augment, Plain
+from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
 from vitrellis.data.augmentation.warps import sample_maps
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.sources import Split, from_tensors
@@ -19,7 +19,12 @@ from vitrellis.errors import VitrellisError
 from vitrellis.models import create_model
 from vitrellis.objectives import Needs
 from vitrellis.runs.directory import RunDirectory
-from vitrellis.teachers.precomputed import FeatureStore, StoredTeacher, StoreKey, weights_digest
+from vitrellis.teachers.precomputed import (
+    PrecomputedKey,
+    PrecomputedOutputs,
+    PrecomputedTeacher,
+    weights_digest,
+)
 from vitrellis.teachers.teacher import Teacher
 
 CPU = torch.device("cpu")
@@ -47,11 +52,11 @@ def teacher() -> Teacher:
     )
 
 
-def augment(**settings: object) -> Augment:
-    return Augment(size=SIZE, mean=MEAN, std=STD, interpolation="bilinear", **settings)  # type: ignore[arg-type]
+def augment(**settings: object) -> TrainTransform:
+    return TrainTransform(size=SIZE, mean=MEAN, std=STD, interpolation="bilinear", **settings)  # type: ignore[arg-type]
 
 
-def loader(split: Split, varied: Augment) -> TrainLoader:
+def loader(split: Split, varied: TrainTransform) -> TrainLoader:
     return TrainLoader(
         split,
         num_classes=2,
@@ -65,19 +70,19 @@ def loader(split: Split, varied: Augment) -> TrainLoader:
 
 
 def as_they_are(split: Split, batch_size: int = 4) -> EvalLoader:
-    plain = Plain(size=SIZE, mean=MEAN, std=STD, interpolation="bilinear")
+    plain = EvalTransform(size=SIZE, mean=MEAN, std=STD, interpolation="bilinear")
     return EvalLoader(split, plain=plain, batch_size=batch_size, device=CPU, canvas=SIZE)
 
 
-def key(precision: str = "float32", teacher: str = "t") -> StoreKey:
-    return StoreKey(teacher, "images", "shown", (0, 2), precision)  # type: ignore[arg-type]
+def key(precision: str = "float32", teacher: str = "t") -> PrecomputedKey:
+    return PrecomputedKey(teacher, "images", "shown", (0, 2), precision)  # type: ignore[arg-type]
 
 
-def filled(folder: Path, precision: str = "float32") -> FeatureStore:
+def filled(folder: Path, precision: str = "float32") -> PrecomputedOutputs:
     split = images()
-    store = FeatureStore(folder, key(precision), len(split))
+    store = PrecomputedOutputs(folder, key(precision), len(split))
     store.fill(teacher(), as_they_are(split))
-    return FeatureStore(folder, key(precision), len(split))
+    return PrecomputedOutputs(folder, key(precision), len(split))
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("float16", 2e-3)])
@@ -86,7 +91,7 @@ def test_offline_is_online_on_images_as_they_are(
 ) -> None:
     store = filled(tmp_path, precision)
     varied = augment(crop="none", flip=0.0)
-    offline, online = StoredTeacher(store, varied, SIZE), teacher()
+    offline, online = PrecomputedTeacher(store, varied, SIZE), teacher()
     for batch in loader(images(), varied).epoch(0):
         mine, theirs = offline(batch, NEEDS), online(batch.images, NEEDS)
         assert mine.logits is not None
@@ -136,7 +141,7 @@ def test_warps_of_policies_move_maps_too(policy: dict[str, Any]) -> None:
     split = from_tensors(pixels, torch.arange(40) % 2).train
     settings: dict[str, Any] = {"size": (32, 32), "mean": (0.0,) * 3, "std": (1.0,) * 3}
     settings |= {"crop": "none", "flip": 0.5, "interpolation": "bilinear"}
-    varied = Augment(**settings, **policy)
+    varied = TrainTransform(**settings, **policy)
     batches = TrainLoader(
         split,
         num_classes=2,
@@ -149,7 +154,7 @@ def test_warps_of_policies_move_maps_too(policy: dict[str, Any]) -> None:
     )
     (batch,) = batches.epoch(0)
     matrices = varied.origins(batch.keys, (32, 32))
-    only_flipped = Augment(**settings).origins(batch.keys, (32, 32))
+    only_flipped = TrainTransform(**settings).origins(batch.keys, (32, 32))
     is_warped = (matrices - only_flipped).abs().amax(dim=(1, 2)) > 0.05
     assert is_warped.sum() > 10
     squares = torch.zeros(40, 1, 32, 32)
@@ -170,7 +175,7 @@ def test_warps_of_policies_move_maps_too(policy: dict[str, Any]) -> None:
 def test_a_stopped_store_goes_on_and_is_equal(tmp_path: Path) -> None:
     whole = filled(tmp_path / "whole")
     split = images()
-    store = FeatureStore(tmp_path / "part", key(), len(split))
+    store = PrecomputedOutputs(tmp_path / "part", key(), len(split))
 
     class Stop(Exception):
         pass
@@ -182,12 +187,12 @@ def test_a_stopped_store_goes_on_and_is_equal(tmp_path: Path) -> None:
 
     with pytest.raises(Stop):
         store.fill(teacher(), as_they_are(split), stop)
-    resumed = FeatureStore(tmp_path / "part", key(), len(split))
+    resumed = PrecomputedOutputs(tmp_path / "part", key(), len(split))
     assert not resumed.is_complete
     assert resumed.num_done == 4
     resumed.fill(teacher(), as_they_are(split))
     rows = torch.tensor([9, 0, 5])
-    again = FeatureStore(tmp_path / "part", key(), len(split))
+    again = PrecomputedOutputs(tmp_path / "part", key(), len(split))
     mine, theirs = again.read(rows, NEEDS), whole.read(rows, NEEDS)
     assert mine.logits is not None
     assert theirs.logits is not None
@@ -198,13 +203,13 @@ def test_a_stopped_store_goes_on_and_is_equal(tmp_path: Path) -> None:
 def test_a_store_of_something_else_is_refused(tmp_path: Path) -> None:
     filled(tmp_path)
     with pytest.raises(VitrellisError, match="another teacher, or of other images"):
-        FeatureStore(tmp_path, key(teacher="u"), 10)
+        PrecomputedOutputs(tmp_path, key(teacher="u"), 10)
     (tmp_path / "map_2.npy").write_bytes(b"x")
     with pytest.raises(VitrellisError, match=r"map_2\.npy: missing or damaged"):
-        FeatureStore(tmp_path, key(), 10).read(torch.tensor([0]), NEEDS)
+        PrecomputedOutputs(tmp_path, key(), 10).read(torch.tensor([0]), NEEDS)
     (tmp_path / "features.json").write_text("{")
     with pytest.raises(VitrellisError, match=r"features\.json: damaged"):
-        FeatureStore(tmp_path, key(), 10)
+        PrecomputedOutputs(tmp_path, key(), 10)
 
 
 def test_digests_tell_weights_apart() -> None:

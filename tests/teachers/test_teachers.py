@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import vitrellis
 from tests.training.command import TINY, run
 from vitrellis.errors import UsageError
-from vitrellis.objectives import KD, CrossEntropy, Objective, Signals, Taught
+from vitrellis.objectives import KD, CrossEntropy, Objective, Signals, TeacherOutput
 from vitrellis.recipe import recipe_from
 
 SMALL = [
@@ -53,14 +53,16 @@ def recipe(**sections: object) -> Any:
 
 def test_each_term_sees_its_own_teacher() -> None:
     student = torch.randn(4, 3)
-    taught = {name: Taught(torch.randn(4, 3), {}) for name in ("a", "b")}
+    teacher_outputs = {name: TeacherOutput(torch.randn(4, 3), {}) for name in ("a", "b")}
     terms = [KD(name=f"kd_{name}", weight=weight) for name, weight in (("a", 2.0), ("b", 0.5))]
-    for term, name in zip(terms, taught, strict=True):
+    for term, name in zip(terms, teacher_outputs, strict=True):
         term.teacher = name
-    signals = Signals(logits=student, targets=torch.eye(3)[[0, 1, 2, 0]], taught=taught)
+    signals = Signals(
+        logits=student, targets=torch.eye(3)[[0, 1, 2, 0]], teacher_outputs=teacher_outputs
+    )
     value = Objective([CrossEntropy(), *terms])(signals, 0)
     for name, weight in (("a", 2.0), ("b", 0.5)):
-        alone = KD()(Signals(student, signals.targets, teacher_logits=taught[name].logits))
+        alone = KD()(Signals(student, signals.targets, teacher_logits=teacher_outputs[name].logits))
         torch.testing.assert_close(value.parts[f"kd_{name}"], alone)
         value = value._replace(total=value.total - weight * alone)
     torch.testing.assert_close(value.total, value.parts["cross_entropy"])

@@ -21,7 +21,7 @@ from vitrellis.objectives.objective import Objective
 from vitrellis.recipe import recipe_from
 from vitrellis.runs.exported import Preprocessing
 from vitrellis.teachers.teacher import Teacher
-from vitrellis.teachers.teachers import Faculty
+from vitrellis.teachers.teachers import Teachers
 
 COUNTS = torch.tensor([50, 20, 10])
 LONG_TAILED = [
@@ -56,7 +56,7 @@ def objective(counts: torch.Tensor = COUNTS, **sections: Any) -> Objective:
         recipe,
         create_model("vit_micro_patch7_28", num_classes=3),
         shown,
-        Faculty(dict.fromkeys(recipe.tutors, teacher)),
+        Teachers(dict.fromkeys(recipe.all_teachers, teacher)),
         class_counts=counts,
     )
 

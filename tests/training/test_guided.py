@@ -15,9 +15,9 @@ from torchvision.transforms.functional import rgb_to_grayscale
 from tests.parity.rule import reference_input, weight_by_rule
 from vitrellis.models import create_model
 from vitrellis.models.support.interop import TINY_TRANSFORMERS, translate
-from vitrellis.objectives import KD, CrossEntropy, LocalityGuidance, Needs, Objective, Taught
+from vitrellis.objectives import KD, CrossEntropy, LocalityGuidance, Needs, Objective, TeacherOutput
 from vitrellis.teachers.teacher import Teacher
-from vitrellis.training.guided import Evidence, GuidedStudent
+from vitrellis.training.guided import GuidedStudent, StepInputs
 
 VECTORS = json.loads((Path(__file__).parents[1] / "parity" / "training.json").read_text())
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -96,7 +96,7 @@ def step(
     guided.train()
     teacher.train()
     outputs = teacher(images, guided.objective.needs(0))
-    total, parts, _ = guided(images, Evidence(targets, 0, {"teacher": outputs}))
+    total, parts, _ = guided(images, StepInputs(targets, 0, {"teacher": outputs}))
     total.backward()
     return total, parts
 
@@ -236,9 +236,9 @@ def test_projections_learn_with_the_student() -> None:
         student_blocks=[1], teacher_blocks=[0], student_channels=[96], teacher_channels=[4]
     )
     guided = GuidedStudent(student, Objective([CrossEntropy(), locality]))
-    taught = Taught(None, {0: torch.randn(3, 4, 7, 7)})
-    evidence = Evidence(torch.eye(3), 0, {"teacher": taught})
-    guided(torch.randn(3, 3, 28, 28), evidence)[0].backward()
+    teacher_outputs = TeacherOutput(None, {0: torch.randn(3, 4, 7, 7)})
+    inputs = StepInputs(torch.eye(3), 0, {"teacher": teacher_outputs})
+    guided(torch.randn(3, 3, 28, 28), inputs)[0].backward()
     without = [name for name, p in guided.named_parameters() if p.grad is None]
     assert without == []
     assert "objective.terms.locality.projections.0.weight" in guided.state_dict()

@@ -14,7 +14,7 @@ from tests.training.command import assert_same_weights, finish, run, start
 from tests.training.test_survival import wait_for
 from tests.training.test_trainer import tiny
 from vitrellis.assembly.build import Place, build_preprocessing, build_train_loader
-from vitrellis.data.augmentation.transforms import Augment
+from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.randomness import child_keys
 from vitrellis.data.sources import from_tensors
 from vitrellis.errors import UsageError
@@ -116,14 +116,14 @@ def test_both_views_are_made_as_the_recipe_says(second: dict[str, Any] | None) -
         "std": preprocessing.std,
     }
     stored = images[batch.indices]
-    assert torch.equal(batch.images, Augment(**settings, **first)(stored, batch.keys))
-    expected = Augment(**settings, **(second or first))
+    assert torch.equal(batch.images, TrainTransform(**settings, **first)(stored, batch.keys))
+    expected = TrainTransform(**settings, **(second or first))
     assert batch.second_view is not None
     assert torch.equal(batch.second_view, expected(stored, child_keys(batch.keys, "second-view")))
 
 
 def test_a_view_has_the_keys_of_an_augment_and_the_same_defaults() -> None:
-    parameters = inspect.signature(Augment).parameters
+    parameters = inspect.signature(TrainTransform).parameters
     settings = {n: p.default for n, p in parameters.items() if n not in ("size", "mean", "std")}
     assert View().model_dump() == settings
 

@@ -12,8 +12,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from vitrellis.data.augmentation.mixing import Mix
-from vitrellis.data.augmentation.transforms import Augment, Plain
-from vitrellis.data.canvas import Tick, canvas_for, fits_in_memory, measure_normalization
+from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
+from vitrellis.data.canvas import (
+    ProgressCallback,
+    canvas_for,
+    fits_in_memory,
+    measure_normalization,
+)
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.long_tail import LongTail
 from vitrellis.data.sources import Source, Split, load_source
@@ -23,7 +28,7 @@ from vitrellis.models import create_model, has_distillation_head, set_heads_apar
 from vitrellis.recipe import Recipe, TeacherSection, View, effective_lr
 from vitrellis.runs.exported import Preprocessing, Trained
 from vitrellis.teachers.teacher import Teacher
-from vitrellis.teachers.teachers import Faculty
+from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.optimizers import (
     LearningRate,
@@ -242,12 +247,12 @@ def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
     )
 
 
-def build_gradient(recipe: Recipe, guided: GuidedStudent, faculty: Faculty) -> Gradient:
+def build_gradient(recipe: Recipe, guided: GuidedStudent, teachers: Teachers) -> Gradient:
     """Where the gradient is taken: at the weights, or where the loss is worst nearby."""
     sam = recipe.optimizer.sam
     if sam is None:
         return plain_gradient
-    return SharpnessAware([guided, faculty], rho=sam.steps)
+    return SharpnessAware([guided, teachers], rho=sam.steps)
 
 
 def build_learning_rate(recipe: Recipe, steps_per_epoch: int) -> LearningRate:
@@ -272,7 +277,7 @@ def build_train_loader(
     source: Source,
     preprocessing: Preprocessing,
     place: Place,
-    progress: Tick | None = None,
+    progress: ProgressCallback | None = None,
 ) -> TrainLoader:
     """Augmented, mixed batches of the training split; `progress` is told of images as read."""
     settings = recipe.augmentation
@@ -305,8 +310,8 @@ def build_train_loader(
     )
 
 
-def _augment(view: View, preprocessing: Preprocessing) -> Augment:
-    return Augment(
+def _augment(view: View, preprocessing: Preprocessing) -> TrainTransform:
+    return TrainTransform(
         size=preprocessing.img_size,
         mean=preprocessing.mean,
         std=preprocessing.std,
@@ -329,7 +334,7 @@ def _augment(view: View, preprocessing: Preprocessing) -> Augment:
     )
 
 
-def _second_view(recipe: Recipe, preprocessing: Preprocessing) -> Augment | None:
+def _second_view(recipe: Recipe, preprocessing: Preprocessing) -> TrainTransform | None:
     if recipe.objective.paco is None:
         return None
     return _augment(recipe.augmentation.second_view or recipe.augmentation, preprocessing)
@@ -348,7 +353,7 @@ def build_eval_loader(
     """A split as the model is evaluated on it."""
     return EvalLoader(
         split,
-        plain=Plain(
+        plain=EvalTransform(
             size=preprocessing.img_size,
             mean=preprocessing.mean,
             std=preprocessing.std,

@@ -23,16 +23,16 @@ from torch import nn
 
 from vitrellis.assembly.build import build_source
 from vitrellis.assembly.load_teachers import teacher_folder
-from vitrellis.assembly.parts import Given, prepare_parts
+from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.session import train_student
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
 from vitrellis.recipe import (
     Recipe,
-    defines,
     describe,
     differences,
+    identity,
     load_recipe,
     recipe_from,
     teacher_recipe,
@@ -96,14 +96,19 @@ def train(
     """
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
-    with _begun(recipe, out, fresh, source, console) as begun:
-        run, fabric, shown, guides = begun.run, begun.fabric, begun.console, begun.teachers
+    with _open_run(recipe, out, fresh, source, console) as opened:
+        run, fabric, shown, teacher_recipes = (
+            opened.run,
+            opened.fabric,
+            opened.console,
+            opened.teachers,
+        )
         if run.results_file.exists():
             shown.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
         else:
-            given = Given(teachers or {}, terms)
-            train_student(recipe, run, begun.source, fabric, shown, given)
-    return Finished(run, run.read_results(), guides)
+            given = UserObjects(teachers or {}, terms)
+            train_student(recipe, run, opened.source, fabric, shown, given)
+    return Finished(run, run.read_results(), teacher_recipes)
 
 
 def store_features(
@@ -130,18 +135,20 @@ def store_features(
         UsageError: If no teacher is offline, or as `train`.
         VitrellisError: As `train`.
     """
-    if not any(settings.offline for settings in recipe.tutors.values()):
+    if not any(settings.offline for settings in recipe.all_teachers.values()):
         raise UsageError(
             f"{recipe.name}: none of its teachers is offline. Add teacher.offline=true, here and "
             "for training"
         )
-    with _begun(recipe, out, False, source, console) as begun:
-        parts = prepare_parts(recipe, begun.run, begun.source, begun.fabric, begun.console, Given())
+    with _open_run(recipe, out, False, source, console) as opened:
+        parts = prepare_parts(
+            recipe, opened.run, opened.source, opened.fabric, opened.console, UserObjects()
+        )
     return list(parts.stores)
 
 
 @dataclass(frozen=True)
-class _Begun:
+class _OpenRun:
     """A run that is open, with its teachers trained."""
 
     run: RunDirectory
@@ -152,31 +159,31 @@ class _Begun:
 
 
 @contextmanager
-def _begun(
+def _open_run(
     recipe: Recipe,
     out: Path | str | None,
     fresh: bool,
     source: Source | None,
     console: Console | None,
-) -> Iterator[_Begun]:
-    guides = {  # wrong words end here, not later
+) -> Iterator[_OpenRun]:
+    teacher_recipes = {  # wrong words end here, not later
         name: teacher_recipe(recipe, name)
-        for name, settings in recipe.tutors.items()
+        for name, settings in recipe.all_teachers.items()
         if settings.recipe is not None
     }
     fabric = _launch(recipe)
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
     run = RunDirectory(Path(out) if out is not None else Path("runs") / recipe.name)
     prepared = build_source(recipe, source)
-    with _claimed(run, fabric):
+    with _locked(run, fabric):
         if fabric.is_global_zero:
-            _open(run, recipe, guides, prepared, fresh)
+            _open(run, recipe, teacher_recipes, prepared, fresh)
         fabric.barrier()
         finished = {
-            name: train(guide, out=teacher_folder(guide, run), source=source, console=console)
-            for name, guide in guides.items()
+            name: train(teacher, out=teacher_folder(teacher, run), source=source, console=console)
+            for name, teacher in teacher_recipes.items()
         }
-        yield _Begun(run, fabric, prepared, console, finished)
+        yield _OpenRun(run, fabric, prepared, console, finished)
 
 
 def _launch(recipe: Recipe) -> Fabric:
@@ -198,7 +205,7 @@ def _launch(recipe: Recipe) -> Fabric:
 
 
 @contextmanager
-def _claimed(run: RunDirectory, fabric: Fabric) -> Iterator[None]:
+def _locked(run: RunDirectory, fabric: Fabric) -> Iterator[None]:
     """Keeps two commands from training in one directory; the claim ends with the process."""
     if not fabric.is_global_zero:
         yield
@@ -218,7 +225,11 @@ def _claimed(run: RunDirectory, fabric: Fabric) -> Iterator[None]:
 
 
 def _open(
-    run: RunDirectory, recipe: Recipe, guides: Mapping[str, Recipe], source: Source, fresh: bool
+    run: RunDirectory,
+    recipe: Recipe,
+    teacher_recipes: Mapping[str, Recipe],
+    source: Source,
+    fresh: bool,
 ) -> None:
     """Makes sure the directory is new, or holds this recipe on this data."""
     if fresh and run.exists():
@@ -229,7 +240,7 @@ def _open(
             f"to start from its weights, model.weights={run.best_model}/model.safetensors"
         )
     if run.exists():
-        _check_same(run, recipe, guides, source)
+        _check_same(run, recipe, teacher_recipes, source)
         return
     others = [entry.name for entry in run.path.iterdir() if entry != run.lock_file]
     if others:
@@ -240,14 +251,14 @@ def _open(
         "fingerprint": source.fingerprint(),
         "class_names": list(source.class_names),
         "class_counts": source.class_counts.tolist(),
-        "teachers": {name: defines(guide) for name, guide in guides.items()},
+        "teachers": {name: identity(teacher) for name, teacher in teacher_recipes.items()},
     }
     atomic_write(run.data_file, lambda path: path.write_text(json.dumps(data, indent=2)))
     atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))
 
 
 def _check_same(
-    run: RunDirectory, recipe: Recipe, guides: Mapping[str, Recipe], source: Source
+    run: RunDirectory, recipe: Recipe, teacher_recipes: Mapping[str, Recipe], source: Source
 ) -> None:
     way_out = "Use --fresh to delete it and begin anew, or another --out"
     changed = differences(load_recipe(run.recipe_file), recipe)
@@ -262,12 +273,12 @@ def _check_same(
             f"{source.num_classes} now, or not the same files. {way_out}"
         )
     for name, before in data.get("teachers", {}).items():
-        changed = differences(recipe_from(before), guides[name])
+        changed = differences(recipe_from(before), teacher_recipes[name])
         if changed:
             lines = "\n  ".join(changed)
             raise UsageError(
-                f"{run.path} learned from another teacher; in {guides[name].name}:\n  {lines}\n"
-                f"{way_out}"
+                f"{run.path} learned from another teacher; in {teacher_recipes[name].name}:\n"
+                f"  {lines}\n{way_out}"
             )
 
 

@@ -17,34 +17,39 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher
-from vitrellis.data.canvas import Tick
+from vitrellis.data.canvas import ProgressCallback
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model
 from vitrellis.objectives import Objective
-from vitrellis.recipe import Recipe, TeacherSection, defines, digest, teacher_recipe
+from vitrellis.recipe import Recipe, TeacherSection, digest, identity, teacher_recipe
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.directory import RunDirectory, find_run
 from vitrellis.runs.exported import Preprocessing, Trained, load_exported, save_model
-from vitrellis.teachers.precomputed import FeatureStore, StoredTeacher, StoreKey, weights_digest
+from vitrellis.teachers.precomputed import (
+    PrecomputedKey,
+    PrecomputedOutputs,
+    PrecomputedTeacher,
+    weights_digest,
+)
 from vitrellis.teachers.teacher import Teacher
-from vitrellis.teachers.teachers import Faculty
+from vitrellis.teachers.teachers import Teachers
 
 
 def teacher_folder(teacher: Recipe, run: RunDirectory) -> Path:
     """Where the teacher of a run is trained: beside it, under what defines the teacher."""
-    return run.path.parent / "teachers" / f"{teacher.name}-{digest(defines(teacher))}"
+    return run.path.parent / "teachers" / f"{teacher.name}-{digest(identity(teacher))}"
 
 
-def load_faculty(
+def load_teachers(
     recipe: Recipe,
     run: RunDirectory,
     source: Source,
     student: Preprocessing,
     fabric: Fabric,
     given: Mapping[str, nn.Module],
-) -> Faculty:
+) -> Teachers:
     """The recipe's teachers on the device.
 
     Args:
@@ -59,7 +64,7 @@ def load_faculty(
         VitrellisError: If files are missing or damaged.
         UsageError: If classes or channels are not the student's, or modules are missing.
     """
-    wanted = {name for name, settings in recipe.tutors.items() if settings.given}
+    wanted = {name for name, settings in recipe.all_teachers.items() if settings.given}
     if wanted != given.keys():
         raise UsageError(
             f"teachers: the recipe expects modules for {_listed(wanted)}, and was given "
@@ -67,7 +72,7 @@ def load_faculty(
             "with `teacher: {given: true}` in the recipe"
         )
     teachers: dict[str, Teacher] = {}
-    for name, settings in recipe.tutors.items():
+    for name, settings in recipe.all_teachers.items():
         if settings.given:
             trained = _given(given[name], settings, source, student)
             if fabric.is_global_zero:
@@ -82,20 +87,20 @@ def load_faculty(
             name, settings, trained, source, student, compiled=recipe.training.compile
         )
         teachers[name] = teacher.to(fabric.device)
-    return Faculty(teachers)
+    return Teachers(teachers)
 
 
-def open_stores(
+def open_precomputed(
     recipe: Recipe,
     run: RunDirectory,
     source: Source,
     student: Preprocessing,
-    faculty: Faculty,
+    teachers: Teachers,
     objective: Objective,
     loader: TrainLoader,
     place: Place,
     fabric: Fabric,
-    progress: Tick | None,
+    progress: ProgressCallback | None,
 ) -> list[Path]:
     """Lets teachers that are to be asked offline answer from stores, which are filled if need be.
 
@@ -104,12 +109,12 @@ def open_stores(
     """
     needs = objective.teacher_needs(None)
     folders = []
-    for name, teacher in faculty.items():
-        settings = recipe.tutors[name]
+    for name, teacher in teachers.items():
+        settings = recipe.all_teachers[name]
         if not settings.offline:
             continue
         as_they_are = replace(student, interpolation=loader.augment.interpolation)
-        key = StoreKey(
+        key = PrecomputedKey(
             teacher=weights_digest(teacher.model.state_dict()),
             images=source.fingerprint(),
             shown=f"{as_they_are}, {teacher.shown}",
@@ -118,14 +123,14 @@ def open_stores(
         )
         folder = run.path.parent / "features" / f"{name}-{key.digest()}"
         if fabric.is_global_zero:
-            store = FeatureStore(folder, key, len(source.train))
+            store = PrecomputedOutputs(folder, key, len(source.train))
             if not store.is_complete:
                 alone = replace(place, rank=0, world_size=1)
                 images = build_eval_loader(recipe, source.train, as_they_are, alone)
                 store.fill(teacher, images, progress)
         fabric.barrier()
-        store = FeatureStore(folder, key, len(source.train))
-        faculty.keep(name, StoredTeacher(store, loader.augment, student.canvas))
+        store = PrecomputedOutputs(folder, key, len(source.train))
+        teachers.keep(name, PrecomputedTeacher(store, loader.augment, student.canvas))
         folders.append(folder)
     return folders
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from vitrellis.assembly import build
-from vitrellis.assembly.load_teachers import load_faculty, open_stores
+from vitrellis.assembly.load_teachers import load_teachers, open_precomputed
 from vitrellis.assembly.terms import build_objective
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
@@ -22,13 +22,13 @@ from vitrellis.objectives import Term
 from vitrellis.recipe import Recipe
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing, save_model
-from vitrellis.teachers.teachers import Faculty
+from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.display import reading
 from vitrellis.training.guided import GuidedStudent
 
 
 @dataclass(frozen=True)
-class Given:
+class UserObjects:
     """What a recipe cannot say, and comes from Python.
 
     Attributes:
@@ -50,7 +50,7 @@ class Parts:
         preprocessing: What images go through.
         place: Where this process computes.
         guided: The student with its objective.
-        faculty: Its teachers.
+        teachers: Its teachers.
         loader: Training batches.
         stores: Folders of the answers of teachers that were asked offline.
     """
@@ -60,7 +60,7 @@ class Parts:
     preprocessing: Preprocessing
     place: build.Place
     guided: GuidedStudent
-    faculty: Faculty
+    teachers: Teachers
     loader: TrainLoader
     stores: tuple[Path, ...]
 
@@ -89,7 +89,7 @@ def prepare_parts(
     source: Source,
     fabric: Fabric,
     console: Console,
-    given: Given,
+    given: UserObjects,
 ) -> Parts:
     """Builds all that a run is made of; what teachers are to be asked offline, they are asked.
 
@@ -102,21 +102,21 @@ def prepare_parts(
         )
     preprocessing = build.build_preprocessing(recipe, source)
     torch.manual_seed(recipe.seed)
-    faculty = load_faculty(recipe, run, source, preprocessing, fabric, given.teachers)
+    teachers = load_teachers(recipe, run, source, preprocessing, fabric, given.teachers)
     torch.manual_seed(recipe.seed)  # again: a teacher that is there already draws less
     student = build.build_student(recipe, source, preprocessing)
     objective = build_objective(
         recipe,
         student,
         preprocessing,
-        faculty,
+        teachers,
         class_counts=source.class_counts,
         own_terms=given.terms,
     )
     guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
     guided.to(fabric.device)
     if recipe.training.channels_last:
-        for module in (guided, faculty):
+        for module in (guided, teachers):
             module.to(memory_format=torch.channels_last)
     workers = recipe.machine.workers
     place = build.Place(
@@ -128,16 +128,16 @@ def prepare_parts(
     with reading(console) as progress:
         loader = build.build_train_loader(recipe, source, preprocessing, place, progress)
     with reading(console, "asking the teacher") as progress:
-        stores = open_stores(
+        stores = open_precomputed(
             recipe,
             run,
             source,
             preprocessing,
-            faculty,
+            teachers,
             objective,
             loader,
             place,
             fabric,
             progress,
         )
-    return Parts(recipe, source, preprocessing, place, guided, faculty, loader, tuple(stores))
+    return Parts(recipe, source, preprocessing, place, guided, teachers, loader, tuple(stores))

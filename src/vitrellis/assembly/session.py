@@ -13,7 +13,7 @@ from vitrellis.analysis.breakdown import Breakdown
 from vitrellis.analysis.groups import groupings
 from vitrellis.analysis.inference import collect_predictions
 from vitrellis.assembly import build
-from vitrellis.assembly.parts import Given, Parts, prepare_parts
+from vitrellis.assembly.parts import Parts, UserObjects, prepare_parts
 from vitrellis.assembly.summary import announcement
 from vitrellis.data.sources import Source
 from vitrellis.recipe import Recipe
@@ -30,7 +30,7 @@ def train_student(
     source: Source,
     fabric: Fabric,
     console: Console,
-    given: Given,
+    given: UserObjects,
 ) -> None:
     """Trains, or goes on training, until `results.json` is written.
 
@@ -73,11 +73,11 @@ def _trainer(parts: Parts, fabric: Fabric, store: Store, display: Display) -> Tr
         fabric=fabric,
         guided=guided,
         optimizer=build.build_optimizer(recipe, guided),
-        gradient=build.build_gradient(recipe, guided, parts.faculty),
+        gradient=build.build_gradient(recipe, guided, parts.teachers),
         learning_rate=build.build_learning_rate(recipe, parts.loader.steps_per_epoch),
         loader=parts.loader,
         validation=parts.evaluation(val) if val is not None else None,
-        faculty=parts.faculty,
+        teachers=parts.teachers,
         ema=ModelEmaV3(guided.student, decay=training.ema) if training.ema is not None else None,
         store=store,
         display=display,

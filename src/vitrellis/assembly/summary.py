@@ -9,7 +9,7 @@ from lightning.fabric import Fabric
 
 from vitrellis.data.sources import Source
 from vitrellis.recipe import Recipe, effective_lr
-from vitrellis.teachers.evaluation import judge
+from vitrellis.teachers.evaluation import evaluate_teachers
 
 if TYPE_CHECKING:
     from vitrellis.assembly.parts import Parts
@@ -47,7 +47,7 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"{fabric.world_size} x {fabric.device.type}{_choice(recipe, source)}",
     ]
     if source.val is not None:
-        lines += judge(parts.faculty, parts.evaluation(source.val), source.num_classes)
+        lines += evaluate_teachers(parts.teachers, parts.evaluation(source.val), source.num_classes)
     return lines
 
 
@@ -115,7 +115,7 @@ def _notes_on_classes(recipe: Recipe, source: Source) -> list[str]:
         if unseen:
             others = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
             notes.append(f"no validation image of {', '.join(unseen[:3])}{others}")
-    if not recipe.makes_up_for_sizes and counts.max() >= MENTIONED_FACTOR * counts.min():
+    if not recipe.handles_imbalance and counts.max() >= MENTIONED_FACTOR * counts.min():
         notes.append("classes differ much in size; balance=true makes them count alike")
     return notes
 

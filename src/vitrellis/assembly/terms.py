@@ -44,14 +44,14 @@ from vitrellis.recipe.loss_sections import CrossEntropy as LabelSettings
 from vitrellis.recipe.loss_sections import PaCo as PaCoSettings
 from vitrellis.runs.exported import Preprocessing
 from vitrellis.teachers.teacher import Teacher
-from vitrellis.teachers.teachers import Faculty
+from vitrellis.teachers.teachers import Teachers
 
 
 def build_objective(
     recipe: Recipe,
     student: nn.Module,
     preprocessing: Preprocessing,
-    faculty: Faculty,
+    teachers: Teachers,
     *,
     class_counts: Tensor,
     own_terms: Sequence[Term] = (),
@@ -64,7 +64,7 @@ def build_objective(
         recipe: Its objective.
         student: Whose maps are compared.
         preprocessing: Of its images.
-        faculty: Its teachers.
+        teachers: Its teachers.
         class_counts: `(K,)` training images of each class.
         own_terms: Further terms, from Python.
 
@@ -87,10 +87,10 @@ def build_objective(
     own: list[Term] = []
     if settings.paco is not None:
         own.append(_paco(settings.paco, student, preprocessing, class_counts))
-    for name, teacher in faculty.items():
+    for name, teacher in teachers.items():
         context = _Context(student, preprocessing, teacher, phases.get("distillation"))
         for key in settings.guided_by:
-            share = recipe.taught_by(key).get(name)
+            share = recipe.teachers_of(key).get(name)
             if share is None:
                 continue
             section = getattr(settings, key)
@@ -149,8 +149,8 @@ def _paco(
 
 
 def _check_heads(student: nn.Module, terms: Sequence[Term]) -> None:
-    taught = [term.head for term in terms if isinstance(term, LogitTerm)]
-    if has_distillation_head(student) and "distillation" not in taught:
+    taught_heads = [term.head for term in terms if isinstance(term, LogitTerm)]
+    if has_distillation_head(student) and "distillation" not in taught_heads:
         raise UsageError(
             "objective: the student has a distillation head, which takes part in its predictions, "
             "but no term trains it. Give a term of logits (kd, dkd, mlkd, ctkd, hard) "

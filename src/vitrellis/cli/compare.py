@@ -76,7 +76,7 @@ def compare(
         raise unknown_name("metric", metric, tuple(METRICS))
     overrides = tuple(word for word in words if "=" in word)
     arms = [
-        Arm(recipe.name, word, overrides, controls=controls and bool(recipe.tutors))
+        Arm(recipe.name, word, overrides, controls=controls and bool(recipe.all_teachers))
         for word, recipe in recipes
     ]
     progress = error_console if as_json else console

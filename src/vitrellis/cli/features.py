@@ -41,11 +41,11 @@ def features(
     from vitrellis.recipe import load_recipe
 
     given = list(overrides or [])
-    tutors = load_recipe(recipe, given).tutors
-    if not tutors:
+    all_teachers = load_recipe(recipe, given).all_teachers
+    if not all_teachers:
         raise UsageError(f"{recipe}: has no teacher to ask. Recipes that have: vitrellis recipes")
     changes = []
-    for name in tutors:
+    for name in all_teachers:
         key = "teacher" if name == "teacher" else f"teachers.{name}"
         changes.append(f"{key}.offline=true")
         changes += [f"{key}.offline_precision=float16"] if half else []

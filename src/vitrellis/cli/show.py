@@ -156,11 +156,11 @@ def _agreement(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, fl
             torch.stack([logits.argmax(dim=1) for logits in model(part)])
             for part in images.split(64)
         ]
-    own, taught = torch.cat(answers, dim=1)
+    own, distilled = torch.cat(answers, dim=1)
     return {
-        "agreement": (own == taught).double().mean().item(),
+        "agreement": (own == distilled).double().mean().item(),
         "class_top1": (own == labels).double().mean().item(),
-        "distillation_top1": (taught == labels).double().mean().item(),
+        "distillation_top1": (distilled == labels).double().mean().item(),
     }
 
 

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as TF
 from vitrellis.data.sources.base import Images, Split, Subset, TensorImages
 
 Fit = Literal["squash", "crop"]
-Tick = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Told how many images of how many are done."""
 
 MARGIN = 1.15
@@ -72,7 +72,7 @@ def to_canvas(image: Tensor, canvas: tuple[int, int], fit: Fit) -> Tensor:
 
 
 def read_canvases(
-    images: Images, canvas: tuple[int, int], fit: Fit, progress: Tick | None = None
+    images: Images, canvas: tuple[int, int], fit: Fit, progress: ProgressCallback | None = None
 ) -> Tensor:
     """All images, decoded by threads.
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vitrellis.data.canvas import Fit, Tick, read_canvases, to_canvas
+from vitrellis.data.canvas import Fit, ProgressCallback, read_canvases, to_canvas
 from vitrellis.data.sources.base import Images
 from vitrellis.errors import VitrellisError
 
@@ -44,7 +44,7 @@ def open_store(
     fit: Fit,
     resident: bool,
     workers: int,
-    progress: Tick | None,
+    progress: ProgressCallback | None,
 ) -> Store:
     """A store as a loader wants it; its arguments are the loader's.
 

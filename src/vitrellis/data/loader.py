@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitrellis.data.augmentation.mixing import Mix
-from vitrellis.data.augmentation.transforms import Augment, Plain
-from vitrellis.data.canvas import Fit, Tick
+from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
+from vitrellis.data.canvas import Fit, ProgressCallback
 from vitrellis.data.image_store import open_store
 from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
 from vitrellis.data.sampling import ClassSampler, Sampler
@@ -100,7 +100,7 @@ class TrainLoader:
         *,
         num_classes: int,
         batch_size: int,
-        augment: Augment,
+        augment: TrainTransform,
         mix: Mix | None,
         mix_epochs: int | None = None,
         seed: int,
@@ -109,13 +109,13 @@ class TrainLoader:
         world_size: int = 1,
         drop_last: bool = True,
         repeats: int = 1,
-        second_view: Augment | None = None,
+        second_view: TrainTransform | None = None,
         sampler: Sampler = "uniform",
         canvas: tuple[int, int],
         fit: Fit = "squash",
         resident: bool = True,
         workers: int = 0,
-        progress: Tick | None = None,
+        progress: ProgressCallback | None = None,
     ) -> None:
         count = len(split)
         self.num_classes = num_classes
@@ -278,7 +278,7 @@ class EvalLoader:
         self,
         split: Split,
         *,
-        plain: Plain,
+        plain: EvalTransform,
         batch_size: int,
         device: torch.device,
         rank: int = 0,
@@ -287,7 +287,7 @@ class EvalLoader:
         fit: Fit = "squash",
         resident: bool = True,
         workers: int = 0,
-        progress: Tick | None = None,
+        progress: ProgressCallback | None = None,
     ) -> None:
         self._indices = torch.arange(len(split)).tensor_split(world_size)[rank]
         own = split if world_size == 1 else split.subset(self._indices)

@@ -16,7 +16,7 @@ from rich.console import Console
 from vitrellis.analysis.groups import GROUPS
 from vitrellis.assembly.launch import Finished, train
 from vitrellis.errors import UsageError
-from vitrellis.recipe import Recipe, defines, load_recipe, with_epochs, without_guidance
+from vitrellis.recipe import Recipe, identity, load_recipe, with_epochs, without_guidance
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _one_unit(arms: Sequence[Arm], unit: Unit, out: Path, console: Console) -> I
 
 def _recipe(arm: Arm, unit: Unit) -> Recipe:
     recipe = load_recipe(arm.recipe, [*arm.overrides, *unit.overrides])
-    if arm.controls and not recipe.tutors:
+    if arm.controls and not recipe.all_teachers:
         raise UsageError(f"{arm.label}: has no teacher, so it needs no control without one")
     return recipe
 
@@ -181,7 +181,7 @@ def _run_controls(
         Labels of what was trained here.
     """
     alone = without_guidance(recipes[arm.label])
-    same = [label for label, recipe in recipes.items() if defines(recipe) == defines(alone)]
+    same = [label for label, recipe in recipes.items() if identity(recipe) == identity(alone)]
     labels = []
     if same:
         alone_label = same[0]

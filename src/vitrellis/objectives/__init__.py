@@ -28,13 +28,13 @@ from vitrellis.objectives.objective import (
     Objective,
     ObjectiveValue,
     Signals,
-    Taught,
+    TeacherOutput,
     Term,
 )
 from vitrellis.objectives.paco import PaCo, paco_loss
 from vitrellis.objectives.pooled_features import PooledFeatures, pooled_imitation
 from vitrellis.objectives.schedules import Adaptive, Constant, OffAfter, Ramp, WeightSchedule
-from vitrellis.objectives.standardization import standardize, tame_gradient
+from vitrellis.objectives.standardization import limit_gradient, standardize
 
 __all__ = [
     "CTKD",
@@ -62,12 +62,13 @@ __all__ = [
     "Ramp",
     "Signals",
     "Softmax",
-    "Taught",
+    "TeacherOutput",
     "Term",
     "WeightSchedule",
     "decoupled_distillation",
     "effective_number_weights",
     "hard_distillation",
+    "limit_gradient",
     "locality_loss",
     "multi_level_distillation",
     "paco_loss",
@@ -75,5 +76,4 @@ __all__ = [
     "soft_cross_entropy",
     "soft_distillation",
     "standardize",
-    "tame_gradient",
 ]

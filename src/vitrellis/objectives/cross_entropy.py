@@ -22,7 +22,7 @@ from vitrellis.objectives.long_tail_losses import (
     weighted_mean,
 )
 from vitrellis.objectives.objective import Signals, Term
-from vitrellis.objectives.precision import widen
+from vitrellis.objectives.precision import to_float32
 from vitrellis.objectives.schedules import WeightSchedule
 
 
@@ -52,7 +52,7 @@ def soft_cross_entropy(
             f"cross-entropy: targets are {tuple(targets.shape)} and logits {tuple(logits.shape)}; "
             "both should be (batch, classes), so labels have to be made one-hot"
         )
-    logits = widen(logits)
+    logits = to_float32(logits)
     targets = smoothed(targets.to(logits.dtype), label_smoothing)
     if class_weights is None:
         return F.cross_entropy(logits, targets)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from vitrellis.errors import UsageError
 from vitrellis.objectives.distillation import Head, LogitTerm, check_logits, check_temperature
 from vitrellis.objectives.objective import Signals
-from vitrellis.objectives.precision import widen
+from vitrellis.objectives.precision import to_float32
 from vitrellis.objectives.schedules import WeightSchedule
 from vitrellis.objectives.standardization import Sigma
 
@@ -55,8 +55,8 @@ def decoupled_distillation(
     batch, num_classes = student_logits.shape
     if num_classes < 2:
         raise UsageError("decoupled distillation: needs at least two classes")
-    student_logits = widen(student_logits) / temperature
-    teacher_logits = widen(teacher_logits.detach()) / temperature
+    student_logits = to_float32(student_logits) / temperature
+    teacher_logits = to_float32(teacher_logits.detach()) / temperature
     is_label = F.one_hot(labels, num_classes).bool()  # (B, K)
     label_part = _divergence(
         _label_against_rest(student_logits, is_label), _label_against_rest(teacher_logits, is_label)

@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from vitrellis.errors import UsageError, unknown_name
 from vitrellis.objectives.drw import Deferred
 from vitrellis.objectives.objective import Needs, Signals, Term
-from vitrellis.objectives.precision import widen
+from vitrellis.objectives.precision import to_float32
 from vitrellis.objectives.schedules import WeightSchedule
-from vitrellis.objectives.standardization import SIGMAS, Sigma, standardize, tame_gradient
+from vitrellis.objectives.standardization import SIGMAS, Sigma, limit_gradient, standardize
 
 Head = Literal["class", "distillation"]
 Reduction = Literal["batch", "batch_and_classes"]
@@ -57,8 +57,8 @@ def soft_distillation(
         UsageError: If the shapes differ.
     """
     check_logits(student_logits, teacher_logits)
-    student_log_probs = (widen(student_logits) / temperature).log_softmax(dim=-1)  # (B, K)
-    teacher_log_probs = (widen(teacher_logits.detach()) / temperature).log_softmax(dim=-1)
+    student_log_probs = (to_float32(student_logits) / temperature).log_softmax(dim=-1)  # (B, K)
+    teacher_log_probs = (to_float32(teacher_logits.detach()) / temperature).log_softmax(dim=-1)
     divergence = F.kl_div(student_log_probs, teacher_log_probs, reduction="sum", log_target=True)
     counts = {"batch": len(student_logits), "batch_and_classes": student_logits.numel()}
     return divergence * (temperature**2 / counts[reduction])
@@ -82,7 +82,7 @@ def hard_distillation(
         UsageError: If the shapes differ.
     """
     check_logits(student_logits, teacher_logits)
-    logits = widen(student_logits)
+    logits = to_float32(student_logits)
     weights = class_weights.to(logits.dtype) if class_weights is not None else None
     return F.cross_entropy(logits, teacher_logits.argmax(dim=-1), weight=weights)
 
@@ -147,7 +147,7 @@ class LogitTerm(Term, ABC):
         """The same, standardized if that is asked for."""
         student_logits, teacher_logits = self.plain_logits(signals)
         if self.standardize:
-            student_logits = tame_gradient(student_logits, sigma=self.sigma)
+            student_logits = limit_gradient(student_logits, sigma=self.sigma)
             student_logits = standardize(student_logits, sigma=self.sigma)
             teacher_logits = standardize(teacher_logits, sigma=self.sigma)
         return student_logits, teacher_logits

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from vitrellis.errors import UsageError, unknown_name
 from vitrellis.objectives.objective import Needs, Signals, Term
-from vitrellis.objectives.precision import full_precision, widen
+from vitrellis.objectives.precision import full_precision, to_float32
 from vitrellis.objectives.schedules import WeightSchedule
 
 Transform = Literal["linear", "attention", "similarity"]
@@ -55,7 +55,7 @@ def locality_loss(
     """
     if transform not in TRANSFORMS:
         raise unknown_name("transform", transform, TRANSFORMS)
-    student_map, teacher_map = widen(student_map), widen(teacher_map.detach())
+    student_map, teacher_map = to_float32(student_map), to_float32(teacher_map.detach())
     if len(student_map) != len(teacher_map) or (
         transform == "linear" and student_map.shape[1] != teacher_map.shape[1]
     ):
@@ -206,7 +206,7 @@ class LocalityGuidance(Term):
             `(len(teacher_blocks), len(student_blocks))`; rows are positive and sum to one.
         """
         assert self.learned, "fixed pairs have no mixture"
-        return torch.stack([widen(logits).softmax(dim=0) for logits in self.mixture_logits])
+        return torch.stack([to_float32(logits).softmax(dim=0) for logits in self.mixture_logits])
 
 
 def _project(student_map: Tensor, projection: nn.Module) -> Tensor:
@@ -214,7 +214,9 @@ def _project(student_map: Tensor, projection: nn.Module) -> Tensor:
     assert isinstance(projection, nn.Conv2d)
     assert projection.bias is not None
     with full_precision(student_map):
-        return F.conv2d(widen(student_map), widen(projection.weight), widen(projection.bias))
+        return F.conv2d(
+            to_float32(student_map), to_float32(projection.weight), to_float32(projection.bias)
+        )
 
 
 def _mix(maps: Sequence[Tensor], mixture: Tensor) -> list[Tensor]:
@@ -228,7 +230,7 @@ def _mix(maps: Sequence[Tensor], mixture: Tensor) -> list[Tensor]:
         One `(B, C, H, W)` per pair, of the largest size.
     """
     size = _larger_size(maps)
-    stacked = torch.stack([resize(widen(block_map), size) for block_map in maps])
+    stacked = torch.stack([resize(to_float32(block_map), size) for block_map in maps])
     with full_precision(stacked):
         return list(torch.tensordot(mixture, stacked, dims=1))  # (pairs, B, C, H, W)
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitrellis.errors import UsageError
-from vitrellis.objectives.precision import widen
+from vitrellis.objectives.precision import to_float32
 
 
 def effective_number_weights(class_counts: Tensor, *, beta: float = 0.9999) -> Tensor:
@@ -229,7 +229,7 @@ def _checked(name: str, logits: Tensor, targets: Tensor) -> Tensor:
             f"{name}: logits are {tuple(logits.shape)} and targets {tuple(targets.shape)}; both "
             "should be (batch, classes) of at least two classes"
         )
-    return widen(logits)
+    return to_float32(logits)
 
 
 def _log_sum_of_others(logits: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from vitrellis.objectives.distillation import (
     soft_distillation,
 )
 from vitrellis.objectives.objective import Signals
-from vitrellis.objectives.precision import full_precision, widen
+from vitrellis.objectives.precision import full_precision, to_float32
 from vitrellis.objectives.schedules import WeightSchedule
 from vitrellis.objectives.standardization import Sigma
 
@@ -221,7 +221,7 @@ class MLKD(LogitTerm):
 
 
 def _softened(logits: Tensor, temperature: float) -> Tensor:
-    return (widen(logits) / temperature).softmax(dim=-1)
+    return (to_float32(logits) / temperature).softmax(dim=-1)
 
 
 def _share_up_to_median(values: Tensor) -> Tensor:

@@ -226,7 +226,7 @@ class Objective(nn.Module):
         return [cast(Term, term) for term in self.terms.values()]
 
 
-class Taught(NamedTuple):
+class TeacherOutput(NamedTuple):
     """What one teacher says of a batch.
 
     Attributes:
@@ -251,7 +251,7 @@ class Signals:
         teacher_maps: Of the same, block index to `(B, C, H, W)`.
         second_view: `(B, C, H, W)` images, varied once more; None where no term needs them.
         epoch: 0-based.
-        taught: All teachers by name, where there are several.
+        teacher_outputs: All teachers by name, where there are several.
     """
 
     logits: Tensor
@@ -262,13 +262,13 @@ class Signals:
     teacher_maps: Mapping[int, Tensor] = field(default_factory=dict)
     second_view: Tensor | None = None
     epoch: int = 0
-    taught: Mapping[str, Taught] = field(default_factory=dict)
+    teacher_outputs: Mapping[str, TeacherOutput] = field(default_factory=dict)
 
     def of_teacher(self, name: str) -> Signals:
         """As a term sees them that learns from the teacher of this name."""
-        if name not in self.taught:
+        if name not in self.teacher_outputs:
             return self
-        logits, maps = self.taught[name]
+        logits, maps = self.teacher_outputs[name]
         return replace(self, teacher_logits=logits, teacher_maps=maps)
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from vitrellis.errors import UsageError
 from vitrellis.objectives.objective import FollowingTerm, Needs, Signals
-from vitrellis.objectives.precision import full_precision, widen
+from vitrellis.objectives.precision import full_precision, to_float32
 from vitrellis.objectives.schedules import WeightSchedule
 
 MapsOf = Callable[[nn.Module, Tensor, Sequence[int]], tuple[Any, list[Tensor]]]
@@ -175,7 +175,7 @@ class PaCo(FollowingTerm):
         with torch.no_grad():
             _, maps = self._maps_of(self.key_student, signals.second_view, [self.block])
             keys = _directions(self.key_projection, maps[0])
-        logits = widen(signals.logits)
+        logits = to_float32(signals.logits)
         with full_precision(logits):
             loss = paco_loss(
                 queries,
@@ -225,6 +225,6 @@ def _perceptron(channels: int, dimension: int) -> nn.Sequential:
 
 def _directions(projection: nn.Module, maps: Tensor) -> Tensor:
     """`(B, C, H, W)` to `(B, D)` of length one."""
-    features = widen(maps).mean(dim=(2, 3))  # (B, C)
+    features = to_float32(maps).mean(dim=(2, 3))  # (B, C)
     with full_precision(features):
         return F.normalize(projection(features), dim=1)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from vitrellis.errors import UsageError
 from vitrellis.objectives.distillation import check_choice
 from vitrellis.objectives.objective import Needs, Signals, Term
-from vitrellis.objectives.precision import full_precision, widen
+from vitrellis.objectives.precision import full_precision, to_float32
 from vitrellis.objectives.schedules import WeightSchedule
 
 Distance = Literal["squared", "cosine"]
@@ -50,7 +50,10 @@ def pooled_imitation(
             f"features: {tuple(student_features.shape)} from the student and "
             f"{tuple(teacher_features.shape)} from the teacher cannot be compared"
         )
-    student_features, teacher_features = widen(student_features), widen(teacher_features.detach())
+    student_features, teacher_features = (
+        to_float32(student_features),
+        to_float32(teacher_features.detach()),
+    )
     if distance == "squared":
         return F.mse_loss(student_features, teacher_features)
     return 1 - F.cosine_similarity(student_features, teacher_features, dim=-1).mean()
@@ -118,9 +121,9 @@ class PooledFeatures(Term):
         losses = []
         pairs = zip(self.student_blocks, self.teacher_blocks, self.projections, strict=True)
         for student_block, teacher_block, projection in pairs:
-            pooled = widen(signals.student_maps[student_block]).mean(dim=(2, 3))  # (B, C)
+            pooled = to_float32(signals.student_maps[student_block]).mean(dim=(2, 3))  # (B, C)
             with full_precision(pooled):
                 projected = projection(pooled)  # (B, C')
-            teacher_pooled = widen(signals.teacher_maps[teacher_block]).mean(dim=(2, 3))
+            teacher_pooled = to_float32(signals.teacher_maps[teacher_block]).mean(dim=(2, 3))
             losses.append(pooled_imitation(projected, teacher_pooled, distance=self.distance))
         return torch.stack(losses).sum()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def widen(tensor: Tensor) -> Tensor:
+def to_float32(tensor: Tensor) -> Tensor:
     """Half precision as float32; float32 and float64 as they are, so that gradients can be checked.
 
     Args:

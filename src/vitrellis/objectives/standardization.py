@@ -6,7 +6,7 @@ Original code: https://github.com/sunshangquan/logit-standardization-KD
 How we differ: standardization divides by the logits' standard deviation, and so does its gradient.
 Logits that start at exactly zero, as those of zero-initialised heads (DeiT's) do, get a gradient
 that is seven orders of magnitude too large, and an adaptive optimizer remembers it for thousands of
-steps. Terms therefore pass the student's logits through `tame_gradient` first: no value changes,
+steps. Terms therefore pass the student's logits through `limit_gradient` first: no value changes,
 and no gradient of logits whose deviation is at least `GRADIENT_FLOOR`. Below, it is what it would
 be at that deviation. `standardize` by itself is exact; whoever calls it on the logits of a
 zero-initialised head should do the same.
@@ -18,10 +18,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from vitrellis.objectives.precision import widen
+from vitrellis.objectives.precision import to_float32
 
 GRADIENT_FLOOR = 0.1
-"""Standard deviation of a row of logits under which `tame_gradient` limits the gradient."""
+"""Standard deviation of a row of logits under which `limit_gradient` limits the gradient."""
 
 Sigma = Literal["sample", "population"]
 SIGMAS = {"sample": 1, "population": 0}
@@ -32,8 +32,8 @@ def standardize(logits: Tensor, *, sigma: Sigma = "sample", eps: float = 1e-7) -
     """Z-score each row, so that only the shape of the logits is left to imitate.
 
     The gradient flows through mean and deviation. It grows as the deviation shrinks, up to
-    `1 / eps` for a row of equal logits: see `tame_gradient`. Of two classes only the order is left,
-    which has no gradient: with K = 2, distil plain logits.
+    `1 / eps` for a row of equal logits: see `limit_gradient`. Of two classes only the order is
+    left, which has no gradient: with K = 2, distil plain logits.
 
     Args:
         logits: `(B, K)`.
@@ -44,12 +44,12 @@ def standardize(logits: Tensor, *, sigma: Sigma = "sample", eps: float = 1e-7) -
     Returns:
         `(B, K)`, mean 0 and standard deviation 1 over K.
     """
-    logits = widen(logits)
+    logits = to_float32(logits)
     deviation = logits.std(dim=-1, keepdim=True, correction=SIGMAS[sigma])
     return (logits - logits.mean(dim=-1, keepdim=True)) / (deviation + eps)
 
 
-def tame_gradient(
+def limit_gradient(
     logits: Tensor,
     *,
     sigma: Sigma = "sample",
@@ -71,7 +71,7 @@ def tame_gradient(
     Returns:
         `(B, K)`, equal to `logits`.
     """
-    logits = widen(logits)
+    logits = to_float32(logits)
     fixed = logits.detach()
     deviation = fixed.std(dim=-1, keepdim=True, correction=SIGMAS[sigma])
     share = ((deviation + eps) / floor).clamp(max=1)  # (B, 1)

@@ -1,6 +1,6 @@
 """What a run is: typed, validated once, read from YAML and the command line."""
 
-from vitrellis.recipe.identity import defines, describe, differences, digest
+from vitrellis.recipe.identity import describe, differences, digest, identity
 from vitrellis.recipe.loading import (
     header,
     load_recipe,
@@ -23,12 +23,12 @@ __all__ = [
     "TeacherSection",
     "View",
     "Weight",
-    "defines",
     "describe",
     "differences",
     "digest",
     "effective_lr",
     "header",
+    "identity",
     "load_recipe",
     "packaged_recipes",
     "recipe_from",

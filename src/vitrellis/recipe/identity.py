@@ -16,7 +16,7 @@ def describe(recipe: Recipe) -> str:
     return dump(recipe.model_dump(mode="json"))
 
 
-def defines(recipe: Recipe) -> dict[str, Any]:
+def identity(recipe: Recipe) -> dict[str, Any]:
     """All that the result of a run depends on: not its name, the machine, or how often it saves."""
     return recipe.model_dump(
         mode="json",
@@ -35,7 +35,7 @@ def differences(before: Recipe, after: Recipe) -> list[str]:
     Returns:
         Lines such as `optimizer.lr: 0.001 → 0.002`; none if the runs are the same.
     """
-    old, new = dict(_leaves(defines(before))), dict(_leaves(defines(after)))
+    old, new = dict(_leaves(identity(before))), dict(_leaves(identity(after)))
     return [
         f"{key}: {_shown(old, key)} → {_shown(new, key)}"
         for key in dict.fromkeys([*old, *new])

@@ -74,7 +74,7 @@ def teacher_recipe(recipe: Recipe, name: str = "teacher") -> Recipe:
     Raises:
         UsageError: If there is no such recipe, or anything in it is wrong.
     """
-    settings = recipe.tutors[name]
+    settings = recipe.all_teachers[name]
     assert settings.recipe is not None
     path, label = find_recipe(settings.recipe, Path())
     draft = Draft.of_file(path, label)

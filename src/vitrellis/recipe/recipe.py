@@ -80,7 +80,7 @@ class Recipe(Section):
         return self.model_copy(update=changes)
 
     @property
-    def makes_up_for_sizes(self) -> bool:
+    def handles_imbalance(self) -> bool:
         """Whether a loss, or how often classes are shown, does something for rare classes."""
         return self._balances_labels or self._reweights("distillation")
 
@@ -107,12 +107,12 @@ class Recipe(Section):
                 )
         if self.teacher is not None and self.teachers:
             raise ValueError("teacher: given beside teachers; put it among them, or drop one")
-        if terms and not self.tutors:
+        if terms and not self.all_teachers:
             raise ValueError(
                 f"teacher: missing, but needed by {' and '.join(terms)}. "
                 "Give teacher.recipe, teacher.run or teacher.model"
             )
-        if self.tutors and not terms:
+        if self.all_teachers and not terms:
             raise ValueError(
                 "teacher: nothing learns from it. Add objective.locality or objective.kd, or "
                 "take the teacher away (teacher: null)"
@@ -130,14 +130,14 @@ class Recipe(Section):
                         f"teacher; those are {', '.join(known)}"
                     )
         for term in known:
-            if self.teachers and not self.taught_by(term):
+            if self.teachers and not self.teachers_of(term):
                 raise ValueError(f"objective.{term}: none of the teachers takes part in it")
         return self
 
     @model_validator(mode="after")
     def _offline_teachers_see_what_is_kept(self) -> Recipe:
         mixing = {"mixup": self.augmentation.mixup, "cutmix": self.augmentation.cutmix}
-        for name, settings in self.tutors.items():
+        for name, settings in self.all_teachers.items():
             for key, value in mixing.items():
                 if settings.offline and value:
                     raise ValueError(
@@ -147,11 +147,11 @@ class Recipe(Section):
         return self
 
     @property
-    def tutors(self) -> Mapping[str, TeacherSection]:
+    def all_teachers(self) -> Mapping[str, TeacherSection]:
         """All teachers by name; a single one is called "teacher"."""
         return self.teachers if self.teacher is None else {"teacher": self.teacher}
 
-    def taught_by(self, term: str) -> dict[str, float]:
+    def teachers_of(self, term: str) -> dict[str, float]:
         """Names of the teachers that a term of the objective learns from, with their weights."""
         if self.teacher is not None:
             return {"teacher": 1.0}

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitrellis.data.augmentation.crops import Interpolation
-from vitrellis.data.augmentation.transforms import Plain
+from vitrellis.data.augmentation.transforms import EvalTransform
 from vitrellis.data.canvas import Fit, to_canvas
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import create_model, load_strictly, read_state_dict, takes_img_size
 from vitrellis.runs.atomic import atomic_write
 
-PREDICTED_TOGETHER = 256
+PREDICT_BATCH_SIZE = 256
 """Most images that `Trained.predict` computes in one batch."""
 
 
@@ -49,9 +49,9 @@ class Preprocessing:
     canvas: tuple[int, int]
     fit: Fit
 
-    def plain(self) -> Plain:
+    def plain(self) -> EvalTransform:
         """From the canvas to the model."""
-        return Plain(
+        return EvalTransform(
             size=self.img_size, mean=self.mean, std=self.std, interpolation=self.interpolation
         )
 
@@ -105,8 +105,8 @@ class Trained:
         device = next(self.model.parameters()).device
         plain = settings.plain()
         parts = [torch.empty(0, len(self.class_names), device=device)]
-        for start in range(0, len(images), PREDICTED_TOGETHER):
-            part = images[start : start + PREDICTED_TOGETHER]
+        for start in range(0, len(images), PREDICT_BATCH_SIZE):
+            part = images[start : start + PREDICT_BATCH_SIZE]
             stored = torch.stack([to_canvas(i, settings.canvas, settings.fit) for i in part])
             logits: Tensor = self.model(plain(stored.to(device)))
             parts.append(logits.float().softmax(dim=-1))

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitrellis.data.augmentation.transforms import Augment
+from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.augmentation.warps import sample_maps
-from vitrellis.data.canvas import Tick
+from vitrellis.data.canvas import ProgressCallback
 from vitrellis.data.loader import Batch, EvalLoader
 from vitrellis.errors import VitrellisError
-from vitrellis.objectives import Needs, Taught
+from vitrellis.objectives import Needs, TeacherOutput
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.teachers.teacher import Teacher
 
@@ -39,7 +39,7 @@ SAVE_EVERY = 32
 
 
 @dataclass(frozen=True)
-class StoreKey:
+class PrecomputedKey:
     """What a store is of.
 
     Attributes:
@@ -62,7 +62,7 @@ class StoreKey:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-class FeatureStore:
+class PrecomputedOutputs:
     """A teacher's answers on disk.
 
     Args:
@@ -74,7 +74,7 @@ class FeatureStore:
         VitrellisError: If the folder holds something else, or a damaged store.
     """
 
-    def __init__(self, folder: Path, key: StoreKey, count: int) -> None:
+    def __init__(self, folder: Path, key: PrecomputedKey, count: int) -> None:
         self.folder = folder
         self.key = key
         self.count = count
@@ -94,7 +94,9 @@ class FeatureStore:
         """Whether every image has been asked about."""
         return self.num_done == self.count
 
-    def fill(self, teacher: Teacher, loader: EvalLoader, progress: Tick | None = None) -> None:
+    def fill(
+        self, teacher: Teacher, loader: EvalLoader, progress: ProgressCallback | None = None
+    ) -> None:
         """Asks the teacher about the images that are missing.
 
         Args:
@@ -111,10 +113,10 @@ class FeatureStore:
         for number, batch in enumerate(loader):
             last = first + len(batch.images)
             if last > self.num_done:
-                taught = teacher(batch.images, needs)
-                assert taught.logits is not None
-                self._write("logits", taught.logits, first)
-                for block, maps in taught.maps.items():
+                output = teacher(batch.images, needs)
+                assert output.logits is not None
+                self._write("logits", output.logits, first)
+                for block, maps in output.maps.items():
                     self._write(f"map_{block}", maps, first)
                 if number % SAVE_EVERY == SAVE_EVERY - 1 or last == self.count:
                     self._save(last)
@@ -122,7 +124,7 @@ class FeatureStore:
             if progress is not None:
                 progress(last, self.count)
 
-    def read(self, indices: Tensor, needs: Needs) -> Taught:
+    def read(self, indices: Tensor, needs: Needs) -> TeacherOutput:
         """The answers about some images as they are.
 
         Args:
@@ -136,7 +138,7 @@ class FeatureStore:
         rows = indices.cpu().numpy()
         logits = self._take("logits", rows, indices.device) if needs.teacher_logits else None
         maps = {b: self._take(f"map_{b}", rows, indices.device) for b in needs.teacher_blocks}
-        return Taught(logits, maps)
+        return TeacherOutput(logits, maps)
 
     def _take(self, name: str, rows: np.ndarray, device: torch.device) -> Tensor:
         return torch.from_numpy(self._open(name)[rows]).to(device, torch.float32)
@@ -186,7 +188,7 @@ class FeatureStore:
         return found
 
 
-class StoredTeacher:
+class PrecomputedTeacher:
     """Answers from a store, as if the teacher were asked about the augmented images.
 
     Args:
@@ -195,28 +197,30 @@ class StoredTeacher:
         stored: `(H, W)` of the images before that.
     """
 
-    def __init__(self, store: FeatureStore, augment: Augment, stored: tuple[int, int]) -> None:
+    def __init__(
+        self, store: PrecomputedOutputs, augment: TrainTransform, stored: tuple[int, int]
+    ) -> None:
         self.store = store
         self.augment = augment
         self.stored = stored
 
-    def __call__(self, batch: Batch, needs: Needs) -> Taught:
+    def __call__(self, batch: Batch, needs: Needs) -> TeacherOutput:
         """What the active terms need. Logits are those of the whole image.
 
         Args:
             batch: Its indices and keys are looked at, not its images.
             needs: Of the teacher.
         """
-        taught = self.store.read(batch.indices, needs)
-        if not taught.maps:
-            return taught
+        output = self.store.read(batch.indices, needs)
+        if not output.maps:
+            return output
         matrices = self.augment.origins(batch.keys, self.stored)
         sides = torch.tensor(self.stored[::-1])
         maps = {
             block: sample_maps(maps, matrices, self.augment.size, sides)
-            for block, maps in taught.maps.items()
+            for block, maps in output.maps.items()
         }
-        return Taught(taught.logits, maps)
+        return TeacherOutput(output.logits, maps)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

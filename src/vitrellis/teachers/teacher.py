@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitrellis.models import tapped_forward
-from vitrellis.objectives import Needs, Taught
+from vitrellis.objectives import Needs, TeacherOutput
 
 BRIGHTNESS = (0.299, 0.587, 0.114)
 """What red, green and blue add to brightness (ITU-R BT.601)."""
@@ -106,7 +106,7 @@ class Teacher(nn.Module):
         return images
 
     @torch.no_grad()
-    def forward(self, images: Tensor, needs: Needs) -> Taught:
+    def forward(self, images: Tensor, needs: Needs) -> TeacherOutput:
         """What the active terms need of the teacher.
 
         Args:
@@ -114,12 +114,12 @@ class Teacher(nn.Module):
             needs: Nothing is computed if it asks for nothing.
         """
         if not (needs.teacher_blocks or needs.teacher_logits):
-            return Taught(None, {})
+            return TeacherOutput(None, {})
         blocks = needs.teacher_blocks
         logits, maps = self._forward_with_maps(self.model, self.view(images), blocks)
         if isinstance(logits, tuple):  # class and distillation head, in train mode
             logits = (logits[0] + logits[1]) / 2
-        return Taught(
+        return TeacherOutput(
             logits if needs.teacher_logits else None, dict(zip(blocks, maps, strict=True))
         )
 
@@ -137,6 +137,6 @@ class TeacherClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(B, K)` of `(B, C, H, W)` images, normalised as for the student."""
-        taught: Taught = self.teacher(images, Needs(teacher_logits=True))
-        assert taught.logits is not None
-        return taught.logits
+        output: TeacherOutput = self.teacher(images, Needs(teacher_logits=True))
+        assert output.logits is not None
+        return output.logits

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from vitrellis.data.loader import Batch
-from vitrellis.objectives import Needs, Taught
-from vitrellis.teachers.precomputed import StoredTeacher
+from vitrellis.objectives import Needs, TeacherOutput
+from vitrellis.teachers.precomputed import PrecomputedTeacher
 from vitrellis.teachers.teacher import Teacher
 
 
-class Faculty(nn.Module):
+class Teachers(nn.Module):
     """Teachers by name; there may be none.
 
     Args:
@@ -22,13 +22,13 @@ class Faculty(nn.Module):
     def __init__(self, teachers: Mapping[str, Teacher]) -> None:
         super().__init__()
         self.teachers = nn.ModuleDict(teachers)
-        self._stored: dict[str, StoredTeacher] = {}
+        self._stored: dict[str, PrecomputedTeacher] = {}
 
-    def keep(self, name: str, stored: StoredTeacher) -> None:
+    def keep(self, name: str, stored: PrecomputedTeacher) -> None:
         """Answers from a store from now on, in place of asking this teacher."""
         self._stored[name] = stored
 
-    def forward(self, batch: Batch, needs: Mapping[str, Needs]) -> dict[str, Taught]:
+    def forward(self, batch: Batch, needs: Mapping[str, Needs]) -> dict[str, TeacherOutput]:
         """What the active terms need of each teacher.
 
         Args:

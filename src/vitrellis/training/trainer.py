@@ -23,9 +23,9 @@ from vitrellis.data.randomness import step_seed
 from vitrellis.errors import VitrellisError
 from vitrellis.objectives import Needs
 from vitrellis.runs.checkpoints import Store
-from vitrellis.teachers.teachers import Faculty
+from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.display import Display
-from vitrellis.training.guided import Evidence, GuidedStudent
+from vitrellis.training.guided import GuidedStudent, StepInputs
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
 from vitrellis.training.optimizers import LearningRate
 from vitrellis.training.sam import Gradient
@@ -81,7 +81,7 @@ class Trainer:
         learning_rate: Of every step.
         loader: Training batches.
         validation: What the best checkpoint is chosen on; None chooses none.
-        faculty: The teachers, of whom there may be none.
+        teachers: The teachers, of whom there may be none.
         ema: A moving average of the student, which is evaluated in its place.
         store: The run's files.
         display: Where progress is shown.
@@ -104,7 +104,7 @@ class Trainer:
         learning_rate: LearningRate,
         loader: TrainLoader,
         validation: EvalLoader | None,
-        faculty: Faculty,
+        teachers: Teachers,
         ema: ModelEmaV3 | None,
         store: Store,
         display: Display,
@@ -126,7 +126,7 @@ class Trainer:
         self.learning_rate = learning_rate
         self.loader = loader
         self.validation = validation
-        self.faculty = faculty
+        self.teachers = teachers
         self.ema = ema
         self.store = store
         self.display = display
@@ -214,9 +214,9 @@ class Trainer:
             is_last = chunk is chunks[-1]
             with self.fabric.no_backward_sync(self.guided, enabled=not is_last):
                 with self.fabric.autocast():
-                    taught = self.faculty(chunk, needs)
-                evidence = Evidence(chunk.targets, epoch, taught, chunk.second_view)
-                total, parts, logits = self.guided(chunk.images, evidence)
+                    teacher_outputs = self.teachers(chunk, needs)
+                inputs = StepInputs(chunk.targets, epoch, teacher_outputs, chunk.second_view)
+                total, parts, logits = self.guided(chunk.images, inputs)
                 # each process and part counts by its images: the mean over the global batch
                 share = len(chunk) * self.fabric.world_size / batch.size
                 self.fabric.backward(total * share)
@@ -286,7 +286,7 @@ class Trainer:
         }
         if self.ema is not None:
             state["ema"] = self.ema.module
-        drifting = self.faculty.drifting()
+        drifting = self.teachers.drifting()
         if len(drifting):
             state["teachers"] = drifting
         return state

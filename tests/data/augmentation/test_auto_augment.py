@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import AutoAugment as Published
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 
-from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, carry_out, operate
+from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, apply_layers, operate
 from vitrellis.data.augmentation.policies import AutoAugment, PolicyName, auto_strengths
 from vitrellis.data.randomness import sample_keys
 
@@ -112,10 +112,10 @@ def test_a_sample_becomes_the_same_bits_in_any_company(name: PolicyName, channel
     policy, fill = AutoAugment(name), torch.zeros(channels)
     stored = images(60, channels)
     whole = stored.clone()
-    carry_out(whole, policy.drawn(KEYS[:60], SIZE), fill)
+    apply_layers(whole, policy.drawn(KEYS[:60], SIZE), fill)
     assert not torch.equal(whole, stored)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
     for rows in (order, order[:7], order[:1]):
         part = stored[rows].clone()
-        carry_out(part, policy.drawn(KEYS[rows], SIZE), fill)
+        apply_layers(part, policy.drawn(KEYS[rows], SIZE), fill)
         assert torch.equal(part, whole[rows])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from vitrellis.data.augmentation.blur import blur
-from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Drawn, Policy, carry_out
+from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Drawn, Policy, apply_layers
 from vitrellis.data.augmentation.policies import Blur, ColorJitter, Greyscale
 from vitrellis.data.randomness import sample_keys
 
@@ -33,7 +33,7 @@ def images(batch: int, channels: int = 3) -> Tensor:
 def done(policy: Policy, stored: Tensor, keys: Tensor = KEYS) -> Tensor:
     changed = stored.clone()
     drawn = policy.drawn(keys[: len(stored)], SIZE)
-    carry_out(changed, drawn, torch.zeros(stored.shape[1]))
+    apply_layers(changed, drawn, torch.zeros(stored.shape[1]))
     return changed
 
 

@@ -7,7 +7,7 @@ from vitrellis.data.augmentation.operations import (
     NOTHING,
     OPERATIONS,
     Drawn,
-    carry_out,
+    apply_layers,
     operate,
     warp_matrices,
 )
@@ -53,7 +53,7 @@ def test_layers_are_done_one_after_the_other() -> None:
     )
     stored = images(len(chosen))
     at_once, in_turn = stored.clone(), stored.clone()
-    carry_out(at_once, layers, FILL)
+    apply_layers(at_once, layers, FILL)
     operate(in_turn, chosen, strengths, FILL)
     operate(in_turn, chosen.flip(0), strengths.flip(0), FILL)
     assert torch.equal(at_once, in_turn)

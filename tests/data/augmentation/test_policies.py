@@ -7,7 +7,7 @@ from PIL import Image
 from timm.data import auto_augment
 from torch import Tensor
 
-from vitrellis.data.augmentation.operations import NOTHING, carry_out, operate
+from vitrellis.data.augmentation.operations import NOTHING, apply_layers, operate
 from vitrellis.data.augmentation.policies import CHOICES, RandAugment, parse_policy, strengths
 from vitrellis.data.randomness import sample_keys
 from vitrellis.errors import UsageError
@@ -43,7 +43,7 @@ def by_timm(image: Tensor, name: str, magnitude: float) -> Tensor:
 
 
 def rand_augment(stored: Tensor, keys: Tensor, policy: RandAugment, fill: Tensor) -> None:
-    carry_out(stored, policy.drawn(keys, (24, 32)), fill)
+    apply_layers(stored, policy.drawn(keys, (24, 32)), fill)
 
 
 def test_operations_are_those_of_timm() -> None:

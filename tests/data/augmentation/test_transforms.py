@@ -10,9 +10,9 @@ from torchvision.transforms.v2 import functional as TF
 
 from vitrellis.data.augmentation.crops import crop_boxes
 from vitrellis.data.augmentation.erasing import cut_out
-from vitrellis.data.augmentation.operations import Policy, carry_out
+from vitrellis.data.augmentation.operations import Policy, apply_layers
 from vitrellis.data.augmentation.policies import AutoAugment, Blur, ColorJitter, Greyscale
-from vitrellis.data.augmentation.transforms import Augment, Plain
+from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
 from vitrellis.data.randomness import integers, sample_keys, uniform
 from vitrellis.errors import UsageError
 
@@ -48,8 +48,8 @@ def images(channels: int = 3, height: int = 20, width: int = 24, batch: int = 40
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-def augment(channels: int = 3, size: tuple[int, int] = (20, 24), **settings: Any) -> Augment:
-    return Augment(size=size, mean=MEAN[:channels], std=STD[:channels], **settings)
+def augment(channels: int = 3, size: tuple[int, int] = (20, 24), **settings: Any) -> TrainTransform:
+    return TrainTransform(size=size, mean=MEAN[:channels], std=STD[:channels], **settings)
 
 
 def normalized(stored: Tensor) -> Tensor:
@@ -58,13 +58,13 @@ def normalized(stored: Tensor) -> Tensor:
 
 
 def test_plain_leaves_images_of_the_right_size_as_they_are() -> None:
-    plain = Plain(size=(20, 24), mean=MEAN[:3], std=STD[:3])
+    plain = EvalTransform(size=(20, 24), mean=MEAN[:3], std=STD[:3])
     torch.testing.assert_close(plain(images()), normalized(images()), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [(10, 12), (33, 47)])
 def test_plain_resizes_as_torchvision(size: tuple[int, int]) -> None:
-    plain = Plain(size=size, mean=MEAN[:3], std=STD[:3], interpolation="bilinear")
+    plain = EvalTransform(size=size, mean=MEAN[:3], std=STD[:3], interpolation="bilinear")
     expected = TF.resize(images(), list(size), InterpolationMode.BILINEAR, antialias=True)
     level = 1.5 / 255 / min(STD)  # theirs is rounded, twice
     torch.testing.assert_close(plain(images()), normalized(expected), rtol=0, atol=level)
@@ -107,7 +107,7 @@ def test_flips_happen_as_often_as_asked(crop: dict[str, Any]) -> None:
 def test_nothing_asked_is_the_plain_image() -> None:
     for stored in (images(), images(height=50, width=10)):
         out = augment(crop="none", flip=0)(stored, KEYS)
-        plain = Plain(size=(20, 24), mean=MEAN[:3], std=STD[:3])(stored)
+        plain = EvalTransform(size=(20, 24), mean=MEAN[:3], std=STD[:3])(stored)
         # on the way the resized image was rounded to grey levels
         torch.testing.assert_close(out, plain, rtol=0, atol=0.51 / 255 / min(STD))
 
@@ -150,7 +150,7 @@ def test_the_stored_images_are_not_changed(crop: dict[str, Any]) -> None:
 
 
 def test_a_view_is_made_in_the_order_of_torchvision() -> None:
-    """Each step by itself, after the crop of another `Augment` without any."""
+    """Each step by itself, after the crop of another `TrainTransform` without any."""
     size, fill = (20, 24), torch.tensor([round(255 * mean) for mean in MEAN[:3]]).float()
     policies: list[Policy] = [AutoAugment("cifar10"), ColorJitter((0.4, 0.4, 0.4, 0.1), 0.8)]
     policies += [Greyscale(0.2), Blur(0.5)]
@@ -158,7 +158,7 @@ def test_a_view_is_made_in_the_order_of_torchvision() -> None:
     scale, shift = torch.tensor(STD[:3]).view(3, 1, 1), torch.tensor(MEAN[:3]).view(3, 1, 1)
     levels = ((cropped * scale + shift) * 255).round().to(torch.uint8)
     for policy in policies:
-        carry_out(levels, policy.drawn(KEYS, size), fill)
+        apply_layers(levels, policy.drawn(KEYS, size), fill)
     expected = cut_out(normalized(levels), KEYS, 8)
     out = augment(crop="padded", **VIEWS["contrasted"])(images(), KEYS)
     torch.testing.assert_close(out, expected, rtol=0, atol=2e-6)

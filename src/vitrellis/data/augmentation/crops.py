@@ -25,7 +25,7 @@ CACHED_NUMBERS = 1 << 19
 """How many numbers are worked on at a time on a CPU, to stay within its caches."""
 TABLED_NUMBERS = 1 << 23
 """Up to so many numbers, the matrices of all crops of a side are computed once and kept."""
-LEAST_IMAGES = 4
+MIN_CHUNK = 4
 """So many images are worked on at a time, large as they may be."""
 
 
@@ -165,7 +165,7 @@ def cached_parts(batch: int, numbers_per_image: int, device: torch.device) -> It
         numbers_per_image: How many numbers are at work for each.
         device: Where.
     """
-    size = max(LEAST_IMAGES, CACHED_NUMBERS // max(1, numbers_per_image))
+    size = max(MIN_CHUNK, CACHED_NUMBERS // max(1, numbers_per_image))
     if device.type != "cpu":
         size = max(1, batch)
     for start in range(0, batch, size):

@@ -49,7 +49,7 @@ class Policy(Protocol):
         ...
 
 
-def carry_out(images: Tensor, drawn: Drawn, fill: Tensor) -> None:
+def apply_layers(images: Tensor, drawn: Drawn, fill: Tensor) -> None:
     """Does all layers to the images, in place.
 
     Args:

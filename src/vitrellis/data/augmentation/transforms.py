@@ -22,7 +22,7 @@ from vitrellis.data.augmentation.crops import (
     padded_crop,
 )
 from vitrellis.data.augmentation.erasing import Erasing, cut_out
-from vitrellis.data.augmentation.operations import Policy, carry_out, warp_matrices
+from vitrellis.data.augmentation.operations import Policy, apply_layers, warp_matrices
 from vitrellis.data.augmentation.policies import (
     AutoAugment,
     Blur,
@@ -35,7 +35,7 @@ from vitrellis.data.augmentation.warps import combined
 from vitrellis.data.randomness import integers, uniform
 
 
-class Plain:
+class EvalTransform:
     """Evaluation: the whole image at the model's size, normalised.
 
     Args:
@@ -66,7 +66,7 @@ class Plain:
         )
 
 
-class Augment:
+class TrainTransform:
     """Training: every sample varied by what its key says, and by nothing else.
 
     Args:
@@ -157,7 +157,7 @@ class Augment:
         images = self._crop_and_flip(images, keys)  # no longer the caller's memory
         self._fill = self._fill.to(images.device)
         for policy in self.policies:
-            carry_out(images, policy.drawn(keys, self.size), self._fill)
+            apply_layers(images, policy.drawn(keys, self.size), self._fill)
         if images.dtype == torch.uint8:
             images = self._normalize(images)
         if self._erasing is not None:

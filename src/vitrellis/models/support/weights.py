@@ -30,7 +30,7 @@ WRAPPERS = ("state_dict", "model_state", "model")
 EMA_WRAPPERS = ("model_ema", "ema_state", "state_dict_ema")
 """Keys under which they keep a moving average of them."""
 
-HARMLESS: list[Any] = [
+SAFE_GLOBALS: list[Any] = [
     argparse.Namespace,
     pathlib.PosixPath,
     pathlib.PurePosixPath,
@@ -76,7 +76,7 @@ def read_state_dict(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(HARMLESS):
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
