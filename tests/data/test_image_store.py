@@ -27,14 +27,14 @@ from vitrellis.data.image_store import Stream
 if __name__ == "__mp_main__":  # as libraries do that keep threads of their own
     threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 if __name__ == "__main__":
-    multiprocessing.set_start_method(sys.argv[2])
+    multiprocessing.set_start_method(sys.argv[1])
     images = TensorImages(torch.zeros(64, 1, 4, 4, dtype=torch.uint8))
     stream = Stream(images, device=torch.device("cpu"), canvas=(4, 4), fit="squash", workers=2)
     batches = stream.read(torch.arange(64).split(1))
     for _ in range(4):  # until both have begun
         next(batches)
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-    time.sleep(float(sys.argv[1]))
+    sys.stdin.readline()
     print(sum(1 for _ in batches), flush=True)
 """
 
@@ -109,19 +109,29 @@ def test_a_worker_that_the_system_ends_is_told_of() -> None:
         list(stream.read(BATCHES))
 
 
+def test_a_dead_worker_interrupts_nothing_else() -> None:
+    """Torch's own handler would raise at any line of the process, at its next signal."""
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = Stream(Bad(fatal=True), device=CPU, canvas=(4, 4), fit="squash", workers=1).read(
+        BATCHES
+    )
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) is before
+    batches.close()
+
+
 def is_alive(pid: int) -> bool:
     status = Path(f"/proc/{pid}/stat")
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def start_sleeper(
-    tmp_path: Path, seconds: float, method: str
-) -> tuple[subprocess.Popen[str], list[int]]:
-    """A process that reads with two workers, and their ids."""
+def start_sleeper(tmp_path: Path, method: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """A process that reads with two workers and waits for a line, and the ids of the workers."""
     script = tmp_path / "sleeper.py"
     script.write_text(SLEEPER)
     process = subprocess.Popen(
-        [sys.executable, str(script), str(seconds), method],
+        [sys.executable, str(script), method],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -132,7 +142,7 @@ def start_sleeper(
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes as Linux shows them")
 def test_workers_end_with_their_parent_even_if_it_is_killed(tmp_path: Path) -> None:
-    process, workers = start_sleeper(tmp_path, 60, "fork")
+    process, workers = start_sleeper(tmp_path, "fork")
     assert len(workers) == 2
     assert all(is_alive(pid) for pid in workers)
     process.kill()
@@ -148,11 +158,11 @@ def test_workers_end_with_their_parent_even_if_it_is_killed(tmp_path: Path) -> N
 def test_a_signal_to_all_processes_leaves_the_workers_to_their_parent(
     tmp_path: Path, number: signal.Signals, method: str
 ) -> None:
-    process, workers = start_sleeper(tmp_path, 1, method)
+    process, workers = start_sleeper(tmp_path, method)
     assert len(workers) == 2
     for pid in workers:
         os.kill(pid, number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate("read on\n", timeout=60)
     assert output.strip() == "60"
     assert process.returncode == 0
     assert not any(is_alive(pid) for pid in workers)

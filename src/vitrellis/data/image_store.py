@@ -28,7 +28,7 @@ from vitrellis.errors import VitrellisError
 _WORKERS_OUTLIVE_SIGTERM = sys.platform == "linux"  # where the sender of a signal is known
 
 
-class Store(Protocol):
+class ImageStore(Protocol):
     """Stored images by their numbers."""
 
     def read(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -45,7 +45,7 @@ def open_store(
     resident: bool,
     workers: int,
     progress: ProgressCallback | None,
-) -> Store:
+) -> ImageStore:
     """A store as a loader wants it; its arguments are the loader's.
 
     Raises:
@@ -117,7 +117,7 @@ class Stream:
             VitrellisError: If an image cannot be read, or the system ended a process.
         """
         self._schedule.batches = batches
-        with _sigterm_blocked():
+        with _sigterm_blocked(), _torch_handles_no_deaths():
             stored = iter(self._batches)  # the first time, this starts the workers
         while (images := _next(stored)) is not None:
             if isinstance(images, _Failure):
@@ -193,6 +193,23 @@ def _sigterm_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _torch_handles_no_deaths() -> Iterator[None]:
+    """Puts back the SIGCHLD handler that torch replaces when it starts workers.
+
+    Torch's handler raises an error wherever the process happens to be when a worker dies: in the
+    middle of a training step, or while another iterator is deleted, where the error is lost.
+    Without it, torch notices a dead worker within 5 seconds of waiting for a batch, in `_next`.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if signal.getsignal(signal.SIGCHLD) is not before:  # only ever in the main thread
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _leave_signals_to_parent(worker: int) -> None:
