@@ -137,7 +137,7 @@ def our_batches(pipeline: Pipeline, images: Tensor) -> Iterator[Tensor]:
         Split(TensorImages(images), torch.zeros(len(images), dtype=torch.int64)),
         num_classes=10,
         batch_size=BATCH_SIZE,
-        augment=TrainTransform(
+        transform=TrainTransform(
             size=(pipeline.size, pipeline.size),
             mean=MEAN[: pipeline.channels],
             std=STD[: pipeline.channels],

@@ -31,7 +31,7 @@ def loader_of(images: Tensor) -> EvalLoader:
     labels = torch.arange(len(images)) % 2
     return EvalLoader(
         Split(TensorImages(images), labels),
-        plain=EvalTransform(size=(4, 4), mean=[0.0], std=[1.0]),
+        transform=EvalTransform(size=(4, 4), mean=[0.0], std=[1.0]),
         batch_size=3,
         device=torch.device("cpu"),
         canvas=(4, 4),

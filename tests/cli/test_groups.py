@@ -47,7 +47,7 @@ def test_figures_of_each_head_against_scikit_learn(
     model: Any = trained.model
     images = torch.stack([test_images.images[index] for index in range(len(test_images))])
     labels = test_images.labels
-    seen = trained.preprocessing.plain()(images)
+    seen = trained.preprocessing.transform()(images)
     tokens = torch.cat([model.forward_features(part) for part in seen.split(500)])
     logits = {"class": model.head(tokens[:, 0]), "distillation": model.head_dist(tokens[:, 1])}
     logits["average"] = (logits["class"] + logits["distillation"]) / 2

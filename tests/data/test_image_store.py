@@ -117,7 +117,6 @@ def test_a_dead_worker_interrupts_nothing_else() -> None:
     )
     next(batches)
     assert signal.getsignal(signal.SIGCHLD) is before
-    batches.close()
 
 
 def is_alive(pid: int) -> bool:

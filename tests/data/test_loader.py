@@ -35,7 +35,7 @@ def train_loader(images: Split | None = None, **settings: Any) -> TrainLoader:
     chosen: dict[str, Any] = {
         "num_classes": 5,
         "batch_size": 16,
-        "augment": STRONG,
+        "transform": STRONG,
         "mix": None,
         "seed": 0,
         "device": CPU,
@@ -47,7 +47,7 @@ def train_loader(images: Split | None = None, **settings: Any) -> TrainLoader:
 def eval_loader(images: Split, **settings: Any) -> EvalLoader:
     plain = EvalTransform(size=(8, 9), mean=MEAN, std=STD)
     chosen: dict[str, Any] = {"batch_size": 16, "device": CPU, "canvas": (10, 12)}
-    return EvalLoader(images, plain=plain, **(chosen | settings))
+    return EvalLoader(images, transform=plain, **(chosen | settings))
 
 
 def by_view(batches: Iterator[Batch]) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
@@ -346,8 +346,8 @@ def test_second_view_is_counted_too() -> None:
 def test_second_view_shows_the_images_that_were_asked_for() -> None:
     """Without augmentation both views are the image; the second one also where images are mixed."""
     same = TrainTransform(size=(10, 12), mean=MEAN, std=STD, crop="none", flip=0)
-    plain = train_loader(augment=same).epoch(0)
-    mixed = train_loader(augment=same, mix=MIX, second_view=same).epoch(0)
+    plain = train_loader(transform=same).epoch(0)
+    mixed = train_loader(transform=same, mix=MIX, second_view=same).epoch(0)
     for one, two in zip(plain, mixed, strict=True):
         assert two.second_view is not None
         assert torch.equal(one.images, two.second_view)

@@ -61,7 +61,7 @@ def loader(split: Split, varied: TrainTransform) -> TrainLoader:
         split,
         num_classes=2,
         batch_size=5,
-        augment=varied,
+        transform=varied,
         mix=None,
         seed=0,
         device=CPU,
@@ -71,7 +71,7 @@ def loader(split: Split, varied: TrainTransform) -> TrainLoader:
 
 def as_they_are(split: Split, batch_size: int = 4) -> EvalLoader:
     plain = EvalTransform(size=SIZE, mean=MEAN, std=STD, interpolation="bilinear")
-    return EvalLoader(split, plain=plain, batch_size=batch_size, device=CPU, canvas=SIZE)
+    return EvalLoader(split, transform=plain, batch_size=batch_size, device=CPU, canvas=SIZE)
 
 
 def key(precision: str = "float32", teacher: str = "t") -> PrecomputedKey:
@@ -146,7 +146,7 @@ def test_warps_of_policies_move_maps_too(policy: dict[str, Any]) -> None:
         split,
         num_classes=2,
         batch_size=40,
-        augment=varied,
+        transform=varied,
         mix=None,
         seed=1,
         device=CPU,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.randomness import child_keys
 from vitrellis.data.sources import from_tensors
 from vitrellis.errors import UsageError
-from vitrellis.recipe import View, load_recipe, recipe_from, without_guidance
+from vitrellis.recipe import load_recipe, recipe_from, without_guidance
 
 SIMCLR: dict[str, Any] = {
     "scale": (0.2, 0.9),
@@ -120,12 +119,6 @@ def test_both_views_are_made_as_the_recipe_says(second: dict[str, Any] | None) -
     expected = TrainTransform(**settings, **(second or first))
     assert batch.second_view is not None
     assert torch.equal(batch.second_view, expected(stored, child_keys(batch.keys, "second-view")))
-
-
-def test_a_view_has_the_keys_of_an_augment_and_the_same_defaults() -> None:
-    parameters = inspect.signature(TrainTransform).parameters
-    settings = {n: p.default for n, p in parameters.items() if n not in ("size", "mean", "std")}
-    assert View().model_dump() == settings
 
 
 def test_mixed_images_are_refused_with_the_recipe() -> None:

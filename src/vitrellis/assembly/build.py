@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from vitrellis.data.augmentation.mixing import Mix
-from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
+from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.canvas import (
     ProgressCallback,
     canvas_for,
@@ -291,7 +291,7 @@ def build_train_loader(
         source.train,
         num_classes=source.num_classes,
         batch_size=recipe.training.batch_size,
-        augment=_augment(settings, preprocessing),
+        transform=_train_transform(settings, preprocessing),
         mix=mix if mix.active else None,
         mix_epochs=_mix_epochs(recipe),
         seed=recipe.seed,
@@ -310,34 +310,16 @@ def build_train_loader(
     )
 
 
-def _augment(view: View, preprocessing: Preprocessing) -> TrainTransform:
+def _train_transform(view: View, preprocessing: Preprocessing) -> TrainTransform:
     return TrainTransform(
-        size=preprocessing.img_size,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        crop=view.crop,
-        scale=view.scale,
-        ratio=view.ratio,
-        padding=view.padding,
-        interpolation=view.interpolation,
-        flip=view.flip,
-        vertical_flip=view.vertical_flip,
-        rand_augment=view.rand_augment,
-        auto_augment=view.auto_augment,
-        color_jitter=view.color_jitter,
-        color_jitter_probability=view.color_jitter_probability,
-        grayscale=view.grayscale,
-        blur=view.blur,
-        blur_sigma=view.blur_sigma,
-        erasing=view.erasing,
-        cutout=view.cutout,
+        view, size=preprocessing.img_size, mean=preprocessing.mean, std=preprocessing.std
     )
 
 
 def _second_view(recipe: Recipe, preprocessing: Preprocessing) -> TrainTransform | None:
     if recipe.objective.paco is None:
         return None
-    return _augment(recipe.augmentation.second_view or recipe.augmentation, preprocessing)
+    return _train_transform(recipe.augmentation.second_view or recipe.augmentation, preprocessing)
 
 
 def _mix_epochs(recipe: Recipe) -> int | None:
@@ -353,12 +335,7 @@ def build_eval_loader(
     """A split as the model is evaluated on it."""
     return EvalLoader(
         split,
-        plain=EvalTransform(
-            size=preprocessing.img_size,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-            interpolation=preprocessing.interpolation,
-        ),
+        transform=preprocessing.transform(),
         batch_size=max(64, recipe.training.batch_size),
         device=place.device,
         rank=place.rank,

@@ -113,7 +113,7 @@ def open_precomputed(
         settings = recipe.all_teachers[name]
         if not settings.offline:
             continue
-        as_they_are = replace(student, interpolation=loader.augment.interpolation)
+        as_they_are = replace(student, interpolation=loader.transform.interpolation)
         key = PrecomputedKey(
             teacher=weights_digest(teacher.model.state_dict()),
             images=source.fingerprint(),
@@ -130,7 +130,7 @@ def open_precomputed(
                 store.fill(teacher, images, progress)
         fabric.barrier()
         store = PrecomputedOutputs(folder, key, len(source.train))
-        teachers.keep(name, PrecomputedTeacher(store, loader.augment, student.canvas))
+        teachers.keep(name, PrecomputedTeacher(store, loader.transform, student.canvas))
         folders.append(folder)
     return folders
 

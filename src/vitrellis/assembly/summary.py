@@ -39,7 +39,7 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
         *_last_phase(recipe),
-        f"  varied     {_augmentation(recipe)}",
+        f"  varied     {recipe.augmentation.summary()}",
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
         f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
         f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
@@ -61,34 +61,6 @@ def _choice(recipe: Recipe, source: Source) -> str:
     if source.val is None or recipe.training.select_by == "top1":
         return ""
     return "; the best epoch is chosen by balanced accuracy"
-
-
-def _augmentation(recipe: Recipe) -> str:
-    """What is done to training images, the strengths of it left to the recipe."""
-    settings = recipe.augmentation
-    crops = {
-        "resized": f"crops of {settings.scale[0]:.2g} to {settings.scale[1]:.2g} of the area",
-        "padded": f"crops padded by {settings.padding}",
-        "none": "whole images",
-    }
-    parts = [crops[settings.crop], *(word for word in (settings.rand_augment,) if word)]
-    if settings.auto_augment is not None:
-        parts.append(f"AutoAugment of {settings.auto_augment}")
-    amounts = {
-        "flip": settings.flip,
-        "vertical flip": settings.vertical_flip,
-        "colour jitter": settings.color_jitter_probability * any(settings.color_jitter),
-        "greyscale": settings.grayscale,
-        "blur": settings.blur,
-        "erasing": settings.erasing,
-        "Cutout": settings.cutout,
-        "mixup": settings.mixup,
-        "CutMix": settings.cutmix,
-    }
-    parts += [f"{name} {amount:g}" for name, amount in amounts.items() if amount]
-    if settings.repeats > 1:
-        parts.append(f"{settings.repeats} views of an image in an epoch")
-    return ", ".join(parts)
 
 
 def _scaled(recipe: Recipe) -> str:

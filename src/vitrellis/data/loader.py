@@ -69,8 +69,8 @@ class TrainLoader:
         split: The images.
         num_classes: K.
         batch_size: Of all processes together. A set smaller than that is one batch.
-        augment: What becomes of an image.
-        mix: What becomes of two; None for nothing.
+        transform: The augmentation of an image.
+        mix: The mixing of two images; None for none.
         mix_epochs: Epochs in which images are mixed; None for all.
         seed: Of the run.
         device: Where batches are made.
@@ -100,7 +100,7 @@ class TrainLoader:
         *,
         num_classes: int,
         batch_size: int,
-        augment: TrainTransform,
+        transform: TrainTransform,
         mix: Mix | None,
         mix_epochs: int | None = None,
         seed: int,
@@ -127,7 +127,7 @@ class TrainLoader:
             )
         has_rest = not drop_last and count % self.batch_size >= world_size
         self.steps_per_epoch = count // self.batch_size + int(has_rest)
-        self.augment = augment
+        self.transform = transform
         # a single image has no partner
         self.mix = mix if mix is not None and mix.active and count > 1 else None
         self.mix_epochs = mix_epochs
@@ -192,7 +192,7 @@ class TrainLoader:
         indices = share.indices.to(device, non_blocking=True)
         labels = self._labels[indices]
         targets = self._one_hot(labels)
-        shown = self.augment(stored, torch.cat([share.keys, share.partner_keys]))
+        shown = self.transform(stored, torch.cat([share.keys, share.partner_keys]))
         images, partner_images = shown.split([len(indices), len(share.rows)])
         if self.mix is not None and len(share.rows):
             rows = share.rows.to(device, non_blocking=True)
@@ -259,7 +259,7 @@ class EvalLoader:
 
     Args:
         split: The images.
-        plain: What becomes of an image.
+        transform: From the canvas to the model.
         batch_size: Of this process.
         device: Where batches are made.
         rank: Of this process.
@@ -278,7 +278,7 @@ class EvalLoader:
         self,
         split: Split,
         *,
-        plain: EvalTransform,
+        transform: EvalTransform,
         batch_size: int,
         device: torch.device,
         rank: int = 0,
@@ -291,7 +291,7 @@ class EvalLoader:
     ) -> None:
         self._indices = torch.arange(len(split)).tensor_split(world_size)[rank]
         own = split if world_size == 1 else split.subset(self._indices)
-        self.plain = plain
+        self.transform = transform
         self.batch_size = batch_size
         self.device = device
         self._labels = own.labels.to(device)
@@ -314,7 +314,7 @@ class EvalLoader:
         for part, stored in zip(parts, self._store.read(parts), strict=True):
             first, last = int(part[0]), int(part[-1])
             yield EvalBatch(
-                self.plain(stored),
+                self.transform(stored),
                 self._labels[first : last + 1],
                 self._indices[first : last + 1].to(self.device, non_blocking=True),
             )

@@ -1,5 +1,6 @@
 """What a run is: typed, validated once, read from YAML and the command line."""
 
+from vitrellis.data.augmentation.view import View
 from vitrellis.recipe.identity import describe, differences, digest, identity
 from vitrellis.recipe.loading import (
     header,
@@ -12,7 +13,6 @@ from vitrellis.recipe.loss_sections import AdaptiveWeight, OffAfterWeight, RampW
 from vitrellis.recipe.recipe import Recipe, effective_lr, with_epochs, without_guidance
 from vitrellis.recipe.sections import SOURCE_NAMES
 from vitrellis.recipe.teacher_sections import TeacherSection
-from vitrellis.recipe.view_sections import View
 
 __all__ = [
     "SOURCE_NAMES",

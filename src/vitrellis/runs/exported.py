@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vitrellis.data.augmentation.crops import Interpolation
+from vitrellis.data.augmentation.resampling import Interpolation
 from vitrellis.data.augmentation.transforms import EvalTransform
 from vitrellis.data.canvas import Fit, to_canvas
 from vitrellis.errors import UsageError, VitrellisError
@@ -49,7 +49,7 @@ class Preprocessing:
     canvas: tuple[int, int]
     fit: Fit
 
-    def plain(self) -> EvalTransform:
+    def transform(self) -> EvalTransform:
         """From the canvas to the model."""
         return EvalTransform(
             size=self.img_size, mean=self.mean, std=self.std, interpolation=self.interpolation
@@ -103,12 +103,12 @@ class Trained:
                     f"is {image.dtype} of shape {tuple(image.shape)}"
                 )
         device = next(self.model.parameters()).device
-        plain = settings.plain()
+        transform = settings.transform()
         parts = [torch.empty(0, len(self.class_names), device=device)]
         for start in range(0, len(images), PREDICT_BATCH_SIZE):
             part = images[start : start + PREDICT_BATCH_SIZE]
             stored = torch.stack([to_canvas(i, settings.canvas, settings.fit) for i in part])
-            logits: Tensor = self.model(plain(stored.to(device)))
+            logits: Tensor = self.model(transform(stored.to(device)))
             parts.append(logits.float().softmax(dim=-1))
         return torch.cat(parts)
 

@@ -193,15 +193,15 @@ class PrecomputedTeacher:
 
     Args:
         store: Complete.
-        augment: How the student's images are varied.
+        transform: How the student's images are varied.
         stored: `(H, W)` of the images before that.
     """
 
     def __init__(
-        self, store: PrecomputedOutputs, augment: TrainTransform, stored: tuple[int, int]
+        self, store: PrecomputedOutputs, transform: TrainTransform, stored: tuple[int, int]
     ) -> None:
         self.store = store
-        self.augment = augment
+        self.transform = transform
         self.stored = stored
 
     def __call__(self, batch: Batch, needs: Needs) -> TeacherOutput:
@@ -214,10 +214,10 @@ class PrecomputedTeacher:
         output = self.store.read(batch.indices, needs)
         if not output.maps:
             return output
-        matrices = self.augment.origins(batch.keys, self.stored)
+        matrices = self.transform.origins(batch.keys, self.stored)
         sides = torch.tensor(self.stored[::-1])
         maps = {
-            block: sample_maps(maps, matrices, self.augment.size, sides)
+            block: sample_maps(maps, matrices, self.transform.size, sides)
             for block, maps in output.maps.items()
         }
         return TeacherOutput(output.logits, maps)

@@ -1,153 +1,60 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as TF
+from scipy import stats
+from torchvision.transforms.v2 import RandomResizedCrop
 
-from vitrellis.data.augmentation import crops as geometry
-from vitrellis.data.augmentation.crops import (
-    Interpolation,
-    cached_parts,
-    crop_resize,
-    padded_crop,
-    replace_rows,
-    resize_matrices,
-)
+from vitrellis.data.augmentation.crops import crop_boxes, random_boxes
+from vitrellis.data.randomness import sample_keys
 
-MODES: dict[Interpolation, InterpolationMode] = {
-    "bilinear": InterpolationMode.BILINEAR,
-    "bicubic": InterpolationMode.BICUBIC,
-}
+KEYS = sample_keys(0, 0, torch.arange(4000))
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
-def images(*shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+@pytest.mark.parametrize("size", [(32, 32), (28, 60), (7, 5)])
+def test_boxes_lie_within_the_image(size: tuple[int, int]) -> None:
+    top, left, height, width = crop_boxes(KEYS, size, SCALE, RATIO).unbind(dim=1)
+    assert bool(((top >= 0) & (height > 0) & (top + height <= size[0])).all())
+    assert bool(((left >= 0) & (width > 0) & (left + width <= size[1])).all())
 
 
-def boxes(batch: int, height: int, width: int) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    sides = torch.rand(batch, 2, generator=generator) * torch.tensor([height, width])
-    sides = sides.floor() + 1
-    room = torch.tensor([height, width]) - sides
-    places = (torch.rand(batch, 2, generator=generator) * (room + 1)).floor()
-    return torch.cat([places, sides], dim=1).long()
+@pytest.mark.parametrize("size", [(64, 64), (48, 90)])
+def test_boxes_are_distributed_as_torchvision_draws_them(size: tuple[int, int]) -> None:
+    mine = crop_boxes(KEYS, size, SCALE, RATIO).double().numpy()
+    torch.manual_seed(0)
+    image = torch.zeros(1, *size)
+    crop = RandomResizedCrop(8, scale=SCALE, ratio=RATIO)
+    drawn = [crop.make_params([image]) for _ in range(4000)]
+    theirs = np.array([[d["top"], d["left"], d["height"], d["width"]] for d in drawn], float)
+    for side in range(4):
+        assert stats.ks_2samp(mine[:, side], theirs[:, side]).pvalue > 1e-4
+    areas = (mine[:, 2] * mine[:, 3], theirs[:, 2] * theirs[:, 3])
+    assert stats.ks_2samp(*areas).pvalue > 1e-4
 
 
-def booleans(batch: int, seed: int) -> Tensor:
-    return torch.rand(batch, generator=torch.Generator().manual_seed(seed)) < 0.5
-
-
-@pytest.mark.parametrize("interpolation", MODES)
 @pytest.mark.parametrize(
-    ("shape", "size"),
+    ("size", "expected"),
     [
-        ((3, 32, 32), (32, 32)),
-        ((3, 32, 32), (96, 64)),
-        ((1, 40, 50), (24, 28)),
-        ((5, 100, 80), (16, 20)),
-        ((3, 70, 66), (60, 60)),
+        ((20, 100), [0, 36, 20, 27]),  # too wide: the middle, 4:3
+        ((100, 20), [36, 0, 27, 20]),  # too narrow: the middle, 3:4
+        ((20, 20), [0, 0, 20, 20]),
     ],
 )
-def test_crop_and_resize_is_that_of_torchvision(
-    interpolation: Interpolation, shape: tuple[int, int, int], size: tuple[int, int]
+def test_where_nothing_fits_the_largest_centred_box_is_taken(
+    size: tuple[int, int], expected: list[int]
 ) -> None:
-    stored, cut = images(16, *shape), boxes(16, *shape[1:])
-    mine = crop_resize(stored, cut, size, interpolation, dtype=torch.uint8)
-    theirs = torch.stack(
-        [
-            TF.resized_crop(image, *box.tolist(), list(size), MODES[interpolation], antialias=True)
-            for image, box in zip(stored, cut, strict=True)
-        ]
-    )
-    difference = (mine.int() - theirs.int()).abs()
-    # noise is the hardest image; a cubic kernel can turn a level in the first pass into two
-    assert difference.max() <= (1 if interpolation == "bilinear" else 2)
-    assert (difference > 0).double().mean() < 0.02
+    # areas beyond the image's own
+    boxes = crop_boxes(KEYS[:3], size, (30.0, 31.0), RATIO)
+    assert boxes.tolist() == [expected] * 3
 
 
-def test_whole_levels_are_the_rounded_floats() -> None:
-    stored, cut = images(8, 3, 32, 32), boxes(8, 32, 32)
-    exact = crop_resize(stored, cut, (20, 40), "bicubic")
-    assert exact.dtype == torch.float32
-    whole = crop_resize(stored, cut, (20, 40), "bicubic", dtype=torch.uint8)
-    assert torch.equal((exact + 0.5).floor(), whole.float())
+def test_boxes_that_do_not_fit_are_told() -> None:
+    found = random_boxes(KEYS, (8, 8), (0.9, 1.0), (0.3, 3.0), largest=(7, 7), stream="a").found
+    assert not bool(found.all())
 
 
-@pytest.mark.parametrize("interpolation", MODES)
-def test_resizing_to_the_same_size_changes_nothing(interpolation: Interpolation) -> None:
-    stored = images(4, 3, 17, 23)
-    whole = torch.tensor([[0, 0, 17, 23]]).expand(4, 4)
-    assert torch.equal(crop_resize(stored, whole, (17, 23), interpolation), stored.float())
-
-
-@pytest.mark.parametrize("interpolation", MODES)
-def test_a_flat_image_stays_flat(interpolation: Interpolation) -> None:
-    stored = torch.full((4, 1, 90, 90), 255, dtype=torch.uint8)
-    for size in ((7, 9), (200, 111)):
-        resized = crop_resize(stored, boxes(4, 90, 90), size, interpolation, dtype=torch.uint8)
-        assert bool((resized == 255).all())
-
-
-def test_flips_mirror_the_result() -> None:
-    stored, cut = images(12, 3, 32, 32), boxes(12, 32, 32)
-    flip_x, flip_y = booleans(12, 0), booleans(12, 1)
-    straight = crop_resize(stored, cut, (24, 30), "bicubic")
-    mirrored = crop_resize(stored, cut, (24, 30), "bicubic", flip_x, flip_y)
-    for row in range(12):
-        dims = [d for d, flip in ((2, flip_x), (1, flip_y)) if flip[row]]
-        assert torch.equal(mirrored[row], straight[row].flip(dims))
-
-
-@pytest.mark.parametrize("interpolation", MODES)
-def test_an_image_is_resized_to_the_same_bits_in_any_company(
-    interpolation: Interpolation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stored, cut = images(33, 3, 40, 36), boxes(33, 40, 36)
-    whole = crop_resize(stored, cut, (32, 32), interpolation)
-    singly = [
-        crop_resize(stored[i : i + 1], cut[i : i + 1], (32, 32), interpolation) for i in range(33)
-    ]
-    assert torch.equal(torch.cat(singly), whole)
-    monkeypatch.setattr(geometry, "CACHED_NUMBERS", 1)
-    assert torch.equal(crop_resize(stored, cut, (32, 32), interpolation), whole)
-
-
-def test_sums_are_exact_whatever_their_order() -> None:
-    rows = resize_matrices(
-        torch.tensor([0]), torch.tensor([100]), torch.tensor([False]), 100, 30, "bicubic"
-    )
-    assert torch.equal(rows * 2**14, (rows * 2**14).round())
-    pixels = images(1, 100, 50).float()
-    assert torch.equal(rows @ pixels, (rows.double() @ pixels.double()).float())
-    assert (rows.sum(dim=2) - 1).abs().max() < 40 * 2.0**-15
-
-
-def test_padded_crop_is_that_of_torchvision() -> None:
-    stored = images(9, 2, 10, 14)
-    places = torch.arange(9)
-    offsets = torch.stack([places % 7, places * 5 % 7], dim=1)
-    flip_x, flip_y = booleans(9, 3), booleans(9, 4)
-    mine = padded_crop(stored, offsets, 3, (10, 14), flip_x, flip_y)
-    for row, (top, left) in enumerate(offsets.tolist()):
-        expected = TF.crop(TF.pad(stored[row], [3]), top, left, 10, 14)
-        dims = [d for d, flip in ((2, flip_x), (1, flip_y)) if flip[row]]
-        assert torch.equal(mine[row], expected.flip(dims))
-
-
-@pytest.mark.parametrize("batch", [0, 1, 5, 100])
-def test_parts_cover_a_batch_in_order(batch: int) -> None:
-    parts = list(cached_parts(batch, 1 << 17, torch.device("cpu")))
-    assert [i for part in parts for i in range(batch)[part]] == list(range(batch))
-    assert len(list(cached_parts(batch, 1 << 17, torch.device("cuda")))) <= 1
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 5, 7)])
-def test_rows_are_replaced(shape: tuple[int, int, int]) -> None:
-    stored, rows = images(6, *shape), torch.tensor([4, 0])
-    expected = stored.clone()
-    expected[rows] = 255 - stored[:2]
-    replace_rows(stored, rows, 255 - stored[:2])
-    assert torch.equal(stored, expected)
+def test_a_box_is_the_same_in_any_company() -> None:
+    whole = crop_boxes(KEYS, (32, 40), SCALE, RATIO)
+    assert torch.equal(crop_boxes(KEYS[99:100], (32, 40), SCALE, RATIO), whole[99:100])

@@ -8,11 +8,12 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from vitrellis.data.augmentation.color_jitter import Blur, ColorJitter, Greyscale
 from vitrellis.data.augmentation.crops import crop_boxes
-from vitrellis.data.augmentation.erasing import cut_out
+from vitrellis.data.augmentation.erasing import Cutout
 from vitrellis.data.augmentation.operations import Policy, apply_layers
-from vitrellis.data.augmentation.policies import AutoAugment, Blur, ColorJitter, Greyscale
-from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
+from vitrellis.data.augmentation.policies import AutoAugment
+from vitrellis.data.augmentation.transforms import EvalTransform, Normalize, TrainTransform
 from vitrellis.data.randomness import integers, sample_keys, uniform
 from vitrellis.errors import UsageError
 
@@ -159,7 +160,7 @@ def test_a_view_is_made_in_the_order_of_torchvision() -> None:
     levels = ((cropped * scale + shift) * 255).round().to(torch.uint8)
     for policy in policies:
         apply_layers(levels, policy.drawn(KEYS, size), fill)
-    expected = cut_out(normalized(levels), KEYS, 8)
+    expected = Cutout(8)(normalized(levels), KEYS)
     out = augment(crop="padded", **VIEWS["contrasted"])(images(), KEYS)
     torch.testing.assert_close(out, expected, rtol=0, atol=2e-6)
 
@@ -189,8 +190,15 @@ def test_empty_parts_of_a_batch_stay_empty() -> None:
 
 
 def test_a_policy_that_cannot_be_read_is_refused() -> None:
-    with pytest.raises(UsageError, match="rand-"):
+    with pytest.raises(ValueError, match="rand_augment"):
         augment(rand_augment="magic")
+    with pytest.raises(UsageError, match="rand-m99"):
+        augment(rand_augment="rand-m99")
+
+
+def test_a_key_that_no_view_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="flop"):
+        augment(flop=0.5)
 
 
 @pytest.mark.gpu
@@ -204,3 +212,22 @@ def test_an_accelerator_shows_the_same_images(
     there = augment(**crop, **settings)(images().cuda(), KEYS).cpu()
     # a warp may put a pixel on the other side of a grey level or of the border
     assert ((here - there).abs() > 1.1 / 255 / min(STD)).double().mean() < 0.001
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_normalization_is_that_of_torchvision(channels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    stored = torch.randint(0, 256, (7, channels, 9, 11), dtype=torch.uint8, generator=generator)
+    mine = Normalize(MEAN[:channels], STD[:channels])(stored)
+    expected = TF.normalize(stored.float() / 255, MEAN[:channels], STD[:channels])
+    torch.testing.assert_close(mine, expected, rtol=0, atol=2e-6)
+
+
+def test_every_pixel_of_a_level_gets_the_same_bits() -> None:
+    flat = torch.full((3, 2, 13, 17), 77, dtype=torch.uint8)
+    assert len(Normalize(MEAN[:2], STD[:2])(flat)[:, 1].unique()) == 1
+
+
+def test_channels_without_a_mean_are_our_mistake() -> None:
+    with pytest.raises(AssertionError):
+        Normalize(MEAN[:1], STD[:1])(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))

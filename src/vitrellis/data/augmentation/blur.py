@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitrellis.data.augmentation.crops import cached_parts
+from vitrellis.data.augmentation.resampling import cached_parts
 
 WEIGHTS_PER_UNIT = 1 << 14
 STEPS_PER_LEVEL = 4

@@ -1,231 +1,150 @@
-"""Batched geometry: every sample its own crop and flip, without a loop over samples.
-
-Resizing is exact: weights are rounded to multiples of 2^-14 and what the first of the two passes
-returns to whole grey levels (as Pillow and torchvision do, with 22 and up to 15 bits), so that
-every sum fits the 24 bits of a float32 and its terms can be added in any order. What becomes of an
-image then depends, bit by bit, neither on the other images of the batch nor on the device.
-"""
+"""Random crops and flips: their keys, their boxes, and what they make of images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
-from vitrellis.data.randomness import uniform
-
-Interpolation = Literal["bilinear", "bicubic"]
-
-CACHED_NUMBERS = 1 << 19
-"""How many numbers are worked on at a time on a CPU, to stay within its caches."""
-TABLED_NUMBERS = 1 << 23
-"""Up to so many numbers, the matrices of all crops of a side are computed once and kept."""
-MIN_CHUNK = 4
-"""So many images are worked on at a time, large as they may be."""
+from vitrellis.data.augmentation.resampling import Interpolation, crop_resize, padded_crop
+from vitrellis.data.augmentation.steps import amount
+from vitrellis.data.randomness import integers, uniform
+from vitrellis.settings import Fraction, Index, Positive, Section
 
 
-def crop_resize(
-    images: Tensor,
-    boxes: Tensor,
-    size: tuple[int, int],
-    interpolation: Interpolation,
-    flip_x: Tensor | None = None,
-    flip_y: Tensor | None = None,
-    *,
-    dtype: torch.dtype = torch.float32,
-    finish: Callable[[Tensor, Tensor], object] = Tensor.copy_,
-) -> Tensor:
-    """Crops a box of each image and resizes it, antialiased, as torchvision and Pillow do.
+def in_order(name: str, pair: tuple[float, float]) -> None:
+    """Refuses a pair of keys whose smaller number does not come first.
 
-    Resizing is linear and separable: two matrix products per image, and a flip costs nothing.
-    torchvision's `resized_crop(..., antialias=True)` of a uint8 image differs by a grey level at
-    most. (Its `antialias=False` is another kernel for bicubic enlargement, too.)
+    Raises:
+        ValueError: Naming the key.
+    """
+    low, high = pair
+    if low > high:
+        raise ValueError(f"{name} is [{low}, {high}]; the smaller number goes first")
+
+
+class CropKeys(Section):
+    """The keys of crops and flips."""
+
+    crop: Literal["resized", "padded", "none"] = "resized"
+    """A random part resized, the image moved within a black border, or the whole image."""
+    scale: tuple[Positive, Positive] = (0.08, 1.0)
+    """Smallest and largest share of the area that a resized crop shows."""
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    """Narrowest and widest aspect of a resized crop, width over height."""
+    padding: Index = 4
+    """Width of the border for a padded crop, in pixels."""
+    interpolation: Interpolation = "bicubic"
+    """How images are resized, in evaluation too if `input.interpolation` does not say."""
+    flip: Fraction = 0.5
+    """How often left and right are exchanged."""
+    vertical_flip: Fraction = 0.0
+    """How often up and down are exchanged."""
+
+    @model_validator(mode="after")
+    def _crops_are_possible(self) -> Self:
+        in_order("scale", self.scale)
+        in_order("ratio", self.ratio)
+        if self.scale[1] > 1:
+            raise ValueError(f"scale is {list(self.scale)}; no part is larger than the whole, 1")
+        return self
+
+    def crop_words(self) -> list[str]:
+        """Crops and flips in a few words, for the summary of a run."""
+        crops = {
+            "resized": f"crops of {self.scale[0]:.2g} to {self.scale[1]:.2g} of the area",
+            "padded": f"crops padded by {self.padding}",
+            "none": "whole images",
+        }
+        flips = amount("flip", self.flip) + amount("vertical flip", self.vertical_flip)
+        return [crops[self.crop], *flips]
+
+
+class CropAndFlip:
+    """The first step of every view: each image its own crop and flip, at the model's size.
 
     Args:
-        images: `(B, C, H, W)` uint8.
-        boxes: `(B, 4)` int64 top, left, height, width in pixels.
-        size: `(h, w)` of the result.
-        interpolation: The kernel.
-        flip_x: `(B,)` bool, which results to mirror left to right.
-        flip_y: `(B,)` bool, which results to mirror top to bottom.
-        dtype: uint8 for whole grey levels, float32 for what they are rounded from.
-        finish: Fills its first argument, part of the result, from its second, grey levels.
-
-    Returns:
-        `(B, C, h, w)` in [0, 255], unless finished otherwise.
+        keys: The settings.
+        size: `(h, w)` of the result in pixels.
     """
-    batch, channels, height, width = images.shape
-    straight = torch.zeros(batch, dtype=torch.bool, device=images.device)
-    flip_x, flip_y = straight if flip_x is None else flip_x, straight if flip_y is None else flip_y
-    top, left, tall, wide = boxes.unbind(dim=1)
-    half = torch.tensor(0.5, device=images.device)  # to round by flooring
-    out = torch.empty(batch, channels, *size, dtype=dtype, device=images.device)
-    numbers = max(channels * size[0] * size[1], size[0] * height, size[1] * width)
-    for part in cached_parts(batch, numbers, images.device):
-        rows = _matrices(top[part], tall[part], flip_y[part], height, size[0], interpolation)
-        columns = _matrices(left[part], wide[part], flip_x[part], width, size[1], interpolation)
-        pixels = images[part].transpose(1, 2).float().flatten(1, 2)  # (b, H * C, W)
-        squeezed = torch.baddbmm(half, pixels, columns.mT)  # (b, H * C, w)
-        squeezed = _clamp(squeezed, interpolation).floor_().unflatten(1, (height, channels))
-        levels = torch.bmm(rows, squeezed.flatten(2))  # (b, h, C * w)
-        levels = _clamp(levels, interpolation).unflatten(2, (channels, size[1]))
-        if dtype == torch.uint8:
-            levels = levels.add_(0.5).short()  # floats become bytes faster by way of integers
-        finish(out[part], levels.transpose(1, 2))
-    return out
+
+    def __init__(self, keys: CropKeys, size: tuple[int, int]) -> None:
+        self.size = size
+        self.crop = keys.crop
+        self.scale = keys.scale
+        self.ratio = keys.ratio
+        self.padding = keys.padding if keys.crop == "padded" else 0
+        self.interpolation: Interpolation = keys.interpolation
+        self._chances = torch.tensor([keys.flip, keys.vertical_flip])
+
+    def __call__(
+        self,
+        images: Tensor,
+        keys: Tensor,
+        finish: Callable[[Tensor, Tensor], object] | None,
+    ) -> Tensor:
+        """Crops and flips a batch.
+
+        Args:
+            images: uint8 `(B, C, H, W)`.
+            keys: `(B,)` of the samples, on the CPU.
+            finish: Makes the result from grey levels, if nothing else comes between; see
+                `crop_resize`. Padded crops do not use it.
+
+        Returns:
+            `(B, C, h, w)`, uint8 or finished; never the caller's memory.
+        """
+        height, width = images.shape[-2:]
+        device = images.device
+        flip_x, flip_y = (uniform(keys, "flip", 2) < self._chances).to(device).unbind(dim=1)
+        if self.crop == "resized":
+            boxes = crop_boxes(keys, (height, width), self.scale, self.ratio).to(device)
+            settings = (boxes, self.size, self.interpolation, flip_x, flip_y)
+            if finish is not None:
+                return crop_resize(images, *settings, finish=finish)
+            return crop_resize(images, *settings, dtype=torch.uint8)
+        if (height, width) != self.size:
+            boxes = whole_boxes(images)
+            images = crop_resize(images, boxes, self.size, self.interpolation, dtype=torch.uint8)
+        offsets = integers(keys, "padded-crop", 2, below=2 * self.padding + 1).to(device)
+        return padded_crop(images, offsets, self.padding, self.size, flip_x, flip_y)
+
+    def matrices(self, keys: Tensor, stored: tuple[int, int]) -> Tensor:
+        """Where each pixel of the result comes from in the stored image.
+
+        Args:
+            keys: `(B,)` of the samples, on the CPU.
+            stored: `(H, W)` of the images before.
+
+        Returns:
+            `(B, 2, 3)` float64 on the CPU, as of `TrainTransform.origins`.
+        """
+        (height, width), (tall, wide) = stored, self.size
+        flips = uniform(keys, "flip", 2) < self._chances
+        if self.crop == "resized":
+            boxes = crop_boxes(keys, stored, self.scale, self.ratio).double()
+            corner, sides = boxes[:, [1, 0]], boxes[:, [3, 2]]  # x before y, (B, 2)
+            step = sides / torch.tensor([wide, tall])
+        else:
+            step = torch.tensor([[width / wide, height / tall]]).double().repeat(len(keys), 1)
+            offsets = integers(keys, "padded-crop", 2, below=2 * self.padding + 1)[:, [1, 0]]
+            corner = (offsets.double() - self.padding) * step
+        ends = corner + step * torch.tensor([wide, tall])
+        step, corner = torch.where(flips, -step, step), torch.where(flips, ends, corner)
+        matrices = torch.zeros(len(keys), 2, 3, dtype=torch.float64)
+        matrices[:, 0, 0], matrices[:, 1, 1] = step.unbind(dim=1)
+        matrices[:, :, 2] = corner
+        return matrices
 
 
-def resize_matrices(
-    start: Tensor,
-    length: Tensor,
-    mirrored: Tensor,
-    num_in: int,
-    num_out: int,
-    interpolation: Interpolation,
-) -> Tensor:
-    """The matrices that resize one side of crops.
-
-    Args:
-        start: `(B,)` first pixel of each crop.
-        length: `(B,)` its length in pixels.
-        mirrored: `(B,)` bool, where to put the last pixel first.
-        num_in: Pixels of the whole side.
-        num_out: Pixels of the result.
-        interpolation: The kernel, widened where the result is smaller than the crop.
-
-    Returns:
-        `(B, num_out, num_in)`, multiples of 2^-14; rows sum to 1, give or take their rounding.
-    """
-    scale = (length / num_out)[:, None]  # (B, 1)
-    out = torch.arange(num_out, device=start.device) + 0.5
-    out = torch.where(mirrored[:, None], out.flip(0), out)  # (B, num_out)
-    centres = (start[:, None] + out * scale)[:, :, None]  # (B, num_out, 1)
-    pixels = torch.arange(num_in, device=start.device) + 0.5
-    distances = (pixels - centres).mul_(1 / scale.clamp_min(1.0)[:, :, None]).abs_()
-    inside = (pixels > start[:, None]) & (pixels < (start + length)[:, None])  # (B, num_in)
-    weights = _to_grid(_kernel(distances, interpolation).mul_(inside[:, None]))
-    return _to_grid(weights.div_(weights.sum(dim=-1, keepdim=True)))
-
-
-def padded_crop(
-    images: Tensor,
-    offsets: Tensor,
-    padding: int,
-    size: tuple[int, int],
-    flip_x: Tensor,
-    flip_y: Tensor,
-) -> Tensor:
-    """Moves each image within a black border, and cuts it out at `offsets`.
-
-    Args:
-        images: `(B, C, H, W)` uint8.
-        offsets: `(B, 2)` int64 top and left in the padded image.
-        padding: Width of the border.
-        size: `(h, w)` of the result.
-        flip_x: `(B,)` bool, which results to mirror left to right.
-        flip_y: `(B,)` bool, which results to mirror top to bottom.
-
-    Returns:
-        `(B, C, h, w)` uint8.
-    """
-    channels, device = images.shape[1], images.device
-    padded = F.pad(images, (padding,) * 4)
-    row, column = torch.arange(size[0], device=device), torch.arange(size[1], device=device)
-    rows = torch.where(flip_y[:, None], row.flip(0), row) + offsets[:, :1]  # (B, h)
-    columns = torch.where(flip_x[:, None], column.flip(0), column) + offsets[:, 1:]  # (B, w)
-    width = padded.shape[-1]
-    positions = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)  # (B, h * w)
-    flat = padded.flatten(2)  # (B, C, H' * W')
-    return flat.gather(2, positions[:, None].expand(-1, channels, -1)).unflatten(2, size)
-
-
-def replace_rows(images: Tensor, rows: Tensor, new: Tensor) -> None:
-    """`images[rows] = new`, ten times as fast.
-
-    Args:
-        images: `(B, C, H, W)` uint8, contiguous.
-        rows: `(b,)` int64.
-        new: `(b, C, H, W)` uint8, contiguous.
-    """
-    if images.shape[1:].numel() % 8 == 0:  # eight bytes at a time
-        images, new = (pixels.flatten(1).view(torch.int64) for pixels in (images, new))
-    images.index_copy_(0, rows, new)
-
-
-def cached_parts(batch: int, numbers_per_image: int, device: torch.device) -> Iterator[slice]:
-    """Cuts a batch into parts that fit a CPU's caches; other devices take it whole.
-
-    Args:
-        batch: Images.
-        numbers_per_image: How many numbers are at work for each.
-        device: Where.
-    """
-    size = max(MIN_CHUNK, CACHED_NUMBERS // max(1, numbers_per_image))
-    if device.type != "cpu":
-        size = max(1, batch)
-    for start in range(0, batch, size):
-        yield slice(start, start + size)
-
-
-def _matrices(
-    start: Tensor,
-    length: Tensor,
-    mirrored: Tensor,
-    num_in: int,
-    num_out: int,
-    interpolation: Interpolation,
-) -> Tensor:
-    """As `resize_matrices`, looked up where images are small."""
-    num_crops = num_in * (num_in + 1) // 2
-    if 2 * num_crops * num_in * num_out > TABLED_NUMBERS:
-        return resize_matrices(start, length, mirrored, num_in, num_out, interpolation)
-    table = _all_matrices(num_in, num_out, interpolation, start.device)
-    place = (length - 1) * (2 * num_in + 2 - length) // 2 + start
-    return table.index_select(0, place + mirrored * num_crops)
-
-
-@lru_cache(maxsize=16)
-def _all_matrices(
-    num_in: int, num_out: int, interpolation: Interpolation, device: torch.device
-) -> Tensor:
-    """The matrices of all crops, by length and then start; behind them the mirrored ones."""
-    crops = [(first, n) for n in range(1, num_in + 1) for first in range(num_in - n + 1)]
-    start, length = torch.tensor(crops * 2, device=device).unbind(dim=1)
-    mirrored = torch.arange(2, device=device).repeat_interleave(len(crops)) == 1
-    parts = [
-        resize_matrices(start[p], length[p], mirrored[p], num_in, num_out, interpolation)
-        for p in cached_parts(len(start), num_in * num_out, device)
-    ]
-    return torch.cat(parts)
-
-
-def _kernel(distances: Tensor, interpolation: Interpolation) -> Tensor:
-    """Triangle, or Keys' cubic with a = -0.5 as in Pillow, of distances >= 0.
-
-    The cubic's two pieces are a sum of two that vanish, with their slopes, at 1 and 2.
-    """
-    near = (1 - distances).clamp_min_(0)
-    if interpolation == "bilinear":
-        return near
-    far = distances.neg_().add_(2).clamp_min_(0)
-    inner = near.square().mul_(near.mul_(-2).add_(1))
-    outer = far.square().mul_(far.sub_(1)).mul_(0.5)
-    return inner.add_(outer)
-
-
-def _to_grid(weights: Tensor) -> Tensor:
-    """Rounds numbers far below 256 to multiples of 2^-14, which are the floats above 512."""
-    return weights.add_(768).sub_(768)
-
-
-def _clamp(pixels: Tensor, interpolation: Interpolation) -> Tensor:
-    """Cubic kernels overshoot; 8-bit pictures cannot."""
-    return pixels.clamp_(0, 255) if interpolation == "bicubic" else pixels
+def whole_boxes(images: Tensor) -> Tensor:
+    """Boxes around whole images, `(B, 4)`."""
+    box = torch.tensor([0, 0, *images.shape[-2:]], device=images.device)
+    return box.expand(len(images), 4)
 
 
 ATTEMPTS = 10
@@ -237,7 +156,7 @@ class Boxes(NamedTuple):
 
     Attributes:
         sides: `(B, 4)` int64: top, left, height, width in pixels.
-        found: `(B,)` bool; where no box did fit, `sides` means nothing.
+        found: `(B,)` bool; `sides` is undefined where no box fits.
     """
 
     sides: Tensor

@@ -15,8 +15,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vitrellis.data.augmentation.crops import cached_parts, is_inside, random_boxes
+from vitrellis.data.augmentation.crops import is_inside, random_boxes
+from vitrellis.data.augmentation.resampling import cached_parts
+from vitrellis.data.augmentation.steps import AugmentationKeys, NormalizedStep, Step, amount
 from vitrellis.data.randomness import integers, uniform
+from vitrellis.settings import Fraction, Index
 
 AREA = (0.02, 1 / 3)
 """Smallest and largest share of the image that is erased."""
@@ -26,11 +29,42 @@ NUM_PLACES = 1 << 18
 """At how many places of the table noise can begin."""
 
 
-class Erasing:
+class ErasingKeys(AugmentationKeys):
+    """The key of random erasing."""
+
+    erasing: Fraction = 0.0
+    """How often a rectangle is replaced by noise."""
+
+    def step(self) -> Step | None:
+        """Random erasing, if it ever happens."""
+        return Erasing(self.erasing) if self.erasing > 0 else None
+
+    def words(self) -> list[str]:
+        """The probability."""
+        return amount("erasing", self.erasing)
+
+
+class CutoutKeys(AugmentationKeys):
+    """The key of Cutout."""
+
+    cutout: Index = 0
+    """Side in pixels of a square that is replaced by the mean colour, 0 for none; its centre is
+    anywhere, and the border cuts it off."""
+
+    def step(self) -> Step | None:
+        """Cutout, if the square has a side."""
+        return Cutout(self.cutout) if self.cutout > 0 else None
+
+    def words(self) -> list[str]:
+        """The side."""
+        return amount("Cutout", self.cutout)
+
+
+class Erasing(NormalizedStep):
     """Replaces a rectangle of some images by normal noise.
 
     Args:
-        probability: Of an image to be erased from.
+        probability: The probability that a part of an image is erased.
     """
 
     def __init__(self, probability: float) -> None:
@@ -70,16 +104,25 @@ class Erasing:
         return self._table.as_strided((NUM_PLACES, numbers), (1, 1))
 
 
-def cut_out(images: Tensor, keys: Tensor, side: int) -> Tensor:
-    """Puts zeros in a square of each image, in place, and returns the images.
+class Cutout(NormalizedStep):
+    """Puts zeros in a square of each image.
 
     Args:
-        images: `(B, C, H, W)` float32, normalised.
-        keys: `(B,)` of the samples, on the CPU.
         side: Of the square, in pixels.
     """
-    height, width = images.shape[-2:]
-    below = torch.tensor([[height, width]]).expand(len(keys), 2)
-    corners = integers(keys, "cutout", 2, below=below) - side // 2
-    squares = torch.cat([corners, torch.full_like(corners, side)], dim=1).to(images.device)
-    return images.masked_fill_(is_inside(squares, (height, width)), 0)
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+        """Cuts in place, and returns the images.
+
+        Args:
+            images: `(B, C, H, W)` float32, normalised.
+            keys: `(B,)` of the samples, on the CPU.
+        """
+        height, width = images.shape[-2:]
+        below = torch.tensor([[height, width]]).expand(len(keys), 2)
+        corners = integers(keys, "cutout", 2, below=below) - self.side // 2
+        squares = torch.cat([corners, torch.full_like(corners, self.side)], dim=1)
+        return images.masked_fill_(is_inside(squares.to(images.device), (height, width)), 0)

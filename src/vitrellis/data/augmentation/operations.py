@@ -6,14 +6,16 @@ carried out. Images with the same operation are changed together.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vitrellis.data.augmentation.blur import blur
-from vitrellis.data.augmentation.crops import replace_rows
+from vitrellis.data.augmentation.resampling import replace_rows
+from vitrellis.data.augmentation.steps import PixelStep
 from vitrellis.data.augmentation.tones import LOOK_UPS, color, hue, look_up, sharpness
 from vitrellis.data.augmentation.warps import WARPS, combined, warp
 
@@ -36,9 +38,10 @@ class Drawn(NamedTuple):
     strengths: Tensor
 
 
-class Policy(Protocol):
-    """How operations are drawn."""
+class Policy(PixelStep):
+    """A step that draws operations for each sample."""
 
+    @abstractmethod
     def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
         """What becomes of each sample.
 
@@ -46,7 +49,15 @@ class Policy(Protocol):
             keys: `(B,)` of the samples, on the CPU.
             size: `(H, W)` of the images in pixels.
         """
-        ...
+
+    def apply(self, images: Tensor, keys: Tensor, fill: Tensor) -> None:
+        """Applies the operations drawn, in place."""
+        height, width = images.shape[-2:]
+        apply_layers(images, self.drawn(keys, (height, width)), fill)
+
+    def matrices(self, keys: Tensor, size: tuple[int, int]) -> Tensor:
+        """The warps among the operations drawn, in one."""
+        return warp_matrices(self.drawn(keys, size), size)
 
 
 def apply_layers(images: Tensor, drawn: Drawn, fill: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Policies that draw operations for every sample of a batch: RandAugment, AutoAugment and SimCLR.
+"""Policies that draw operations for every sample of a batch: RandAugment and AutoAugment.
 
 RandAugment: Cubuk et al., 2020, https://arxiv.org/abs/1909.13719, in timm's version, whose
 notation, operations, magnitudes and probability of 0.5 an operation this follows
@@ -10,10 +10,6 @@ probabilities and magnitudes are torchvision's tables of the published ones
 (`torchvision.transforms.AutoAugment`), and so is what a magnitude means. How we differ: warps are
 bilinear, as in our RandAugment, and bring in the mean colour. Those of torchvision take the nearest
 pixel and bring in black unless told.
-
-Colour jitter, greyscale and blur: Chen et al., "A Simple Framework for Contrastive Learning of
-Visual Representations" (SimCLR), ICML 2020, https://arxiv.org/abs/2002.05709, in torchvision's
-version (`ColorJitter`, `RandomGrayscale`, `GaussianBlur`).
 """
 
 from __future__ import annotations
@@ -21,14 +17,16 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from torchvision.transforms import AutoAugment as Published
 from torchvision.transforms import AutoAugmentPolicy
 
-from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Drawn
+from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Drawn, Policy
+from vitrellis.data.augmentation.steps import AugmentationKeys, Step
 from vitrellis.data.randomness import integers, normal, uniform
 from vitrellis.errors import UsageError
 
@@ -39,9 +37,42 @@ UNIFORM_FROM_STD = 100.0
 CHOICES = OPERATIONS[:15]
 """timm's fifteen, each drawn equally often."""
 
+PolicyName = Literal["cifar10", "imagenet", "svhn"]
+"""The data sets that policies were learned on."""
+
+
+class PolicyKeys(AugmentationKeys):
+    """The keys of the two policies, of which one at most is in use."""
+
+    rand_augment: Annotated[str, Field(pattern=r"^rand(-[a-z]+\d+(\.\d+)?)+$")] | None = None
+    """RandAugment in timm's notation, such as `rand-m9-mstd0.5-inc1`; none if not given."""
+    auto_augment: PolicyName | None = None
+    """AutoAugment's policy that was learned on these images, in place of RandAugment."""
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> Self:
+        if self.rand_augment is not None and self.auto_augment is not None:
+            raise ValueError(
+                "rand_augment and auto_augment replace each other; give one of them "
+                "(rand_augment: null takes back what another recipe says)"
+            )
+        return self
+
+    def step(self) -> Step | None:
+        """The policy."""
+        if self.auto_augment is not None:
+            return AutoAugment(self.auto_augment)
+        return None if self.rand_augment is None else parse_policy(self.rand_augment)
+
+    def words(self) -> list[str]:
+        """RandAugment's notation, or AutoAugment's name."""
+        if self.auto_augment is not None:
+            return [f"AutoAugment of {self.auto_augment}"]
+        return [] if self.rand_augment is None else [self.rand_augment]
+
 
 @dataclass(frozen=True)
-class RandAugment:
+class RandAugment(Policy):
     """What a RandAugment string says: each of `CHOICES` is drawn equally often.
 
     Attributes:
@@ -174,8 +205,6 @@ _PARTS = {
 """Of the notation: the highest number, and whether it must be whole."""
 
 
-PolicyName = Literal["cifar10", "imagenet", "svhn"]
-"""The data sets that policies were learned on."""
 NUM_MAGNITUDES = 10
 """From none, or a weak one, to the strongest."""
 GREATEST_TRANSLATION = 150 / 331
@@ -183,7 +212,7 @@ GREATEST_TRANSLATION = 150 / 331
 _OWN_NAMES = {"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel"}
 
 
-class AutoAugment:
+class AutoAugment(Policy):
     """One of the published policies: a pair of operations, each done with its own probability.
 
     Args:
@@ -244,73 +273,3 @@ def auto_strengths(
 _ENHANCEMENTS = ("Brightness", "Color", "Contrast", "Sharpness")
 _ENDS = {"ShearX": 0.3, "ShearY": 0.3, "Rotate": 30.0, **dict.fromkeys(_ENHANCEMENTS, 0.9)}
 """What the greatest magnitude adds or takes away."""
-
-
-@dataclass(frozen=True)
-class ColorJitter:
-    """Brightness, contrast, saturation and hue, in an order that differs from sample to sample.
-
-    Attributes:
-        amounts: Of the four. Factors are uniform in `[max(0, 1 - amount), 1 + amount]`, the hue
-            is moved by up to its amount, 0.5 at most, of the circle of colours to both sides.
-        probability: Of an image to be varied at all.
-    """
-
-    amounts: tuple[float, float, float, float]
-    probability: float = 1.0
-
-    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
-        """Operations and strengths of four layers, whatever the size; see `Policy`."""
-        del size
-        amounts = torch.tensor(self.amounts, dtype=torch.float64)
-        middle = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
-        least = torch.maximum(middle - amounts, torch.tensor([0.0, 0.0, 0.0, -0.5]))
-        shares = uniform(keys, "color-jitter", 4).double()
-        strengths = least + shares * (middle + amounts - least)  # (B, 4)
-        operations = torch.where(amounts > 0, torch.tensor(_JITTERED), NOTHING)
-        is_done = uniform(keys, "color-jitter-whether", 1) < self.probability
-        chosen = torch.where(is_done, operations, NOTHING)
-        order = uniform(keys, "color-jitter-order", 4).argsort(dim=1, stable=True)
-        return Drawn(chosen.gather(1, order), strengths.gather(1, order))
-
-
-@dataclass(frozen=True)
-class Greyscale:
-    """All channels become the image's grey.
-
-    Attributes:
-        probability: Of an image to lose its colours.
-    """
-
-    probability: float
-
-    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
-        """Operations and strengths of one layer, whatever the size; see `Policy`."""
-        del size
-        is_done = uniform(keys, "greyscale", 1) < self.probability  # (B, 1)
-        chosen = torch.where(is_done, OPERATIONS.index("Color"), NOTHING)
-        return Drawn(chosen, torch.zeros_like(chosen, dtype=torch.float64))
-
-
-@dataclass(frozen=True)
-class Blur:
-    """Gaussian blur, see `vitrellis.data.augmentation.blur`.
-
-    Attributes:
-        probability: Of an image to be blurred.
-        sigma: Smallest and largest deviation, in pixels.
-    """
-
-    probability: float
-    sigma: tuple[float, float] = (0.1, 2.0)
-
-    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
-        """Operations and strengths of one layer, whatever the size; see `Policy`."""
-        del size
-        is_done = uniform(keys, "blur", 1) < self.probability  # (B, 1)
-        least, greatest = self.sigma
-        sigmas = least + uniform(keys, "blur-sigma", 1).double() * (greatest - least)
-        return Drawn(torch.where(is_done, OPERATIONS.index("Blur"), NOTHING), sigmas)
-
-
-_JITTERED = [OPERATIONS.index(name) for name in ("Brightness", "Contrast", "Color", "Hue")]

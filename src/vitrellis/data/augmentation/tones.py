@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vitrellis.data.augmentation.crops import cached_parts
+from vitrellis.data.augmentation.resampling import cached_parts
 
 
 def look_up(images: Tensor, tables: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitrellis.data.augmentation.crops import cached_parts
+from vitrellis.data.augmentation.resampling import cached_parts
 
 _ROOM = 2.0**-9
 """Of a grey level: more than single precision errs."""

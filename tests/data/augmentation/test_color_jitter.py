@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from vitrellis.data.augmentation.blur import blur
+from vitrellis.data.augmentation.color_jitter import Blur, ColorJitter, Greyscale
 from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Drawn, Policy, apply_layers
-from vitrellis.data.augmentation.policies import Blur, ColorJitter, Greyscale
 from vitrellis.data.randomness import sample_keys
 
 KEYS = sample_keys(0, 0, torch.arange(4000))
