@@ -208,7 +208,7 @@ def test_a_store_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VitrellisError, match=r"map_2\.npy: missing or damaged"):
         PrecomputedOutputs(tmp_path, key(), 10).read(torch.tensor([0]), NEEDS)
     (tmp_path / "features.json").write_text("{")
-    with pytest.raises(VitrellisError, match=r"features\.json: damaged"):
+    with pytest.raises(VitrellisError, match=r"features\.json: .*damaged"):
         PrecomputedOutputs(tmp_path, key(), 10)
 
 
@@ -234,7 +234,7 @@ def test_offline_training_equals_online_training_on_images_as_they_are(tmp_path:
         RunDirectory(tmp_path / "runs" / name).read_metrics() for name in ("online", "offline")
     )
     for mine, theirs in zip(first, second, strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        assert mine.loss == pytest.approx(theirs.loss, rel=1e-3)
     one, other = (weights(tmp_path / "runs" / name) for name in ("online", "offline"))
     assert one.keys() == other.keys()
     for name, value in one.items():

@@ -76,7 +76,7 @@ def test_a_module_from_python_teaches(tmp_path: Path) -> None:
     finished = vitrellis.train(
         wanted, source=images, out=tmp_path / "run", teachers={"teacher": module}
     )
-    assert finished.run.read_metrics()[0]["parts"]["kd"] > 0
+    assert finished.run.read_metrics()[0].parts["kd"] > 0
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name])
     with pytest.raises(UsageError, match="expects modules for teacher, and was given no"):
