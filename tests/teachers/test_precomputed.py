@@ -172,20 +172,20 @@ def test_warps_of_policies_move_maps_too(policy: dict[str, Any]) -> None:
     assert sorted(overlap)[len(overlap) // 2] > 0.8
 
 
-def test_a_stopped_store_goes_on_and_is_equal(tmp_path: Path) -> None:
+def test_a_stopped_store_goes_on_and_is_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped as by Ctrl-C, after two batches are saved."""
     whole = filled(tmp_path / "whole")
     split = images()
     store = PrecomputedOutputs(tmp_path / "part", key(), len(split))
-
-    class Stop(Exception):
-        pass
+    monkeypatch.setattr("vitrellis.teachers.precomputed.SAVE_EVERY", 1)
 
     def stop(done: int, count: int) -> None:
-        store._save(done)
         if done == 4:
-            raise Stop
+            raise KeyboardInterrupt
 
-    with pytest.raises(Stop):
+    with pytest.raises(KeyboardInterrupt):
         store.fill(teacher(), as_they_are(split), stop)
     resumed = PrecomputedOutputs(tmp_path / "part", key(), len(split))
     assert not resumed.is_complete

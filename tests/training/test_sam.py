@@ -150,6 +150,8 @@ def test_radius_zero_is_the_base_optimizer(tmp_path: Path) -> None:
     sam = guided_weights(tiny(tmp_path, "sam", optimizer__sam={"rho": 0.0}))
     assert base.keys() == sam.keys()
     assert all(torch.equal(base[name], sam[name]) for name in base)
+    away = guided_weights(tiny(tmp_path, "away", optimizer__sam={"rho": 0.1}))
+    assert any((base[name] - away[name]).abs().max() > 1e-4 for name in base)
 
 
 def test_radius_of_next_to_nothing_draws_the_same_masks(tmp_path: Path) -> None:
@@ -185,7 +187,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     words = ["train", "demo-vit-alone", *ALONE, "training.epochs=12", "training.accumulate=2"]
     words += ["optimizer.sam.rho=[[0, 0.05], [2, 0.1]]", "training.checkpoint_minutes=0"]
     words += ["model.name=cifar_resnet8", "training.clip_grad=1"]
-    run(*words, "--out", "runs/whole", cwd=tmp_path)
+    out = run(*words, "--out", "runs/whole", cwd=tmp_path)
+    assert "SAM rho 0.05, 0.1 from epoch 3" in out
     stopped = tmp_path / "runs" / "stopped"
     process = start(*words, "--out", "runs/stopped", cwd=tmp_path)
     wait_for("first epoch", stopped / "metrics.jsonl", process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,19 @@ def test_the_caller_keeps_the_settings_of_its_process(tmp_path: Path) -> None:
         assert torch.equal(torch.rand(3), expected)
         assert torch.get_num_threads() == threads
         assert (tiny_number * 1 != 0).all()
+
+
+def test_a_run_is_resumed_when_its_initial_weights_are_gone(tmp_path: Path) -> None:
+    first = tiny(tmp_path, "first", training__epochs=1)
+    file = tmp_path / "initial.safetensors"
+    shutil.copy(first.run.last_model / "model.safetensors", file)
+    model = {"name": "vit_micro_patch7_28", "weights": str(file)}
+    whole = tiny(tmp_path, "second", model=model)
+    before = guided_weights(whole)
+    whole.run.results_file.unlink()  # as if killed before the end
+    file.unlink()
+    after = guided_weights(tiny(tmp_path, "second", model=model))
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_diverging_loss_is_named_and_the_checkpoint_kept(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def tiny(tmp_path: Path, name: str = "run", count: int = 48, **changes: Any) -> 
         "model": {"name": "vit_micro_patch7_28"},
         "optimizer": {"lr": 1e-3},
         "training": {"epochs": 2, "batch_size": 12, "clip_grad": 1.0},
-        "machine": {"accelerator": "cpu"},
+        "machine": {"accelerator": "cpu", "threads": 1},
     }
     for key, value in changes.items():
         section, _, field = key.partition("__")
