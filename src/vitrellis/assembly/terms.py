@@ -35,13 +35,13 @@ from vitrellis.objectives.schedules import Adaptive, Constant, OffAfter, Ramp, W
 from vitrellis.recipe import AdaptiveWeight, OffAfterWeight, RampWeight, Recipe, Weight
 from vitrellis.recipe.loss_sections import (
     AttentionTransfer,
+    CrossEntropySection,
     DeferredSection,
     Features,
     Hard,
     Locality,
+    PaCoSection,
 )
-from vitrellis.recipe.loss_sections import CrossEntropy as LabelSettings
-from vitrellis.recipe.loss_sections import PaCo as PaCoSettings
 from vitrellis.runs.exported import Preprocessing
 from vitrellis.teachers.teacher import Teacher
 from vitrellis.teachers.teachers import Teachers
@@ -121,7 +121,7 @@ def _phases(
     }
 
 
-def _label_loss(settings: LabelSettings, class_counts: Tensor) -> LabelLoss:
+def _label_loss(settings: CrossEntropySection, class_counts: Tensor) -> LabelLoss:
     losses: dict[str, Callable[[], LabelLoss]] = {
         "softmax": Softmax,
         "balanced_softmax": lambda: LogitAdjustment(class_counts),
@@ -133,7 +133,7 @@ def _label_loss(settings: LabelSettings, class_counts: Tensor) -> LabelLoss:
 
 
 def _paco(
-    settings: PaCoSettings, student: nn.Module, preprocessing: Preprocessing, class_counts: Tensor
+    settings: PaCoSection, student: nn.Module, preprocessing: Preprocessing, class_counts: Tensor
 ) -> PaCo:
     block = num_blocks(student) - 1
     (channels,) = block_channels(student, [block], preprocessing.channels, preprocessing.img_size)

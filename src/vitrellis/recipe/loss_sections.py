@@ -92,7 +92,7 @@ Weight = Annotated[
 """How much a term counts: a number, or a schedule over epochs."""
 
 
-class CrossEntropy(Section):
+class CrossEntropySection(Section):
     """Learning from the labels."""
 
     weight: Weight = 1.0
@@ -113,7 +113,7 @@ class CrossEntropy(Section):
     """Of `ldam`: logits, best cosines (`model.args: {cosine: true}`), are multiplied by it."""
 
     @model_validator(mode="after")
-    def _has_its_settings(self) -> CrossEntropy:
+    def _has_its_settings(self) -> CrossEntropySection:
         settings = {"tau": "logit_adjustment", "gamma": "focal", "margin": "ldam", "scale": "ldam"}
         for key, loss in settings.items():
             if self.loss != loss and getattr(self, key) != type(self).model_fields[key].default:
@@ -176,7 +176,7 @@ class LogitSection(Section):
     `model.distillation_head`."""
 
 
-class KD(LogitSection):
+class KDSection(LogitSection):
     """Imitating the teacher's probabilities (Hinton et al., arXiv 1503.02531)."""
 
     temperature: Positive = 2.0
@@ -185,7 +185,7 @@ class KD(LogitSection):
     """Mean over the batch, as in LSKD's code, or over batch and classes, K times smaller."""
 
 
-class DKD(LogitSection):
+class DKDSection(LogitSection):
     """Decoupled distillation: the label, and the other classes (Zhao et al., arXiv 2203.08679)."""
 
     alpha: NonNegative = 1.0
@@ -196,7 +196,7 @@ class DKD(LogitSection):
     """Softens both sides' probabilities."""
 
 
-class MLKD(LogitSection):
+class MLKDSection(LogitSection):
     """Imitating single predictions, and how images and classes are alike in them.
 
     Source: Jin et al., Multi-level Logit Distillation, CVPR 2023.
@@ -208,7 +208,7 @@ class MLKD(LogitSection):
     """The three levels as the paper writes them, or as the published code scales them."""
 
 
-class CTKD(LogitSection):
+class CTKDSection(LogitSection):
     """Distillation at a learned temperature (Li et al., AAAI 2023, arXiv 2211.16231)."""
 
     lowest: Positive = 1.0
@@ -262,7 +262,7 @@ class AttentionTransfer(PairedSection):
     length one, so that values are small."""
 
 
-class PaCo(Section):
+class PaCoSection(Section):
     """Drawing images to their class and to each other (Cui et al., ICCV 2021, arXiv 2107.12028)."""
 
     weight: Weight = 1.0
@@ -322,17 +322,17 @@ class DeferredSection(Section):
 class ObjectiveSection(Section):
     """The terms of the loss. All that are given are added, each times its weight."""
 
-    cross_entropy: CrossEntropy = CrossEntropy()
+    cross_entropy: CrossEntropySection = CrossEntropySection()
     """Learning from the labels."""
     locality: Locality | None = None
     """Imitating a teacher's feature maps."""
-    kd: KD | None = None
+    kd: KDSection | None = None
     """Imitating a teacher's probabilities, of standardized logits or plain ones."""
-    dkd: DKD | None = None
+    dkd: DKDSection | None = None
     """The same, the label apart from the other classes."""
-    mlkd: MLKD | None = None
+    mlkd: MLKDSection | None = None
     """The same, on three levels."""
-    ctkd: CTKD | None = None
+    ctkd: CTKDSection | None = None
     """The same, at a learned temperature."""
     hard: Hard | None = None
     """Learning what a teacher takes each image for."""
@@ -340,7 +340,7 @@ class ObjectiveSection(Section):
     """Imitating a teacher's pooled features."""
     attention_transfer: AttentionTransfer | None = None
     """Imitating where a teacher's maps are active."""
-    paco: PaCo | None = None
+    paco: PaCoSection | None = None
     """Telling classes of a long tail apart by contrast, from a second view of each image. It takes
     the place of the cross-entropy, so give `cross_entropy` the weight 0. One device only."""
 
