@@ -126,7 +126,7 @@ teachers:
         ({"teachers": {"A b": {"given": True}}}, "A b"),
         (
             {"teacher": {"given": True, "offline": True}, "augmentation": {"mixup": 0.2}},
-            "augmentation.mixup: the teacher's stored answers are about single images",
+            "augmentation.mixup: the stored outputs of teacher are about single images",
         ),
     ],
 )

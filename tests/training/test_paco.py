@@ -141,5 +141,5 @@ def test_several_devices_are_refused(tmp_path: Path) -> None:
 
 def test_it_needs_no_teacher_and_stays_without_one() -> None:
     recipe = load_recipe("demo-teacher", ["objective.paco={}"])
-    assert recipe.objective.guided_by == ()
+    assert recipe.objective.guided_terms == {}
     assert without_guidance(recipe).objective == recipe.objective

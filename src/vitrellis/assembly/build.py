@@ -344,7 +344,7 @@ def _augment(view: View, preprocessing: Preprocessing) -> TrainTransform:
 
 
 def _second_view(recipe: Recipe, preprocessing: Preprocessing) -> TrainTransform | None:
-    if recipe.objective.paco is None:
+    if not recipe.objective.needs_second_view:
         return None
     return _augment(recipe.augmentation.second_view or recipe.augmentation, preprocessing)
 

@@ -96,11 +96,12 @@ def prepare_parts(
     A run that is resumed takes its weights from its checkpoint: the initial weights that its recipe
     names are not read again. The arguments are those of `train_student`.
     """
-    if recipe.objective.paco is not None and fabric.world_size > 1:
-        raise UsageError(
-            f"objective.paco: keeps one queue, and {fabric.world_size} devices would each fill "
-            "their own. Use machine.devices=1"
-        )
+    for key, section in recipe.objective.terms.items():
+        if section.needs_one_device and fabric.world_size > 1:
+            raise UsageError(
+                f"objective.{key}: runs on one device, not on {fabric.world_size}: "
+                f"{section.needs_one_device}. Use machine.devices=1"
+            )
     preprocessing = build.build_preprocessing(recipe, source)
     torch.manual_seed(recipe.seed)
     teachers = load_teachers(recipe, run, source, preprocessing, fabric, user_objects.teachers)

@@ -1,6 +1,6 @@
 """Loss terms, their weights over the epochs, and how they add up."""
 
-from vitrellis.objectives.attention_transfer import AttentionTransfer, AttentionTransferSection
+from vitrellis.objectives.attention_transfer import AttentionTransferSection
 from vitrellis.objectives.cross_entropy import (
     LDAM,
     CrossEntropy,
@@ -75,7 +75,6 @@ __all__ = [
     "TERMS",
     "Adaptive",
     "AdaptiveWeight",
-    "AttentionTransfer",
     "Constant",
     "CrossEntropy",
     "CrossEntropySection",

@@ -7,24 +7,28 @@ https://arxiv.org/abs/1612.03928). For each pair of blocks, both maps are compar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import Tensor
-
 from vitrellis.objectives.locality import LocalityGuidance
-from vitrellis.objectives.objective import Signals, Term
-from vitrellis.objectives.schedules import Weight, WeightSchedule
+from vitrellis.objectives.schedules import Weight
 from vitrellis.objectives.term_sections import PairedSection, TermContext
 
 
-class AttentionTransfer(Term):
-    """The student imitates the teacher's attention maps, pair by pair of blocks.
+class AttentionTransferSection(PairedSection):
+    """Imitates where the teacher's maps are active (Zagoruyko, Komodakis, arXiv 1612.03928).
 
-    Args:
-        student_blocks: Blocks of the student, one for each of `teacher_blocks`.
-        teacher_blocks: Blocks of the teacher to imitate.
-        weight: A number, or a schedule over epochs. The compared maps have length one, so that
-            values are small.
-        name: The term's name in logs and checkpoints.
+    The compared maps have length one, so that values are small and the weight is large.
     """
+
+    key: ClassVar[str] = "attention_transfer"
+
+    weight: Weight = 1000.0
+
+    def build(self, context: TermContext) -> LocalityGuidance:
+        """Makes the term: locality guidance of attention maps."""
+        return LocalityGuidance(
+            name=context.name,
+            weight=context.weight,
+            transform="attention",
+            **context.paired(self.student_blocks, self.teacher_blocks),
+        )

@@ -158,9 +158,9 @@ class Adaptive(WeightSchedule):
 
     How we differ: `min_epoch` and `relative` are additions. In the first epochs, while the learning
     rate warms up, losses hardly fall: with `min_epoch=0`, as published, the rule may end a term
-    before it begins; 20, the default, is that of one reconstruction. The published threshold is in units of the loss, so it fits
-    teachers whose features are of the published scale; with `relative` it is a fraction of the
-    first epoch's loss, and the scale does not matter.
+    before it begins; 20, the default, is that of one reconstruction. The published threshold is in
+    units of the loss, so it fits teachers whose features are of the published scale; with
+    `relative` it is a fraction of the first epoch's loss, and the scale does not matter.
 
     Args:
         value: The weight until then.

@@ -65,7 +65,7 @@ class TermContext:
 
     def paired(
         self, student_blocks: Sequence[int], teacher_blocks: Sequence[int]
-    ) -> dict[str, Sequence[int]]:
+    ) -> dict[str, Any]:
         """Blocks and the channels of their maps, as the arguments of a term that compares maps."""
         assert self.teacher is not None, f"{self.name} is built without a teacher"
         return {
