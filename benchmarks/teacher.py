@@ -48,10 +48,10 @@ def main() -> None:
     print("| | images/s | against no teacher |")
     print("|---|---:|---:|")
     alone = speeds["no teacher"]
-    for name, own in speeds.items():
-        ratios = [mine / without for mine, without in zip(own, alone, strict=True)]
+    for name, measured in speeds.items():
+        ratios = [mine / without for mine, without in zip(measured, alone, strict=True)]
         print(
-            f"| {name} | {statistics.median(own):,.0f} | **{statistics.median(ratios):.2f}** "
+            f"| {name} | {statistics.median(measured):,.0f} | **{statistics.median(ratios):.2f}** "
             f"({min(ratios):.2f} to {max(ratios):.2f}) |"
         )
 
@@ -65,7 +65,7 @@ def images_per_second(name: str, epochs: int, out: Path) -> float:
         changes.append(SHORT_TEACHER)
     finished = train(load_recipe(recipe, changes), out=out)
     rows = finished.run.read_metrics()
-    return statistics.median(row["images_per_second"] for row in rows[1:])
+    return statistics.median(row.images_per_second for row in rows[1:])
 
 
 if __name__ == "__main__":

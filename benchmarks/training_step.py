@@ -26,7 +26,7 @@ from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source
 from vitrellis.recipe import Recipe, load_recipe
 from vitrellis.report.hardware import describe_hardware
-from vitrellis.runs.checkpoints import Store
+from vitrellis.runs.checkpoints import RunWriter
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing
 from vitrellis.teachers.teachers import Teachers
@@ -140,7 +140,7 @@ def our_trainer(
         validation=None,
         teachers=Teachers({}),
         ema=None,
-        store=Store(fabric, run, lambda model, path: None),
+        writer=RunWriter(fabric, run, lambda model, path: None),
         display=Display(Console(quiet=True), "benchmark", 1, loader.steps_per_epoch),
         seed=0,
         epochs=1,

@@ -41,7 +41,7 @@ def test_loss_and_guidance_fall(place: Path, name: str, blocks: list[int]) -> No
     run("train", "demo", *words, "--out", str(out), cwd=place)
     rows = RunDirectory(out).read_metrics()
     first, last = rows[0], rows[-1]
-    assert last["step"] >= 200
-    assert last["parts"]["cross_entropy"] < 0.9 * first["parts"]["cross_entropy"]
-    assert last["parts"]["locality"] < 0.9 * first["parts"]["locality"]
-    assert last["val_top1"] > 0.3
+    assert last.step >= 200
+    assert last.parts["cross_entropy"] < 0.9 * first.parts["cross_entropy"]
+    assert last.parts["locality"] < 0.9 * first.parts["locality"]
+    assert (last.val_top1 or 0) > 0.3

@@ -101,10 +101,10 @@ def test_training_prints_the_groups(tail_place: Path) -> None:
     printed = run("train", "demo-alone", *QUICK, *words, cwd=tail_place)
     assert "10 classes (5 to 180 training images each)" in printed
     assert printed.count("(by training images)") == 2
-    assert "balance=true makes them count alike" in printed
+    assert "balance=true" in printed
     balanced = run("train", "demo-alone", *QUICK, *words, "balance=true", "--fresh", cwd=tail_place)
     assert "balance=true" not in balanced
-    assert "the best epoch is chosen by balanced accuracy" in balanced
+    assert "class-balanced accuracy" in balanced
     chosen = json.loads((tail_place / "runs/plain/results.json").read_text())["best"]
     assert f"(balanced {100 * chosen['val_balanced']:.2f} %)" in balanced
     assert "(balanced softmax" in balanced

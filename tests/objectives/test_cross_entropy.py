@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tests.parity.losses import CASES, VALUE_TOLERANCE, assert_gradient, described_input
 from vitrellis.errors import UsageError
 from vitrellis.objectives import CrossEntropy, Signals, soft_cross_entropy
+from vitrellis.objectives.cross_entropy import smoothed
 
 
 @pytest.mark.parametrize("case", CASES["soft_cross_entropy"], ids=lambda case: case["name"])
@@ -29,7 +30,7 @@ def test_gradient_of_mixed_targets_against_finite_differences() -> None:
     logits = torch.randn(3, 5, dtype=torch.float64, generator=generator, requires_grad=True)
     targets = torch.rand(3, 5, dtype=torch.float64, generator=generator).softmax(dim=-1)
     assert torch.autograd.gradcheck(
-        lambda z: soft_cross_entropy(z, targets, label_smoothing=0.1), (logits,)
+        lambda z: soft_cross_entropy(z, smoothed(targets, 0.1)), (logits,)
     )
 
 

@@ -13,13 +13,14 @@ from vitrellis.errors import UsageError
 from vitrellis.objectives import (
     KD,
     HardDistillation,
+    Head,
     Signals,
     hard_distillation,
     limit_gradient,
     soft_distillation,
     standardize,
 )
-from vitrellis.objectives.distillation import Head, LogitTerm, Reduction
+from vitrellis.objectives.distillation import LogitTerm, Reduction
 from vitrellis.objectives.standardization import GRADIENT_FLOOR, Sigma
 
 
@@ -45,7 +46,12 @@ def test_published_distillation(case: dict[str, Any], on_distillation_head: bool
     head: Head = "distillation" if on_distillation_head else "class"
     term: LogitTerm = HardDistillation(head=head)
     if case["type"] == "soft":
-        term = KD(temperature=case["temperature"], reduction="batch_and_classes", head=head)
+        term = KD(
+            temperature=case["temperature"],
+            standardize=False,
+            reduction="batch_and_classes",
+            head=head,
+        )
     loss = term(signals(student, teacher, on_distillation_head=on_distillation_head))
     loss.backward()
     assert loss.item() == pytest.approx(case["loss"], rel=VALUE_TOLERANCE)
@@ -58,7 +64,11 @@ def test_published_logit_standardization(case: dict[str, Any]) -> None:
     student = described_input(case["student_logits"])
     teacher = described_input(case["teacher_logits"])
     weight = case["extra_weight"] if case["logit_standard"] else 1.0
-    term = KD(temperature=case["temperature"], standardize=case["logit_standard"], weight=weight)
+    term = KD(
+        temperature=case["temperature"],
+        standardize=case["logit_standard"],
+        weight=weight,
+    )
     loss = term.weight(0) * term(signals(student, teacher))
     loss.backward()
     assert loss.item() == pytest.approx(case["loss"], rel=VALUE_TOLERANCE)

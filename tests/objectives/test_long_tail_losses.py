@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from tests.parity.losses import CASES, recorded
 from vitrellis.errors import UsageError
 from vitrellis.objectives.long_tail_losses import (
-    balanced_softmax,
     effective_number_weights,
     focal,
     ldam,
@@ -31,7 +30,7 @@ ONE_HOT = F.one_hot(LABELS, 5).double()
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "ldam": lambda *pair, **rest: ldam(*pair, margins=MARGINS, scale=3.0, **rest),
-    "balanced_softmax": lambda *pair, **rest: balanced_softmax(*pair, log_prior=LOG_PRIOR, **rest),
+    "balanced_softmax": lambda *pair, **rest: logit_adjustment(*pair, log_prior=LOG_PRIOR, **rest),
     "logit_adjustment": lambda *pair, **rest: logit_adjustment(
         *pair, log_prior=LOG_PRIOR, tau=0.5, **rest
     ),
@@ -92,7 +91,7 @@ def test_logit_adjustment_is_the_definition(tau: float) -> None:
 def test_balanced_softmax_is_the_definition() -> None:
     odds = COUNTS * logits().exp()
     expected = -(odds / odds.sum(dim=1, keepdim=True)).log()[range(len(LABELS)), LABELS].mean()
-    torch.testing.assert_close(balanced_softmax(logits(), ONE_HOT, log_prior=LOG_PRIOR), expected)
+    torch.testing.assert_close(logit_adjustment(logits(), ONE_HOT, log_prior=LOG_PRIOR), expected)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
@@ -108,7 +107,7 @@ def test_nothing_special_is_cross_entropy() -> None:
     none = torch.zeros(5)
     for found in (
         ldam(logits(), mixed(), margins=none, scale=1.0),
-        balanced_softmax(logits(), mixed(), log_prior=log_shares(same)),
+        logit_adjustment(logits(), mixed(), log_prior=log_shares(same)),
         focal(logits(), mixed(), gamma=0.0),
     ):
         torch.testing.assert_close(found, plain)

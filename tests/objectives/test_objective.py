@@ -151,7 +151,7 @@ def test_nothing_left_to_learn_is_an_error_that_says_so() -> None:
 
 
 def test_an_adaptive_term_hears_of_its_epochs_and_switches_off() -> None:
-    objective = Objective([CrossEntropy(), locality(weight=Adaptive(2.5, window=3))])
+    objective = Objective([CrossEntropy(), locality(weight=Adaptive(2.5, window=3, min_epoch=0))])
     falls = [4.0, 3.0, *[2.0] * 10]
     epoch = 0
     while objective.needs(epoch).student_blocks:
@@ -163,7 +163,7 @@ def test_an_adaptive_term_hears_of_its_epochs_and_switches_off() -> None:
 
 def test_state_survives_a_checkpoint_without_pickled_objects() -> None:
     def build() -> Objective:
-        return Objective([CrossEntropy(), locality(weight=Adaptive(2.5, window=3))])
+        return Objective([CrossEntropy(), locality(weight=Adaptive(2.5, window=3, min_epoch=0))])
 
     first, second = build(), build()
     nn.init.ones_(next(first.parameters()))
@@ -196,7 +196,7 @@ def test_every_term_is_described_with_its_weight_and_settings() -> None:
         [
             CrossEntropy(label_smoothing=0.1),
             locality(),
-            locality(weight=Adaptive(2.5), learned=True, name="mixed"),
+            locality(weight=Adaptive(2.5, min_epoch=0), learned=True, name="mixed"),
             HardDistillation(head="distillation"),
             KD(standardize=True, weight=9.0),
             Caution(),

@@ -116,7 +116,8 @@ def test_labels_are_weighted_and_not_smoothed_in_the_phase(loss: LabelLoss) -> N
 
 
 def test_equal_classes_weigh_nothing() -> None:
-    same = Deferred(0, class_weights=effective_number_weights(torch.tensor([9, 9, 9])))
+    weights = effective_number_weights(torch.tensor([9, 9, 9]))
+    same = Deferred(0, class_weights=weights, smoothing=True)
     for plain, deferred in (
         (CrossEntropy(label_smoothing=0.1), CrossEntropy(label_smoothing=0.1, deferred=same)),
         (HardDistillation(), HardDistillation(deferred=same)),

@@ -56,35 +56,37 @@ def test_adaptive_follows_the_definition(window: int, pace: float, seed: int) ->
 
 
 def test_adaptive_stops_late_in_a_loss_that_falls_for_long() -> None:
-    stop = epochs_on(Adaptive(2.5), decaying(150, 20.0, noise=0.0, seed=0))
+    stop = epochs_on(Adaptive(2.5, min_epoch=0), decaying(150, 20.0, noise=0.0, seed=0))
     assert 50 < stop < 150  # so that both regimes of the slope are exercised above
 
 
 def test_adaptive_stays_off_for_good() -> None:
-    schedule = Adaptive(2.5, window=3, threshold=-0.02)
+    schedule = Adaptive(2.5, window=3, threshold=-0.02, min_epoch=0)
     assert epochs_on(schedule, [1.0, 1.0]) == 2
     assert [schedule(epoch) for epoch in (0, 1, 2, 3, 1000)] == [2.5, 2.5, 0, 0, 0]
 
 
 def test_adaptive_never_stops_before_its_first_allowed_epoch() -> None:
     flat = [1.0] * 30
-    assert epochs_on(Adaptive(2.5), flat) == 2
+    assert epochs_on(Adaptive(2.5, min_epoch=0), flat) == 2
     assert epochs_on(Adaptive(2.5, min_epoch=20), flat) == 20
 
 
 def test_adaptive_stops_at_the_threshold_itself() -> None:
-    assert epochs_on(Adaptive(2.5, threshold=0.0), [1.0] * 30) == 2
+    assert epochs_on(Adaptive(2.5, threshold=0.0, min_epoch=0), [1.0] * 30) == 2
 
 
 def test_a_relative_threshold_does_not_depend_on_the_scale_of_the_loss() -> None:
     losses = decaying(150, 20.0, noise=0.01, seed=0)
     stops = {
-        epochs_on(Adaptive(2.5, threshold=-0.005, relative=True), [scale * l for l in losses])  # noqa: E741
+        epochs_on(
+            Adaptive(2.5, threshold=-0.005, relative=True, min_epoch=0), [scale * l for l in losses]
+        )  # noqa: E741
         for scale in (1e-4, 1.0, 1e4)
     }
     assert stops == {slow_epochs_on([loss / losses[0] for loss in losses], 50, -0.005)}
     absolute = {
-        epochs_on(Adaptive(2.5, threshold=-0.005), [scale * loss for loss in losses])
+        epochs_on(Adaptive(2.5, threshold=-0.005, min_epoch=0), [scale * loss for loss in losses])
         for scale in (1e-4, 1.0, 1e4)
     }
     assert len(absolute) > 1
@@ -92,9 +94,9 @@ def test_a_relative_threshold_does_not_depend_on_the_scale_of_the_loss() -> None
 
 def test_adaptive_resumes_exactly() -> None:
     losses = decaying(150, 20.0, noise=0.01, seed=1)
-    whole = epochs_on(Adaptive(2.5), losses)
+    whole = epochs_on(Adaptive(2.5, min_epoch=0), losses)
     for interrupted in (0, 1, 49, 50, whole - 1, whole):
-        first, second = Adaptive(2.5), Adaptive(2.5)
+        first, second = Adaptive(2.5, min_epoch=0), Adaptive(2.5, min_epoch=0)
         for epoch in range(interrupted):
             first.end_epoch(epoch, losses[epoch])
         state = json.loads(json.dumps(first.state_dict()))  # plain values survive any format
@@ -107,7 +109,7 @@ def test_adaptive_resumes_exactly() -> None:
 
 
 def test_a_state_is_no_window_into_the_schedule() -> None:
-    schedule = Adaptive(2.5)
+    schedule = Adaptive(2.5, min_epoch=0)
     schedule.end_epoch(0, 1.0)
     state = schedule.state_dict()
     schedule.end_epoch(1, 0.5)
@@ -137,24 +139,22 @@ def test_off_after_n_epochs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "words", "can_turn_off"),
+    ("schedule", "words"),
     [
-        (Constant(2.5), "2.5", False),
-        (Constant(0.0), "0", True),
-        (Ramp(2.5, to=0.0, epochs=100), "2.5 → 0 over 100 epochs (linear)", True),
-        (Ramp(1.0, to=2.0, epochs=5, shape="cosine"), "1 → 2 over 5 epochs (cosine)", False),
-        (OffAfter(2.5, epoch=100), "2.5, off after 100 epochs", True),
-        (Adaptive(2.5), "2.5, adaptive (window 50, threshold -0.02)", True),
+        (Constant(2.5), "2.5"),
+        (Constant(0.0), "0"),
+        (Ramp(2.5, to=0.0, epochs=100), "2.5 → 0 over 100 epochs (linear)"),
+        (Ramp(1.0, to=2.0, epochs=5, shape="cosine"), "1 → 2 over 5 epochs (cosine)"),
+        (OffAfter(2.5, epoch=100), "2.5, off after 100 epochs"),
+        (Adaptive(2.5, min_epoch=0), "2.5, adaptive (window 50, threshold -0.02)"),
         (
             Adaptive(1.0, window=5, threshold=-0.1, min_epoch=20, relative=True),
             "1, adaptive (window 5, threshold -0.1 of the first epoch's loss, at least 20 epochs)",
-            True,
         ),
     ],
 )
-def test_words(schedule: WeightSchedule, words: str, can_turn_off: bool) -> None:
+def test_words(schedule: WeightSchedule, words: str) -> None:
     assert schedule.describe() == words
-    assert schedule.can_turn_off is can_turn_off
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from vitrellis.objectives import AdaptiveWeight
 from vitrellis.recipe import (
-    AdaptiveWeight,
     Recipe,
     effective_lr,
     header,
@@ -155,7 +155,7 @@ def test_plain_guidance_pairs_blocks_at_a_constant_weight(
     assert locality.student_blocks == blocks
     assert locality.weight == 2.5
     assert recipe.objective.cross_entropy.weight == 1
-    assert recipe.objective.guided_by == ("locality",)
+    assert list(recipe.objective.guided_terms) == ["locality"]
     assert recipe.model == load_recipe(name).model
     assert recipe.model.name == model
     assert load_recipe(name).teacher is None
@@ -164,7 +164,7 @@ def test_plain_guidance_pairs_blocks_at_a_constant_weight(
 @pytest.mark.parametrize(("student", "weight"), STANDARDIZED.items())
 def test_standardized_distillation_is_as_published(student: str, weight: int) -> None:
     recipe = load_recipe(f"cifar100-{student}-lskd")
-    assert recipe.objective.guided_by == ("kd",)
+    assert list(recipe.objective.guided_terms) == ["kd"]
     kd = recipe.objective.kd
     assert kd is not None
     assert (kd.weight, kd.temperature, kd.standardize, kd.reduction) == (weight, 2, True, "batch")

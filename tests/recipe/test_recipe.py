@@ -9,11 +9,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from vitrellis.errors import UsageError
+from vitrellis.objectives import AdaptiveWeight, OffAfterWeight, RampWeight
 from vitrellis.recipe import (
     SOURCE_NAMES,
-    AdaptiveWeight,
-    OffAfterWeight,
-    RampWeight,
     Recipe,
     View,
     effective_lr,
@@ -151,7 +149,7 @@ def test_guidance_needs_a_teacher() -> None:
 
 
 def test_a_teacher_needs_a_term_that_learns_from_it() -> None:
-    assert "teacher: nothing learns from it" in mistake(minimal(teacher=TEACHER))
+    assert "teacher: no term learns from it" in mistake(minimal(teacher=TEACHER))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +223,7 @@ def test_learned_blocks_need_no_pairs() -> None:
         ({"augmentation": {"cutout": 225}}, "augmentation.cutout: 225 pixels are more than images"),
         (
             {"augmentation": {"second_view": {"blur": 0.5}}},
-            "augmentation.second_view: no term looks at it. Add objective.paco, or take it away",
+            "augmentation.second_view: no term looks at it. Add objective.paco, or remove it",
         ),
         (
             {"objective": {"paco": {}}, "augmentation": {"second_view": {"blurr": 0.5}}},
@@ -243,10 +241,10 @@ def test_learned_blocks_need_no_pairs() -> None:
         ({"deferred": {"after_epochs": 3}}, "deferred.after_epochs: 3 is too late for training"),
         ({"deferred": {"after_epochs": 1, "share": 0.5}}, "give one of them"),
         ({"deferred": {"share": 1}}, "deferred.share: 1 is too large"),
-        ({"deferred": {"reweight": "both"}}, "the distillation head, and that is not given"),
+        ({"deferred": {"reweight": "both"}}, "the distillation head, and no term has it"),
         (
             {"teacher": TEACHER, "objective": {"hard": {}}, "deferred": {"reweight": "both"}},
-            "and that is for the class head. Set objective.hard.head=distillation",
+            "and no term has it. Set objective.hard.head=distillation",
         ),
         ({"schedule": {"name": "step"}}, "it needs both, such as milestones: [160, 180]"),
         ({"schedule": {"milestones": [1]}}, "belong to name: step"),

@@ -16,9 +16,15 @@ from vitrellis.errors import VitrellisError
 from vitrellis.report.confusion import draw_confusion
 from vitrellis.report.counts import draw_counts
 from vitrellis.report.curves import COLOURS, learning_curves
+from vitrellis.runs.results import EpochRow
 
-ROWS = [{"epoch": e, "seconds": e + 1.0, "val_top1": 0.5 + e / 20} for e in range(5)]
-UNVALIDATED = [{"epoch": e, "seconds": e + 1.0} for e in range(2)]
+
+def row(epoch: int, val_top1: float | None = None) -> EpochRow:
+    return EpochRow(epoch, 1, epoch + 1.0, 0.1, 10.0, 1.0, {}, {}, 0.5, val_top1)
+
+
+ROWS = [row(e, 0.5 + e / 20) for e in range(5)]
+UNVALIDATED = [row(e) for e in range(2)]
 
 
 def pixels(path: Path) -> npt.NDArray[np.uint8]:

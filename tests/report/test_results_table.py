@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from vitrellis.report.results_table import results_lines
+from vitrellis.runs.results import Results
 
-TEST = {"top1": 0.75, "macro_f1": 0.7123}
+TEST: dict[str, Any] = {"top1": 0.75, "balanced_accuracy": 0.6, "macro_f1": 0.7123}
 
 
-def results(**changes: Any) -> dict[str, Any]:
+def results(**changes: Any) -> Results:
     complete: dict[str, Any] = {
+        "recipe": "demo",
+        "model": "m",
+        "parameters": 1,
+        "seed": 0,
         "epochs": 3,
         "seconds": 2.04,
         "images_per_second": 1234.5,
         "best": {"epoch": 1, "val_top1": 0.5, "test": TEST},
         "last": {"epoch": 2, "test": TEST | {"top1": 0.7}},
     }
-    return complete | changes
+    return Results.from_json(complete | changes, Path("results.json"))
 
 
 def test_a_complete_run() -> None:

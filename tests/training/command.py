@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -48,6 +49,15 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
 def run(*words: str, cwd: Path, code: int = 0) -> str:
     """Runs `vitrellis WORDS` to its end."""
     return finish(start(*words, cwd=cwd), code)
+
+
+def wait_for(event: str, path: Path, process: subprocess.Popen[str]) -> None:
+    """Waits until a file exists that marks an event; fails if the command ends before it."""
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, f"it ended before: {event}"
+        assert time.monotonic() < deadline, f"did not happen: {event}"
+        time.sleep(0.01)
 
 
 def weights(run_directory: Path) -> dict[str, Tensor]:

@@ -141,7 +141,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     out = run("train", "demo", *LONG_TAILED, "--out", "runs/whole", cwd=folder)
     assert "re-weighted" in out
-    assert "from epoch 4 of 8 on, images no longer mixed" in out
+    assert "from epoch 4 of 8 on, without mixing images" in out
     assert "balanced softmax" in out
     assert "lr 0.001 (0.002 for a batch of 32)" in out  # of 16 in two portions
     return folder

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.command import TINY, assert_same_weights, finish, run, start, weights
+from tests.training.command import TINY, assert_same_weights, finish, run, start, wait_for, weights
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,6 @@ def folder(reference: Path, tmp_path: Path) -> Path:
     """An empty place where the teacher is known already, so that the student starts at once."""
     shutil.copytree(reference.parent / "teachers", tmp_path / "runs" / "teachers")
     return tmp_path
-
-
-def wait_for(condition: str, path: Path, process: object) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{condition} did not happen: {process}"
-        time.sleep(0.01)
 
 
 def test_same_command_twice_gives_the_same_bits(reference: Path, folder: Path) -> None:
@@ -124,7 +117,7 @@ def test_another_teacher_of_the_same_name_is_noticed(reference: Path, tmp_path: 
     data.write_text(json.dumps(content))
     message = run("train", "demo", *TINY, "--out", "runs/whole", cwd=tmp_path, code=2)
     message = " ".join(message.split())
-    assert "learned from another teacher; in demo-teacher: training.epochs: 3 → 1" in message
+    assert "another teacher; changes in demo-teacher: training.epochs: 3 → 1" in message
     assert "--fresh" in message
 
 

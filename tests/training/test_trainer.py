@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,67 +12,41 @@ import torch
 
 import vitrellis
 from tests.training.command import run
-from vitrellis.assembly.launch import Finished
+from tests.training.tiny import guided_weights, tiny
 from vitrellis.errors import UsageError, VitrellisError
-from vitrellis.recipe import recipe_from
 from vitrellis.runs.directory import RunDirectory
-
-
-def tiny(tmp_path: Path, name: str = "run", count: int = 48, **changes: Any) -> Finished:
-    """Trains a tiny ViT on coloured squares."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(count) % 3
-    images = torch.randint(0, 80, (count, 3, 28, 28), generator=generator, dtype=torch.uint8)
-    images[torch.arange(count), labels] += 120
-    values: dict[str, Any] = {
-        "name": name,
-        "data": {"val_fraction": 0.25},
-        "input": {"img_size": 28},
-        "augmentation": {"crop": "padded", "padding": 2},
-        "model": {"name": "vit_micro_patch7_28"},
-        "optimizer": {"lr": 1e-3},
-        "training": {"epochs": 2, "batch_size": 12, "clip_grad": 1.0},
-        "machine": {"accelerator": "cpu"},
-    }
-    for key, value in changes.items():
-        section, _, field = key.partition("__")
-        if field:
-            values.setdefault(section, {})[field] = value
-        else:
-            values[section] = value
-    source = vitrellis.from_tensors(images, labels)
-    return vitrellis.train(recipe_from(values), source=source, out=tmp_path / name)
-
-
-def weights(finished: Finished) -> dict[str, torch.Tensor]:
-    path = finished.run.last_checkpoint
-    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["guided"]
-    return {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
 
 
 def test_it_learns(tmp_path: Path) -> None:
     finished = tiny(tmp_path, training__epochs=12)
-    assert finished.results["best"]["val_top1"] > 0.8
+    assert (finished.results.best.val_top1 or 0) > 0.8
     rows = finished.run.read_metrics()
-    assert [row["epoch"] for row in rows] == list(range(12))
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert [row.epoch for row in rows] == list(range(12))
+    assert rows[-1].loss < rows[0].loss
 
 
 def test_a_batch_larger_than_the_set(tmp_path: Path) -> None:
     finished = tiny(tmp_path, count=50, training__batch_size=512)
-    assert finished.run.read_metrics()[-1]["step"] == 2
+    assert finished.run.read_metrics()[-1].step == 2
 
 
-def test_repeated_augmentation_on_few_images(tmp_path: Path) -> None:
+def test_repeated_augmentation_shows_each_image_several_times(tmp_path: Path) -> None:
+    """An epoch keeps its length: it shows a third of the images, each three times."""
     finished = tiny(tmp_path, count=50, augmentation__repeats=3)
-    assert len(finished.run.read_metrics()) == 2
+    assert [row.step for row in finished.run.read_metrics()] == [3, 6]
+    once = tiny(tmp_path, "once", count=50)
+    assert [row.step for row in once.run.read_metrics()] == [3, 6]
+    mine, theirs = guided_weights(finished), guided_weights(once)
+    assert any(not torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
-    whole = weights(tiny(tmp_path, "whole", optimizer__name="sgd", optimizer__lr=0.05))
-    parts = weights(
-        tiny(tmp_path, "parts", optimizer__name="sgd", optimizer__lr=0.05, training__accumulate=3)
-    )
+@pytest.mark.parametrize("sam", [None, {"rho": 0.1}], ids=["plain", "sam"])
+def test_accumulation_changes_nothing_but_rounding(
+    tmp_path: Path, sam: dict[str, float] | None
+) -> None:
+    settings: dict[str, Any] = {"optimizer": {"name": "sgd", "lr": 0.05, "sam": sam}}
+    whole = guided_weights(tiny(tmp_path, "whole", **settings))
+    parts = guided_weights(tiny(tmp_path, "parts", **settings, training__accumulate=3))
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5)
 
@@ -89,30 +64,78 @@ def test_the_moving_average_is_what_is_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
-def test_mixed_precision(tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize("sam", [None, {}], ids=["plain", "sam"])
+def test_mixed_precision(tmp_path: Path, precision: str, sam: dict[str, float] | None) -> None:
     if precision == "16-mixed" and not torch.cuda.is_available():
         pytest.skip("half precision with a gradient scaler needs a GPU")
-    finished = tiny(tmp_path, training__precision=precision, training__epochs=6)
-    rows = finished.run.read_metrics()
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    rows = tiny(
+        tmp_path, training__precision=precision, training__epochs=3, optimizer__sam=sam
+    ).run.read_metrics()
+    assert rows[-1].loss < rows[0].loss
 
 
 def test_without_validation_images_the_last_is_kept(tmp_path: Path) -> None:
     finished = tiny(tmp_path, data__val_fraction=0)
-    assert finished.results["best"]["epoch"] is None
-    assert vitrellis.load_exported(finished.run.best_model).class_names
-
-
-def test_mixing_and_erasing_run(tmp_path: Path) -> None:
-    finished = tiny(
-        tmp_path,
-        augmentation__mixup=0.8,
-        augmentation__cutmix=1.0,
-        augmentation__erasing=0.25,
-        augmentation__rand_augment="rand-m9-mstd0.5-inc1",
-        augmentation__crop="resized",
+    assert finished.results.best.epoch is None
+    assert finished.results.last.epoch == 1
+    run = finished.run
+    kept, last = (
+        vitrellis.load_exported(folder).model.state_dict()
+        for folder in (run.best_model, run.last_model)
     )
-    assert finished.run.results_file.exists()
+    learned = guided_weights(finished)
+    assert all(torch.equal(kept[name], last[name]) for name in last)
+    assert all(torch.equal(last[name], learned[f"student.{name}"]) for name in last)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mixup": 0.8},
+        {"cutmix": 1.0},
+        {"erasing": 1.0},
+        {"rand_augment": "rand-m9-mstd0.5-inc1"},
+        {"crop": "resized"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_each_augmentation_reaches_the_steps(tmp_path: Path, settings: dict[str, Any]) -> None:
+    changes = {f"augmentation__{key}": value for key, value in settings.items()}
+    with_it = tiny(tmp_path, "with", training__epochs=1, **changes).run.read_metrics()
+    without = tiny(tmp_path, "without", training__epochs=1).run.read_metrics()
+    assert with_it[0].loss != without[0].loss
+
+
+def test_the_caller_keeps_the_settings_of_its_process(tmp_path: Path) -> None:
+    """Also after an error."""
+    tiny_number = torch.tensor([2.0**-149])
+    threads = torch.get_num_threads()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    for number, changes in enumerate([{}, {"optimizer__lr": 1e30, "optimizer__name": "sgd"}]):
+        torch.manual_seed(5)
+        settings: dict[str, Any] = {"machine__threads": 1, "training__clip_grad": None, **changes}
+        if changes:
+            with pytest.raises(VitrellisError, match="not finite"):
+                tiny(tmp_path, str(number), **settings)
+        else:
+            tiny(tmp_path, str(number), **settings)
+        assert torch.equal(torch.rand(3), expected)
+        assert torch.get_num_threads() == threads
+        assert (tiny_number * 1 != 0).all()
+
+
+def test_a_run_is_resumed_when_its_initial_weights_are_gone(tmp_path: Path) -> None:
+    first = tiny(tmp_path, "first", training__epochs=1)
+    file = tmp_path / "initial.safetensors"
+    shutil.copy(first.run.last_model / "model.safetensors", file)
+    model = {"name": "vit_micro_patch7_28", "weights": str(file)}
+    whole = tiny(tmp_path, "second", model=model)
+    before = guided_weights(whole)
+    whole.run.results_file.unlink()  # as if killed before the end
+    file.unlink()
+    after = guided_weights(tiny(tmp_path, "second", model=model))
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_diverging_loss_is_named_and_the_checkpoint_kept(tmp_path: Path) -> None:
@@ -150,9 +173,9 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "thesis.tex").exists()
 
 
-def curve(folder: Path) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row[key] for row in rows for key in ("loss", "val_loss", "val_top1")]
+def curve(folder: Path) -> list[float | None]:
+    rows = RunDirectory(folder).read_metrics()
+    return [value for row in rows for value in (row.loss, row.val_loss, row.val_top1)]
 
 
 @pytest.mark.slow
@@ -161,17 +184,21 @@ def test_the_best_epoch_can_be_chosen_by_balanced_accuracy(tmp_path: Path) -> No
     words += ["training.epochs=4", "schedule.warmup_epochs=0", "training.eval_every=1"]
     run(*words, "training.select_by=balanced_accuracy", "--out", "runs/x", cwd=tmp_path)
     directory = RunDirectory(tmp_path / "runs" / "x")
-    balanced = [row["val_balanced"] for row in directory.read_metrics()]
-    assert directory.read_results()["best"]["epoch"] == balanced.index(max(balanced))
+    balanced = [row.val_balanced or 0 for row in directory.read_metrics()]
+    assert directory.read_results().best.epoch == balanced.index(max(balanced))
     ended = run("eval", "runs/x", "--split", "val", "--json", cwd=tmp_path)
     assert json.loads(ended)["balanced_accuracy"] == pytest.approx(max(balanced), abs=1e-6)
 
 
-def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sam", ["null", pytest.param("{rho: 0.1}", marks=pytest.mark.slow)], ids=["plain", "sam"]
+)
+def test_two_processes_give_the_curve_of_one(tmp_path: Path, sam: str) -> None:
     """The hybrid's batch norms see half a batch each, so this is a plain ViT without a teacher."""
     words = ["train", "demo-vit-alone", "data.train_size=64", "training.epochs=3"]
     words += ["model.name=vit_micro_patch7_28", "schedule.warmup_epochs=0", "machine.threads=1"]
     words += ["machine.accelerator=cpu", "training.batch_size=16", "training.eval_every=1"]
+    words += [f"optimizer.sam={sam}"]
     run(*words, "--out", "runs/one", cwd=tmp_path)
     run(*words, "machine.devices=2", "--out", "runs/two", cwd=tmp_path)
     one, two = curve(tmp_path / "runs" / "one"), curve(tmp_path / "runs" / "two")

@@ -79,13 +79,13 @@ class Evaluation:
         calibration = multiclass_calibration_error(
             probabilities, labels, num_classes, n_bins=CALIBRATION_BINS
         )
-        recall, _, f1 = _per_class(confusion)
+        _, _, f1 = _per_class(confusion)
         return cls(
             class_names=tuple(class_names),
             num_images=len(labels),
             top1=(rank < 1).double().mean().item(),
             top5=(rank < 5).double().mean().item(),
-            balanced_accuracy=recall[confusion.sum(dim=1) > 0].mean().item(),
+            balanced_accuracy=class_balanced_accuracy(confusion.diagonal(), confusion.sum(dim=1)),
             macro_f1=f1[confusion.sum(dim=1) + confusion.sum(dim=0) > 0].mean().item(),
             calibration_error=calibration.item(),
             nll=F.cross_entropy(logits, labels).item(),
@@ -120,6 +120,42 @@ class Evaluation:
             "per_class": self.per_class(),
             "confusion": self.confusion.tolist(),
         }
+
+
+def accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """The share of predicted classes that are right.
+
+    Args:
+        predictions: `(N,)` class indices.
+        labels: `(N,)` class indices.
+    """
+    return (predictions == labels).double().mean().item()
+
+
+def count_by_class(predictions: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The images of each class that are predicted right, and all of them.
+
+    Args:
+        predictions: `(N,)` class indices.
+        labels: `(N,)` class indices.
+        num_classes: K.
+
+    Returns:
+        Two `(K,)` int64 tensors, which may be summed over parts of a split.
+    """
+    right = torch.bincount(labels[predictions == labels], minlength=num_classes)
+    return right, torch.bincount(labels, minlength=num_classes)
+
+
+def class_balanced_accuracy(right: Tensor, images: Tensor) -> float:
+    """The mean over the classes that occur of the share of their images that is predicted right.
+
+    Args:
+        right: `(K,)` from `count_by_class`.
+        images: `(K,)` from `count_by_class`.
+    """
+    occurs = images > 0
+    return (right[occurs].double() / images[occurs]).mean().item()
 
 
 def _per_class(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -164,15 +164,24 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def build_student(recipe: Recipe, source: Source, preprocessing: Preprocessing) -> nn.Module:
-    """The model that the recipe grows; where it has two heads, they are apart."""
+def build_student(
+    recipe: Recipe, source: Source, preprocessing: Preprocessing, *, load_weights: bool = True
+) -> nn.Module:
+    """The model that the recipe trains; in training, two heads give separate logits.
+
+    Args:
+        recipe: The recipe.
+        source: The images, for the number of classes.
+        preprocessing: How images are brought to the model.
+        load_weights: Whether to load the initial weights that the recipe names, if it names some.
+    """
     student = create_model(
         recipe.model.name,
         num_classes=source.num_classes,
         img_size=preprocessing.img_size,
         in_chans=preprocessing.channels,
-        pretrained=recipe.model.pretrained,
-        weights=recipe.model.weights,
+        pretrained=recipe.model.pretrained and load_weights,
+        weights=recipe.model.weights if load_weights else None,
         zero_head=recipe.model.zero_head,
         **recipe.model.arguments,
     )
@@ -317,7 +326,7 @@ def _train_transform(view: View, preprocessing: Preprocessing) -> TrainTransform
 
 
 def _second_view(recipe: Recipe, preprocessing: Preprocessing) -> TrainTransform | None:
-    if recipe.objective.paco is None:
+    if not recipe.objective.needs_second_view:
         return None
     return _train_transform(recipe.augmentation.second_view or recipe.augmentation, preprocessing)
 

@@ -50,7 +50,7 @@ def import_checkpoint(
     Args:
         checkpoint: A file of that implementation: a state dict, alone or with optimizer, settings
             and averages around it, from data-parallel training or not.
-        source: Which implementation; see `vitrellis.models.support.interop.SOURCES`.
+        source: Which implementation; see `vitrellis.models.support.interop.PUBLISHERS`.
         model: The architecture's name here.
         out: A new folder.
         overrides: Of the recipe: `data.*` for the images that it can be evaluated on, `input.*` for

@@ -1,19 +1,17 @@
-"""Carries a recipe out: the teacher first, then the student, then the figures.
+"""Trains a recipe: its teachers first, then the student, then the final evaluation.
 
-A run that exists is continued, or shown if it is complete; one of another recipe is left alone.
+A run that exists is resumed, or reported if it is complete. A run of another recipe is refused.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -24,6 +22,7 @@ from torch import nn
 from vitrellis.assembly.build import build_source
 from vitrellis.assembly.load_teachers import teacher_folder
 from vitrellis.assembly.parts import UserObjects, prepare_parts
+from vitrellis.assembly.process_settings import process_settings_kept
 from vitrellis.assembly.session import train_student
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
@@ -40,6 +39,7 @@ from vitrellis.recipe import (
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
+from vitrellis.runs.results import Results, RunData
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,14 @@ class Finished:
     """A complete run.
 
     Attributes:
-        run: Its directory.
-        results: What `results.json` holds.
+        run: The run directory.
+        results: The content of `results.json`.
         teachers: Runs of the teachers that were trained for it, by name.
     """
 
     run: RunDirectory
-    results: dict[str, Any]
+    results: Results
     teachers: Mapping[str, Finished] = field(default_factory=dict)
-
-    @property
-    def teacher(self) -> Finished | None:
-        """The run of the only teacher that was trained for it, if there is just one."""
-        return next(iter(self.teachers.values())) if len(self.teachers) == 1 else None
 
     def model(self) -> Trained:
         """The best model, in eval mode, with its class names and preprocessing."""
@@ -79,15 +74,15 @@ def train(
     """Trains a recipe to its end, its teachers first if it names some.
 
     Args:
-        recipe: What to do, or a packaged recipe's name.
+        recipe: The recipe, or the name of a packaged one.
         out: The run directory; by default `runs/` and the recipe's name.
-        fresh: Delete what is in the run directory, and begin anew. The teacher is kept.
+        fresh: Delete the content of the run directory and start again. The teacher is kept.
         source: Images from Python, in place of `recipe.data.source`.
         console: Where progress is shown; by default nowhere.
         teachers: Modules for the teachers that the recipe says are `given`, by name: "teacher" if
             there is one. They are shown images normalised as the student's.
-        terms: Added to those of the recipe's objective; a term of one's own says in `needs` what it
-            looks at.
+        terms: Loss terms of your own, added to those of the recipe's objective. A term's `needs`
+            says which blocks and logits it reads.
 
     Raises:
         UsageError: If the directory holds the run of another recipe, or the recipe does not fit.
@@ -96,19 +91,14 @@ def train(
     """
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
-    with _open_run(recipe, out, fresh, source, console) as opened:
-        run, fabric, shown, teacher_recipes = (
-            opened.run,
-            opened.fabric,
-            opened.console,
-            opened.teachers,
-        )
+    with process_settings_kept(), _open_run(recipe, out, fresh, source, console) as opened:
+        run = opened.run
         if run.results_file.exists():
-            shown.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
+            opened.console.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
         else:
-            given = UserObjects(teachers or {}, terms)
-            train_student(recipe, run, opened.source, fabric, shown, given)
-    return Finished(run, run.read_results(), teacher_recipes)
+            user_objects = UserObjects(teachers or {}, terms)
+            train_student(recipe, run, opened.source, opened.fabric, opened.console, user_objects)
+    return Finished(run, run.read_results(), opened.teachers)
 
 
 def store_features(
@@ -118,13 +108,13 @@ def store_features(
     source: Source | None = None,
     console: Console | None = None,
 ) -> list[Path]:
-    """Asks the teachers of a recipe that are `offline` about every training image, once.
+    """Computes and stores the outputs of a recipe's `offline` teachers for all training images.
 
     Training the recipe does this first, if it has not been done.
 
     Args:
-        recipe: What to do; its teachers are trained first if they have to be.
-        out: The run directory of the student, beside which the stores are.
+        recipe: The student's recipe; its teachers are trained first if they have to be.
+        out: The run directory of the student; the stores are beside it.
         source: Images from Python, in place of `recipe.data.source`.
         console: Where progress is shown; by default nowhere.
 
@@ -140,7 +130,7 @@ def store_features(
             f"{recipe.name}: none of its teachers is offline. Add teacher.offline=true, here and "
             "for training"
         )
-    with _open_run(recipe, out, False, source, console) as opened:
+    with process_settings_kept(), _open_run(recipe, out, False, source, console) as opened:
         parts = prepare_parts(
             recipe, opened.run, opened.source, opened.fabric, opened.console, UserObjects()
         )
@@ -149,7 +139,7 @@ def store_features(
 
 @dataclass(frozen=True)
 class _OpenRun:
-    """A run that is open, with its teachers trained."""
+    """A run directory that is locked and checked, with its teachers trained."""
 
     run: RunDirectory
     fabric: Fabric
@@ -166,7 +156,7 @@ def _open_run(
     source: Source | None,
     console: Console | None,
 ) -> Iterator[_OpenRun]:
-    teacher_recipes = {  # wrong words end here, not later
+    teacher_recipes = {  # a wrong key ends the command here, before anything is written
         name: teacher_recipe(recipe, name)
         for name, settings in recipe.all_teachers.items()
         if settings.recipe is not None
@@ -187,7 +177,7 @@ def _open_run(
 
 
 def _launch(recipe: Recipe) -> Fabric:
-    # subnormal numbers brake a processor several times over; before the first parallel work
+    # computing with subnormal numbers is several times slower; set before the first parallel work
     torch.set_flush_denormal(True)
     machine = recipe.machine
     if machine.threads is not None:
@@ -206,7 +196,7 @@ def _launch(recipe: Recipe) -> Fabric:
 
 @contextmanager
 def _locked(run: RunDirectory, fabric: Fabric) -> Iterator[None]:
-    """Keeps two commands from training in one directory; the claim ends with the process."""
+    """Keeps two commands from training in one directory; the lock ends with the process."""
     if not fabric.is_global_zero:
         yield
         return
@@ -231,13 +221,13 @@ def _open(
     source: Source,
     fresh: bool,
 ) -> None:
-    """Makes sure the directory is new, or holds this recipe on this data."""
+    """Makes sure that the directory is new, or holds a run of this recipe on this data."""
     if fresh and run.exists():
         _empty(run)
     if run.imported_file.exists():
         raise UsageError(
-            f"{run.path}: holds an imported model, which cannot be trained on. Use another --out; "
-            f"to start from its weights, model.weights={run.best_model}/model.safetensors"
+            f"{run.path}: holds an imported model, whose training cannot be resumed. Use another "
+            f"--out; to start from its weights, model.weights={run.best_model}/model.safetensors"
         )
     if run.exists():
         _check_same(run, recipe, teacher_recipes, source)
@@ -245,39 +235,40 @@ def _open(
     others = [entry.name for entry in run.path.iterdir() if entry != run.lock_file]
     if others:
         raise UsageError(
-            f"{run.path}: holds {sorted(others)[0]!r} and is not a run. Use another --out"
+            f"{run.path}: holds {sorted(others)[0]!r} and is not a run directory. Use another --out"
         )
-    data = {
-        "fingerprint": source.fingerprint(),
-        "class_names": list(source.class_names),
-        "class_counts": source.class_counts.tolist(),
-        "teachers": {name: identity(teacher) for name, teacher in teacher_recipes.items()},
-    }
-    atomic_write(run.data_file, lambda path: path.write_text(json.dumps(data, indent=2)))
+    data = RunData(
+        fingerprint=source.fingerprint(),
+        class_names=tuple(source.class_names),
+        class_counts=tuple(source.class_counts.tolist()),
+        teachers={name: identity(teacher) for name, teacher in teacher_recipes.items()},
+    )
+    run.write_data(data)
     atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))
 
 
 def _check_same(
     run: RunDirectory, recipe: Recipe, teacher_recipes: Mapping[str, Recipe], source: Source
 ) -> None:
-    way_out = "Use --fresh to delete it and begin anew, or another --out"
+    way_out = "Use --fresh to delete it and start again, or another --out"
     changed = differences(load_recipe(run.recipe_file), recipe)
     if changed:
         lines = "\n  ".join(changed)
         raise UsageError(f"{run.path} holds the run of another recipe:\n  {lines}\n{way_out}")
-    data = json.loads(run.data_file.read_text())
-    if data["fingerprint"] != source.fingerprint():
+    data = run.read_data()
+    if data.fingerprint != source.fingerprint():
         raise UsageError(
-            f"{run.path} was trained on other images: {sum(data['class_counts'])} in "
-            f"{len(data['class_names'])} classes then, {len(source.train)} in "
-            f"{source.num_classes} now, or not the same files. {way_out}"
+            f"{run.path} was trained on other images: {sum(data.class_counts or ())} images in "
+            f"{len(data.class_names)} classes then, {len(source.train)} images in "
+            f"{source.num_classes} classes now, or other files. {way_out}"
         )
-    for name, before in data.get("teachers", {}).items():
+    for name, before in data.teachers.items():
         changed = differences(recipe_from(before), teacher_recipes[name])
         if changed:
             lines = "\n  ".join(changed)
             raise UsageError(
-                f"{run.path} learned from another teacher; in {teacher_recipes[name].name}:\n"
+                f"{run.path} was trained with another teacher; changes in "
+                f"{teacher_recipes[name].name}:\n"
                 f"  {lines}\n{way_out}"
             )
 

@@ -1,16 +1,15 @@
-"""Where a run's teachers come from: recipes, other runs, timm models, or modules from Python.
+"""Loads a run's teachers: from recipes, other runs, timm models, or modules from Python.
 
-The run keeps a copy of each in `teacher/`, so that it can be continued when the original is gone.
+The run keeps a copy of each in `teacher/`, so that it can be resumed when the original is gone.
 Of a module from Python it keeps a digest, to notice when another one is given.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lightning.fabric import Fabric
@@ -18,15 +17,17 @@ from torch import nn
 
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher
 from vitrellis.data.canvas import ProgressCallback
+from vitrellis.data.formats.json_files import read_json
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model
 from vitrellis.objectives import Objective
 from vitrellis.recipe import Recipe, TeacherSection, digest, identity, teacher_recipe
-from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.atomic import atomic_write, write_json
 from vitrellis.runs.directory import RunDirectory, find_run
 from vitrellis.runs.exported import Preprocessing, Trained, load_exported, save_model
+from vitrellis.runs.results import parse
 from vitrellis.teachers.precomputed import (
     PrecomputedKey,
     PrecomputedOutputs,
@@ -38,7 +39,7 @@ from vitrellis.teachers.teachers import Teachers
 
 
 def teacher_folder(teacher: Recipe, run: RunDirectory) -> Path:
-    """Where the teacher of a run is trained: beside it, under what defines the teacher."""
+    """The run directory of a teacher: beside the student's, named by a digest of its recipe."""
     return run.path.parent / "teachers" / f"{teacher.name}-{digest(identity(teacher))}"
 
 
@@ -48,35 +49,35 @@ def load_teachers(
     source: Source,
     student: Preprocessing,
     fabric: Fabric,
-    given: Mapping[str, nn.Module],
+    modules: Mapping[str, nn.Module],
 ) -> Teachers:
     """The recipe's teachers on the device.
 
     Args:
-        recipe: The student's.
-        run: Of the student.
-        source: Its images.
-        student: What its images go through.
+        recipe: The student's recipe.
+        run: The student's run directory.
+        source: The images.
+        student: The student's preprocessing.
         fabric: Launched.
-        given: Modules from Python, by the names that the recipe gives them.
+        modules: Modules from Python, by the names that the recipe gives them.
 
     Raises:
         VitrellisError: If files are missing or damaged.
         UsageError: If classes or channels are not the student's, or modules are missing.
     """
-    wanted = {name for name, settings in recipe.all_teachers.items() if settings.given}
-    if wanted != given.keys():
+    expected = {name for name, settings in recipe.all_teachers.items() if settings.given}
+    if expected != modules.keys():
         raise UsageError(
-            f"teachers: the recipe expects modules for {_listed(wanted)}, and was given "
-            f"{_listed(given)}. In Python: vitrellis.train(recipe, teachers={{name: module}}) "
+            f"teachers: the recipe expects modules for {_listed(expected)}, and was given "
+            f"{_listed(modules)}. In Python: vitrellis.train(recipe, teachers={{name: module}}) "
             "with `teacher: {given: true}` in the recipe"
         )
     teachers: dict[str, Teacher] = {}
     for name, settings in recipe.all_teachers.items():
         if settings.given:
-            trained = _given(given[name], settings, source, student)
+            trained = _given(modules[name], settings, source, student)
             if fabric.is_global_zero:
-                _check_given(given[name], run.path / f"given-{name}.json", name)
+                _check_given(modules[name], run.path / f"given-{name}.json", name)
         else:
             folder = run.teacher_model(name)
             if fabric.is_global_zero and not (folder / "config.json").exists():
@@ -91,6 +92,7 @@ def load_teachers(
 
 
 def open_precomputed(
+    *,
     recipe: Recipe,
     run: RunDirectory,
     source: Source,
@@ -102,7 +104,7 @@ def open_precomputed(
     fabric: Fabric,
     progress: ProgressCallback | None,
 ) -> list[Path]:
-    """Lets teachers that are to be asked offline answer from stores, which are filled if need be.
+    """Lets the offline teachers answer from stores, which are filled first if they are not.
 
     Returns:
         The folders of the stores.
@@ -144,7 +146,7 @@ def _keep(
     run: RunDirectory,
     folder: Path,
 ) -> None:
-    """Copies or makes the teacher's model in the run."""
+    """Copies the teacher's model into the run, or creates it there."""
     if settings.model is not None:
         _export_named(settings, source, student, folder)
     elif settings.run is not None:
@@ -155,14 +157,14 @@ def _keep(
 
 
 def _copy_model(origin: Path, folder: Path) -> None:
-    load_exported(origin)  # a damaged one is refused here, under its own path
+    load_exported(origin)  # an error about a damaged file names the original
     folder.mkdir(exist_ok=True)
     for name in ("model.safetensors", "config.json"):  # the config last: it marks completeness
         atomic_write(folder / name, functools.partial(shutil.copyfile, origin / name))
 
 
-def _shown_size(settings: TeacherSection, student: Preprocessing) -> Preprocessing:
-    """As the student's images, at the size that the teacher wants."""
+def _at_its_size(settings: TeacherSection, student: Preprocessing) -> Preprocessing:
+    """The student's preprocessing at the teacher's image size."""
     side = settings.img_size
     if side is None:
         return student
@@ -172,13 +174,13 @@ def _shown_size(settings: TeacherSection, student: Preprocessing) -> Preprocessi
 def _export_named(
     settings: TeacherSection, source: Source, student: Preprocessing, folder: Path
 ) -> None:
-    """Writes a timm model with its weights; it is shown images normalised as the student's."""
+    """Writes a timm model with its weights; its images are normalised as the student's."""
     assert settings.model is not None
-    shown = _shown_size(settings, student)
+    preprocessing = _at_its_size(settings, student)
     model = create_model(
         settings.model,
         num_classes=source.num_classes,
-        img_size=shown.img_size,
+        img_size=preprocessing.img_size,
         in_chans=student.channels,
         pretrained=settings.pretrained,
         weights=settings.weights,
@@ -191,26 +193,33 @@ def _export_named(
         num_classes=source.num_classes,
         model_args=settings.args,
         class_names=source.class_names,
-        preprocessing=shown,
+        preprocessing=preprocessing,
     )
 
 
 def _given(
     module: nn.Module, settings: TeacherSection, source: Source, student: Preprocessing
 ) -> Trained:
-    shown = _shown_size(settings, student)
-    return Trained(module, type(module).__name__, tuple(source.class_names), shown)
+    preprocessing = _at_its_size(settings, student)
+    return Trained(module, type(module).__name__, tuple(source.class_names), preprocessing)
+
+
+@dataclass(frozen=True)
+class _ModuleFile:
+    """The file that remembers a module from Python."""
+
+    weights: str
 
 
 def _check_given(module: nn.Module, file: Path, name: str) -> None:
-    """Remembers a module's weights, or compares them with what is remembered."""
-    found = weights_digest(module.state_dict())
+    """Stores a digest of a module's weights, or compares them with the stored digest."""
+    digest_now = weights_digest(module.state_dict())
     if not file.exists():
-        atomic_write(file, lambda path: path.write_text(json.dumps({"weights": found})))
-    elif json.loads(file.read_text())["weights"] != found:
+        write_json(file, {"weights": digest_now})
+    elif parse(_ModuleFile, read_json(file), file).weights != digest_now:
         raise UsageError(
-            f"{file.parent}: was begun with another module as {name}: its weights differ. Give the "
-            "same one, or use fresh=True or another out="
+            f"{file.parent}: was started with another module as {name}: its weights differ. Give "
+            "the same module, or use fresh=True or another out="
         )
 
 

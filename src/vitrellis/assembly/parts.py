@@ -1,4 +1,4 @@
-"""All that a run is made of, built from its recipe."""
+"""The parts of a run, built from its recipe."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from vitrellis.training.guided import GuidedStudent
 
 @dataclass(frozen=True)
 class UserObjects:
-    """What a recipe cannot say, and comes from Python.
+    """Objects that a recipe cannot name, passed in from Python.
 
     Attributes:
         teachers: Modules by the names that the recipe gives them.
-        terms: Added to those of the recipe's objective.
+        terms: Terms that are added to those of the recipe's objective.
     """
 
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -42,17 +42,17 @@ class UserObjects:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of, on its device.
+    """The parts of a run, on its device.
 
     Attributes:
-        recipe: What to do.
+        recipe: The recipe.
         source: The images, with their splits.
-        preprocessing: What images go through.
-        place: Where this process computes.
+        preprocessing: How images are brought to the model.
+        place: The device and the rank of this process.
         guided: The student with its objective.
-        teachers: Its teachers.
-        loader: Training batches.
-        stores: Folders of the answers of teachers that were asked offline.
+        teachers: The student's teachers.
+        loader: The training batches.
+        stores: The folders with the stored outputs of offline teachers.
     """
 
     recipe: Recipe
@@ -89,29 +89,33 @@ def prepare_parts(
     source: Source,
     fabric: Fabric,
     console: Console,
-    given: UserObjects,
+    user_objects: UserObjects,
 ) -> Parts:
-    """Builds all that a run is made of; what teachers are to be asked offline, they are asked.
+    """Builds the parts of a run, and computes the outputs of offline teachers.
 
-    Args: as of `train_student`.
+    A run that is resumed takes its weights from its checkpoint: the initial weights that its recipe
+    names are not read again. The arguments are those of `train_student`.
     """
-    if recipe.objective.paco is not None and fabric.world_size > 1:
-        raise UsageError(
-            f"objective.paco: keeps one queue, and {fabric.world_size} devices would each fill "
-            "their own. Use machine.devices=1"
-        )
+    for key, section in recipe.objective.terms.items():
+        if section.needs_one_device and fabric.world_size > 1:
+            raise UsageError(
+                f"objective.{key}: runs on one device, not on {fabric.world_size}: "
+                f"{section.needs_one_device}. Use machine.devices=1"
+            )
     preprocessing = build.build_preprocessing(recipe, source)
     torch.manual_seed(recipe.seed)
-    teachers = load_teachers(recipe, run, source, preprocessing, fabric, given.teachers)
-    torch.manual_seed(recipe.seed)  # again: a teacher that is there already draws less
-    student = build.build_student(recipe, source, preprocessing)
+    teachers = load_teachers(recipe, run, source, preprocessing, fabric, user_objects.teachers)
+    torch.manual_seed(recipe.seed)  # again: a teacher that exists already draws less
+    student = build.build_student(
+        recipe, source, preprocessing, load_weights=not run.last_checkpoint.exists()
+    )
     objective = build_objective(
         recipe,
         student,
         preprocessing,
         teachers,
         class_counts=source.class_counts,
-        own_terms=given.terms,
+        own_terms=user_objects.terms,
     )
     guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
     guided.to(fabric.device)
@@ -127,17 +131,17 @@ def prepare_parts(
     )
     with reading(console) as progress:
         loader = build.build_train_loader(recipe, source, preprocessing, place, progress)
-    with reading(console, "asking the teacher") as progress:
+    with reading(console, "computing the teacher's outputs") as progress:
         stores = open_precomputed(
-            recipe,
-            run,
-            source,
-            preprocessing,
-            teachers,
-            objective,
-            loader,
-            place,
-            fabric,
-            progress,
+            recipe=recipe,
+            run=run,
+            source=source,
+            student=preprocessing,
+            teachers=teachers,
+            objective=objective,
+            loader=loader,
+            place=place,
+            fabric=fabric,
+            progress=progress,
         )
     return Parts(recipe, source, preprocessing, place, guided, teachers, loader, tuple(stores))

@@ -1,9 +1,9 @@
-"""Trains one student into one run directory, and writes down how good it became."""
+"""Trains one student into one run directory, and writes its final results."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 from lightning.fabric import Fabric
 from rich.console import Console
@@ -17,11 +17,12 @@ from vitrellis.assembly.parts import Parts, UserObjects, prepare_parts
 from vitrellis.assembly.summary import announcement
 from vitrellis.data.sources import Source
 from vitrellis.recipe import Recipe
-from vitrellis.runs.checkpoints import Store
+from vitrellis.runs.checkpoints import RunWriter
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import load_exported
+from vitrellis.runs.results import CheckpointFigures, Results, SplitFigures
 from vitrellis.training.display import Display
-from vitrellis.training.trainer import Progress, Trainer
+from vitrellis.training.trainer import Trainer, TrainingProgress
 
 
 def train_student(
@@ -30,23 +31,23 @@ def train_student(
     source: Source,
     fabric: Fabric,
     console: Console,
-    given: UserObjects,
+    user_objects: UserObjects,
 ) -> None:
-    """Trains, or goes on training, until `results.json` is written.
+    """Trains a student, or resumes its training, until `results.json` is written.
 
     Args:
-        recipe: What to do. Its teacher is trained already.
-        run: Where to; opened for this recipe.
+        recipe: The recipe, whose teachers are trained already.
+        run: The run directory, opened for this recipe.
         source: The images, with their splits.
         fabric: Launched.
         console: Where progress is shown.
-        given: What comes from Python.
+        user_objects: Teachers and terms from Python.
     """
-    parts = prepare_parts(recipe, run, source, fabric, console, given)
-    store = Store(fabric, run, parts.export)
+    parts = prepare_parts(recipe, run, source, fabric, console, user_objects)
+    writer = RunWriter(fabric, run, parts.export)
     steps_per_epoch = parts.loader.steps_per_epoch
     with Display(console, recipe.name, recipe.training.epochs, steps_per_epoch) as display:
-        trainer = _trainer(parts, fabric, store, display)
+        trainer = _trainer(parts, fabric, writer, display)
         if trainer.resume():
             at = trainer.progress
             display.start_at(at.epoch, at.step)
@@ -55,17 +56,17 @@ def train_student(
             lines = announcement(parts, fabric)
         console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
         progress = trainer.fit()
-    store.export(trainer.evaluated_model, run.last_model)
-    if progress.best_epoch is None:  # without validation images there is nothing to choose by
-        store.export(trainer.evaluated_model, run.best_model)
-    store.close()
+    writer.export(trainer.evaluated_model, run.last_model)
+    if progress.best_epoch is None:  # without validation images, the last model is the best one
+        writer.export(trainer.evaluated_model, run.best_model)
+    writer.close()
     fabric.barrier()
     if fabric.is_global_zero:
         run.write_results(_results(parts, run, progress))
     fabric.barrier()
 
 
-def _trainer(parts: Parts, fabric: Fabric, store: Store, display: Display) -> Trainer:
+def _trainer(parts: Parts, fabric: Fabric, writer: RunWriter, display: Display) -> Trainer:
     recipe, guided = parts.recipe, parts.guided
     training = recipe.training
     val = parts.source.val
@@ -79,7 +80,7 @@ def _trainer(parts: Parts, fabric: Fabric, store: Store, display: Display) -> Tr
         validation=parts.evaluation(val) if val is not None else None,
         teachers=parts.teachers,
         ema=ModelEmaV3(guided.student, decay=training.ema) if training.ema is not None else None,
-        store=store,
+        writer=writer,
         display=display,
         seed=recipe.seed,
         epochs=training.epochs,
@@ -91,39 +92,46 @@ def _trainer(parts: Parts, fabric: Fabric, store: Store, display: Display) -> Tr
     )
 
 
-def _best(run: RunDirectory, progress: Progress) -> dict[str, Any]:
-    """The best epoch, with its validation figures if there are any."""
-    rows = [row for row in run.read_metrics() if row["epoch"] == progress.best_epoch]
-    names = ("val_top1", "val_balanced")
-    figures = {name: row[name] for row in rows for name in names if name in row}
-    return {"epoch": progress.best_epoch, "val_top1": progress.best_top1} | figures
-
-
-def _results(parts: Parts, run: RunDirectory, progress: Progress) -> dict[str, Any]:
-    """The final figures. The test images are looked at here, and chose nothing."""
+def _results(parts: Parts, run: RunDirectory, progress: TrainingProgress) -> Results:
+    """The final figures. Only here are the test images looked at, after every choice was made."""
     recipe = parts.recipe
     images = recipe.training.epochs * parts.loader.images_per_epoch
-    results: dict[str, Any] = {
-        "recipe": recipe.name,
-        "model": recipe.model.name,
-        "parameters": sum(p.numel() for p in parts.guided.student.parameters()),
-        "seed": recipe.seed,
-        "epochs": recipe.training.epochs,
-        "seconds": progress.seconds,
-        "images_per_second": images / progress.seconds if progress.seconds > 0 else None,
-        "select_by": recipe.training.select_by,
-        "best": _best(run, progress),
-        "last": {"epoch": recipe.training.epochs - 1},
-    }
-    if parts.source.test is not None:
-        counts = parts.source.class_counts.tolist()
-        test = parts.evaluation(parts.source.test, replace(parts.place, rank=0, world_size=1))
-        for name, folder in (("best", run.best_model), ("last", run.last_model)):
-            trained = load_exported(folder)
-            results[name]["test"] = Breakdown.of(
-                collect_predictions(trained.model.to(test.device), test),
-                trained.class_names,
-                class_counts=counts,
-                groupings=groupings(counts, parts.source.name),
-            ).to_dict()
-    return results
+    best_row = next((row for row in run.read_metrics() if row.epoch == progress.best_epoch), None)
+    best = CheckpointFigures(
+        epoch=progress.best_epoch,
+        val_top1=progress.best_top1,
+        val_balanced=None if best_row is None else best_row.val_balanced,
+        test=_test_figures(parts, run.best_model),
+    )
+    last = CheckpointFigures(
+        epoch=recipe.training.epochs - 1, test=_test_figures(parts, run.last_model)
+    )
+    return Results(
+        recipe=recipe.name,
+        model=recipe.model.name,
+        parameters=sum(p.numel() for p in parts.guided.student.parameters()),
+        seed=recipe.seed,
+        epochs=recipe.training.epochs,
+        seconds=progress.seconds,
+        images_per_second=images / progress.seconds if progress.seconds > 0 else None,
+        best=best,
+        last=last,
+        select_by=recipe.training.select_by,
+    )
+
+
+def _test_figures(parts: Parts, folder: Path) -> SplitFigures | None:
+    """The figures of an exported model on the test images; None if there are none."""
+    source = parts.source
+    if source.test is None:
+        return None
+    counts = source.class_counts.tolist()
+    test = parts.evaluation(source.test, replace(parts.place, rank=0, world_size=1))
+    trained = load_exported(folder)
+    figures = Breakdown.of(
+        collect_predictions(trained.model.to(test.device), test),
+        trained.class_names,
+        class_counts=counts,
+        groupings=groupings(counts, source.name),
+    ).to_dict()
+    return SplitFigures.from_json(figures, folder)

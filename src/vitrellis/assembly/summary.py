@@ -1,4 +1,4 @@
-"""What a run is about to do, in words, before it begins."""
+"""The summary of a run that is printed before training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from vitrellis.assembly.parts import Parts
 
 MENTIONED_FACTOR = 5
-"""Images of the largest class over those of the smallest from which we say what can be done."""
+"""The ratio of the largest to the smallest class from which a note suggests `balance=true`."""
 
 
 def announcement(parts: Parts, fabric: Fabric) -> list[str]:
-    """What is about to happen, with every derived number resolved."""
+    """The lines of the summary, with every derived number resolved."""
     recipe, source, training = parts.recipe, parts.source, parts.recipe.training
     counts = source.class_counts
     splits = ", ".join(f"{len(split):,} {name}" for name, split in source.splits.items())
@@ -39,7 +39,7 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
         *_last_phase(recipe),
-        f"  varied     {recipe.augmentation.summary()}",
+        f"  augmented  {recipe.augmentation.summary()}",
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
         f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
         f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
@@ -53,18 +53,18 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
 
 def _sampler(recipe: Recipe) -> str:
     sampler = recipe.data.sampler
-    return "" if sampler == "uniform" else f", drawn by the {sampler} sampler"
+    return "" if sampler == "uniform" else f", {sampler} sampler"
 
 
 def _choice(recipe: Recipe, source: Source) -> str:
-    """What the best epoch is chosen by, where that is not the share of right images."""
+    """The figure that the best epoch is chosen by, unless it is plain accuracy."""
     if source.val is None or recipe.training.select_by == "top1":
         return ""
-    return "; the best epoch is chosen by balanced accuracy"
+    return "; the best epoch is chosen by class-balanced accuracy"
 
 
 def _scaled(recipe: Recipe) -> str:
-    """How the learning rate follows the batch, of which accumulated portions are parts."""
+    """The rule by which the learning rate follows the batch size, if it does."""
     per = recipe.optimizer.lr_per_batch
     return "" if per is None else f" ({recipe.optimizer.lr:g} for a batch of {per})"
 
@@ -78,7 +78,7 @@ def _sharpness(recipe: Recipe) -> str:
 
 
 def _notes_on_classes(recipe: Recipe, source: Source) -> list[str]:
-    """What is lacking of rare classes, and what can be done about them, where nothing is."""
+    """Notes on classes without validation images, and on class sizes that differ much."""
     counts = source.class_counts
     notes = []
     if source.val is not None:
@@ -88,17 +88,17 @@ def _notes_on_classes(recipe: Recipe, source: Source) -> list[str]:
             others = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
             notes.append(f"no validation image of {', '.join(unseen[:3])}{others}")
     if not recipe.handles_imbalance and counts.max() >= MENTIONED_FACTOR * counts.min():
-        notes.append("classes differ much in size; balance=true makes them count alike")
+        notes.append("class sizes differ much; balance=true gives every class the same influence")
     return notes
 
 
 def _last_phase(recipe: Recipe) -> list[str]:
-    """When the last phase begins, and what of it the terms do not say."""
+    """The epoch in which the last phase begins, and whether mixing stops there."""
     if recipe.deferred is None:
         return []
     epochs = recipe.training.epochs
     first = recipe.deferred.first_epoch(epochs) + 1
     shown = recipe.augmentation
     stops = (shown.mixup or shown.cutmix) and not recipe.deferred.mixing
-    end = ", images no longer mixed" if stops else ""
+    end = ", without mixing images" if stops else ""
     return [f"  deferred   from epoch {first} of {epochs} on{end}"]

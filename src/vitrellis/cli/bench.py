@@ -134,7 +134,8 @@ def _trained(folder: Path) -> dict[str, Any]:
     trained = load_exported(run.best_model)
     top1 = None
     if run.results_file.exists():
-        top1 = run.read_results()["best"].get("test", {}).get("top1")
+        test = run.read_results().best.test
+        top1 = None if test is None else test.top1
     return {
         "model": str(folder),
         "built": trained.model,

@@ -133,11 +133,10 @@ def _thresholds(text: str) -> tuple[int, int]:
 
 def _training_counts(run: RunDirectory, *, is_needed: bool) -> list[int] | None:
     """Training images of each class; None for a model imported without any."""
-    import json
-
     from vitrellis.errors import VitrellisError
 
-    counts: list[int] | None = json.loads(run.data_file.read_text())["class_counts"]
+    class_counts = run.read_data().class_counts
+    counts = None if class_counts is None else list(class_counts)
     if counts is None and is_needed:
         raise VitrellisError(
             f"{run.path}: how many images of each class it was trained on is not known, as it was "
@@ -162,8 +161,6 @@ def _source(recipe: Recipe, run: RunDirectory) -> Source:
 
 def _check_images(source: Source, class_names: tuple[str, ...], run: RunDirectory) -> None:
     """Refuses other classes, and says so if the images or the run are not what they seem."""
-    import json
-
     from vitrellis.cli.console import error_console
     from vitrellis.errors import VitrellisError
 
@@ -177,9 +174,9 @@ def _check_images(source: Source, class_names: tuple[str, ...], run: RunDirector
             f"{run.path}: has {len(class_names)} classes, {source.name!r} has "
             f"{source.num_classes}: {reason}. Give images of the same classes with --root"
         )
-    data = json.loads(run.data_file.read_text())
+    data = run.read_data()
     notes = []
-    if data["fingerprint"] not in (None, source.fingerprint()):
+    if data.fingerprint not in (None, source.fingerprint()):
         notes.append(
             "these are not the same images as in training, so val and test may hold some of those "
             "that were learned from"

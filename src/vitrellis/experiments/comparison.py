@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from vitrellis.analysis.groups import GROUPS
 from vitrellis.assembly.launch import Finished, train
 from vitrellis.errors import UsageError
 from vitrellis.recipe import Recipe, identity, load_recipe, with_epochs, without_guidance
@@ -102,8 +100,8 @@ class Measured:
 
 
 @dataclass
-class _Progress:
-    """What one unit has so far, by label."""
+class _UnitRuns:
+    """The runs of one unit that are finished, by label."""
 
     folder: Path
     unit: Unit
@@ -151,16 +149,16 @@ def compare(
 
 
 def _one_unit(arms: Sequence[Arm], unit: Unit, out: Path, console: Console) -> Iterator[Measured]:
-    progress = _Progress(out / unit.name, unit, console)
+    unit_runs = _UnitRuns(out / unit.name, unit, console)
     recipes = {arm.label: _recipe(arm, unit) for arm in arms}
     for arm in arms:
-        progress.run(arm.label, recipes[arm.label], _folder_name(arm.label))
+        unit_runs.run(arm.label, recipes[arm.label], _folder_name(arm.label))
     controls = [arm for arm in arms if arm.controls]
     control_labels: list[str] = []
     for arm in controls:
-        control_labels += _run_controls(arm, recipes, progress, is_only=len(controls) == 1)
-    yield from _teachers(progress, arms, unit)
-    for label, finished in progress.finished.items():
+        control_labels += _run_controls(arm, recipes, unit_runs, is_only=len(controls) == 1)
+    yield from _teachers(unit_runs, arms, unit)
+    for label, finished in unit_runs.finished.items():
         role = "control" if label in control_labels else "student"
         yield _measure(label, role, unit, finished)
 
@@ -173,7 +171,7 @@ def _recipe(arm: Arm, unit: Unit) -> Recipe:
 
 
 def _run_controls(
-    arm: Arm, recipes: dict[str, Recipe], progress: _Progress, *, is_only: bool
+    arm: Arm, recipes: dict[str, Recipe], unit_runs: _UnitRuns, *, is_only: bool
 ) -> list[str]:
     """Trains the same student without guidance, for equal epochs and for equal seconds.
 
@@ -187,53 +185,56 @@ def _run_controls(
         alone_label = same[0]
     else:
         alone_label = f"{arm.label}, unguided"
-        progress.run(alone_label, alone, _folder_name(alone_label))
+        unit_runs.run(alone_label, alone, _folder_name(alone_label))
         recipes[alone_label] = alone  # the next arm may have the same
         labels.append(alone_label)
-    guided, by_itself = progress.finished[arm.label], progress.finished[alone_label]
+    guided, by_itself = unit_runs.finished[arm.label], unit_runs.finished[alone_label]
     spent = [guided, *guided.teachers.values()]
-    seconds = sum(finished.results["seconds"] for finished in spent)
-    epochs = round(alone.training.epochs * seconds / by_itself.results["seconds"])
+    seconds = sum(finished.results.seconds for finished in spent)
+    epochs = round(alone.training.epochs * seconds / by_itself.results.seconds)
     longer = with_epochs(alone, max(alone.training.epochs, epochs))
     label = f"{alone_label}, " + ("same seconds" if is_only else f"seconds of {arm.label}")
-    progress.run(label, longer, _folder_name(label))
+    unit_runs.run(label, longer, _folder_name(label))
     return [*labels, label]
 
 
-def _teachers(progress: _Progress, arms: Sequence[Arm], unit: Unit) -> Iterator[Measured]:
+def _teachers(unit_runs: _UnitRuns, arms: Sequence[Arm], unit: Unit) -> Iterator[Measured]:
     """Every teacher that was trained for this unit, once."""
     by_run = {}
     for arm in arms:
-        for teacher in progress.finished[arm.label].teachers.values():
+        for teacher in unit_runs.finished[arm.label].teachers.values():
             by_run[teacher.run.path] = teacher
     for teacher in by_run.values():
-        yield _measure(teacher.results["recipe"], "teacher", unit, teacher)
+        yield _measure(teacher.results.recipe, "teacher", unit, teacher)
 
 
 def _measure(label: str, role: str, unit: Unit, finished: Finished) -> Measured:
-    results: dict[str, Any] = finished.results
-    best = results["best"]
-    has_test = "test" in best
-    names = ("top1", "balanced_accuracy", "macro_f1")
-    tested = {name: best["test"][name] for name in names} if has_test else None
+    results = finished.results
+    best = results.best
+    if best.test is not None:
+        names = ("top1", "balanced_accuracy", "macro_f1")
+        figures: dict[str, float] = {name: getattr(best.test, name) for name in names}
+    else:
+        assert best.val_top1 is not None
+        figures = {"top1": best.val_top1}
     return Measured(
         arm=label,
         role=role,
         unit=unit.name,
-        epochs=results["epochs"],
-        figures=tested if tested is not None else {"top1": best["val_top1"]},
-        split="test" if has_test else "validation",
-        val_top1=best["val_top1"],
-        seconds=results["seconds"],
-        images_per_second=results["images_per_second"],
+        epochs=results.epochs,
+        figures=figures,
+        split="validation" if best.test is None else "test",
+        val_top1=best.val_top1,
+        seconds=results.seconds,
+        images_per_second=results.images_per_second or 0.0,
         run=str(finished.run.path),
         groups={
-            grouping["by"]: {
-                name: grouping[name]["accuracy"]
-                for name in GROUPS
-                if grouping[name]["accuracy"] is not None
+            grouping.by: {
+                name: accuracy
+                for name, accuracy in grouping.accuracies.items()
+                if accuracy is not None
             }
-            for grouping in best.get("test", {}).get("groups", [])
+            for grouping in (best.test.groups if best.test is not None else ())
         },
     )
 

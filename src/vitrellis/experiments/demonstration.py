@@ -5,7 +5,6 @@ Every claim is checked against what was just measured, and withdrawn where it do
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -18,7 +17,7 @@ from vitrellis.experiments.comparison import Arm, Measured, compare, units
 from vitrellis.experiments.comparison_table import arm_labels, difference, fill_table, in_words
 from vitrellis.report.curves import learning_curves
 from vitrellis.report.hardware import describe_hardware
-from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.atomic import write_json
 from vitrellis.runs.directory import RunDirectory
 
 TEACHER = "CNN teacher"
@@ -29,12 +28,12 @@ VIT_ALONE = "plain ViT alone"
 VIT_GUIDED = "plain ViT guided"
 
 CLAIMS = (
-    (GUIDED, ALONE, "itself alone, at equal epochs"),
-    (GUIDED, SAME_SECONDS, "itself alone, at equal seconds (teacher included)"),
-    (GUIDED, TEACHER, "its own teacher"),
-    (VIT_GUIDED, VIT_ALONE, "itself alone, at equal epochs"),
+    (GUIDED, ALONE, "DHVT", "itself alone, at equal epochs"),
+    (GUIDED, SAME_SECONDS, "DHVT", "itself alone, at equal seconds (teacher included)"),
+    (GUIDED, TEACHER, "DHVT", "its own teacher"),
+    (VIT_GUIDED, VIT_ALONE, "ViT", "itself alone, at equal epochs"),
 )
-"""Who is compared with whom, and what the other is to it."""
+"""The guided arm and the arm it is compared with, and how a sentence names them."""
 
 
 def demonstrate(
@@ -85,8 +84,7 @@ def demonstrate(
     lines += [f"  {row.arm + ':':26} {row.run}" for row in first]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-    written = json.dumps([asdict(row) for row in measured], indent=2)
-    atomic_write(summary, lambda path: path.write_text(written))
+    write_json(summary, [asdict(row) for row in measured])
     return measured
 
 
@@ -94,11 +92,11 @@ def verdict(measured: Sequence[Measured]) -> list[str]:
     """What the figures say, claim by claim, in percentage points of test accuracy."""
     labels = arm_labels(measured)
     lines = []
-    for arm, other, words in CLAIMS:
+    for arm, other, model, words in CLAIMS:
         if arm in labels and other in labels:
             gain = difference(measured, arm, other, "top1", None)
             claim = "beats" if gain.mean > 0 else "does not beat"
-            lines.append(f"The {arm.split()[-2]} with guidance {claim} {words}: {in_words(gain)}.")
+            lines.append(f"The {model} with guidance {claim} {words}: {in_words(gain)}.")
     if len({row.unit for row in measured}) == 1:
         lines.append("One seed is an anecdote: `vitrellis demo --seeds 3` gives mean and spread.")
     return lines

@@ -261,6 +261,7 @@ default_cfgs = generate_default_cfgs(
             "url": "",
             "num_classes": 100,
             "input_size": (3, 32, 32),
+            "min_input_size": (3, 16, 16),
             "pool_size": (8, 8),
             "fixed_input_size": False,
             "interpolation": "bilinear",

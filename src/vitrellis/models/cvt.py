@@ -109,7 +109,7 @@ class ConvAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class Block(nn.Module):
+class CvTBlock(nn.Module):
     """Attention and feed-forward, each after a norm and beside a residual connection."""
 
     def __init__(
@@ -135,11 +135,15 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class Stage(nn.Module):
+class CvTStage(nn.Module):
     """An embedding, a class token if it is the last stage, and blocks."""
 
     def __init__(
-        self, patch_embed: ConvEmbedding, blocks: Sequence[Block], dim: int, has_class_token: bool
+        self,
+        patch_embed: ConvEmbedding,
+        blocks: Sequence[CvTBlock],
+        dim: int,
+        has_class_token: bool,
     ) -> None:
         super().__init__()
         self.patch_embed = patch_embed
@@ -199,10 +203,10 @@ class CvT(nn.Module):
             kernel, stride, padding = (3, 2, 1) if number else (7, 4, 2)
             embedding = ConvEmbedding(kernel, stride, padding, width, dim)
             blocks = [
-                Block(dim, heads, mlp_ratio, int(is_last), proj_drop_rate, attn_drop_rate, rate)
+                CvTBlock(dim, heads, mlp_ratio, int(is_last), proj_drop_rate, attn_drop_rate, rate)
                 for rate in rates
             ]
-            stages.append(Stage(embedding, blocks, dim, is_last))
+            stages.append(CvTStage(embedding, blocks, dim, is_last))
             self.feature_info += [
                 {
                     "num_chs": dim,
@@ -221,7 +225,7 @@ class CvT(nn.Module):
     def init_weights(self) -> None:
         """Truncated normal 0.02 for the class token and linear layers; convolutions as torch."""
         for module in self.modules():
-            if isinstance(module, Stage) and module.cls_token is not None:
+            if isinstance(module, CvTStage) and module.cls_token is not None:
                 trunc_normal_(module.cls_token, std=0.02)
             elif isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
@@ -304,7 +308,7 @@ class CvT(nn.Module):
         maps = []
         number = 0
         for stage in self.stages:
-            assert isinstance(stage, Stage)
+            assert isinstance(stage, CvTStage)
             tokens, grid = stage.patch_embed(x)
             prefix = 0 if stage.cls_token is None else 1
             if stage.cls_token is not None:
@@ -327,6 +331,7 @@ default_cfgs = generate_default_cfgs(
             "url": "",
             "num_classes": 1000,
             "input_size": (3, 224, 224),
+            "min_input_size": (3, 32, 32),
             "fixed_input_size": False,
             "pool_size": None,
             "interpolation": "bicubic",

@@ -156,7 +156,7 @@ class DAFF(nn.Module):
         return self.drop(torch.cat([class_token * excited, y], dim=1))
 
 
-class Block(nn.Module):
+class DHVTBlock(nn.Module):
     """Attention and feed-forward, each after a norm and beside a residual connection.
 
     Args:
@@ -242,7 +242,9 @@ class DHVT(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         rates = cast(list[float], calculate_drop_path_rates(drop_path_rate, depth))
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, proj_drop_rate, attn_drop_rate, rate)
+            DHVTBlock(
+                embed_dim, num_heads, mlp_ratio, qkv_bias, proj_drop_rate, attn_drop_rate, rate
+            )
             for rate in rates
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
@@ -362,11 +364,12 @@ class DHVT(nn.Module):
         return block(x, grid)
 
 
-def _cfg(size: int, num_classes: int) -> dict[str, Any]:
+def _cfg(size: int, num_classes: int, patch_size: int) -> dict[str, Any]:
     return {
         "url": "",
         "num_classes": num_classes,
         "input_size": (3, size, size),
+        "min_input_size": (3, 2 * patch_size, 2 * patch_size),
         "fixed_input_size": False,
         "pool_size": None,
         "interpolation": "bicubic",
@@ -380,16 +383,16 @@ def _cfg(size: int, num_classes: int) -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs(
     {
-        "dhvt_micro_patch4": _cfg(32, 10),
-        "dhvt_micro_patch16": _cfg(128, 10),
-        "dhvt_tiny_cifar_patch4": _cfg(32, 100),
-        "dhvt_small_cifar_patch4": _cfg(32, 100),
-        "dhvt_tiny_cifar_patch2": _cfg(32, 100),
-        "dhvt_small_cifar_patch2": _cfg(32, 100),
-        "dhvt_tiny_domain_patch16": _cfg(224, 345),
-        "dhvt_small_domain_patch16": _cfg(224, 345),
-        "dhvt_tiny_imagenet_patch16": _cfg(224, 1000),
-        "dhvt_small_imagenet_patch16": _cfg(224, 1000),
+        "dhvt_micro_patch4": _cfg(32, 10, 4),
+        "dhvt_micro_patch16": _cfg(128, 10, 16),
+        "dhvt_tiny_cifar_patch4": _cfg(32, 100, 4),
+        "dhvt_small_cifar_patch4": _cfg(32, 100, 4),
+        "dhvt_tiny_cifar_patch2": _cfg(32, 100, 2),
+        "dhvt_small_cifar_patch2": _cfg(32, 100, 2),
+        "dhvt_tiny_domain_patch16": _cfg(224, 345, 16),
+        "dhvt_small_domain_patch16": _cfg(224, 345, 16),
+        "dhvt_tiny_imagenet_patch16": _cfg(224, 1000, 16),
+        "dhvt_small_imagenet_patch16": _cfg(224, 1000, 16),
     }
 )
 

@@ -276,6 +276,7 @@ def _cfg(is_distilled: bool) -> dict[str, Any]:
         "url": "",
         "num_classes": 1000,
         "input_size": (3, 224, 224),
+        "min_input_size": (3, 64, 64),
         "fixed_input_size": True,
         "pool_size": None,
         "interpolation": "bicubic",

@@ -98,7 +98,7 @@ class SpatialReductionAttention(nn.Module):
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(-2)))
 
 
-class Block(nn.Module):
+class PVTBlock(nn.Module):
     """Attention and feed-forward, each after a norm and beside a residual connection."""
 
     def __init__(
@@ -124,7 +124,7 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class Stage(nn.Module):
+class PVTStage(nn.Module):
     """Position embedding and blocks; the first stage's patches are the model's `patch_embed`.
 
     Args:
@@ -141,7 +141,7 @@ class Stage(nn.Module):
         grid: Grid,
         num_prefix_tokens: int,
         dim: int,
-        blocks: Sequence[Block],
+        blocks: Sequence[PVTBlock],
     ) -> None:
         super().__init__()
         if downsample is not None:
@@ -213,7 +213,7 @@ class PVT(nn.Module):
             height, width, reduction = height // patch, width // patch, reduction * patch
             _check_grid((height, width), number, img_size)
             blocks = [
-                Block(
+                PVTBlock(
                     dim,
                     heads,
                     MLP_RATIOS[number],
@@ -230,7 +230,7 @@ class PVT(nn.Module):
             ]
             is_last = number == len(depths) - 1
             downsample = PatchEmbedding(patch, embed_dims[number - 1], dim) if number else None
-            stages.append(Stage(downsample, (height, width), int(is_last), dim, blocks))
+            stages.append(PVTStage(downsample, (height, width), int(is_last), dim, blocks))
         self.stages = nn.ModuleList(stages)
         self.norm = nn.LayerNorm(embed_dims[-1], eps=EPS)
         self.head_drop = nn.Dropout(drop_rate)
@@ -241,7 +241,7 @@ class PVT(nn.Module):
         """Truncated normal 0.02 for tokens, positions and linear layers; convolutions as torch."""
         trunc_normal_(self.cls_token, std=0.02)
         for module in self.modules():
-            if isinstance(module, Stage):
+            if isinstance(module, PVTStage):
                 trunc_normal_(module.pos_embed, std=0.02)
             elif isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
@@ -324,7 +324,7 @@ class PVT(nn.Module):
         number = 0
         _check_grid((x.shape[-2] // PATCH_SIZES[0], x.shape[-1] // PATCH_SIZES[0]), 0, x.shape[-2:])
         for index, stage in enumerate(self.stages):
-            assert isinstance(stage, Stage)
+            assert isinstance(stage, PVTStage)
             tokens, grid = self.patch_embed(x) if index == 0 else stage.downsample(x)
             if stage.num_prefix_tokens:
                 tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
@@ -348,7 +348,7 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: PVT) -> dict[str, Tens
     """
     state = dict(state)
     for number, stage in enumerate(model.stages):
-        assert isinstance(stage, Stage)
+        assert isinstance(stage, PVTStage)
         name = f"stages.{number}.pos_embed"
         if name in state and state[name].shape != stage.pos_embed.shape:
             state[name] = resample_abs_pos_embed(
@@ -376,6 +376,7 @@ default_cfgs = generate_default_cfgs(
             "url": "",
             "num_classes": 1000,
             "input_size": (3, 224, 224),
+            "min_input_size": (3, 64, 64),
             "fixed_input_size": True,
             "pool_size": None,
             "interpolation": "bicubic",

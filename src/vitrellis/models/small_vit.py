@@ -17,14 +17,14 @@ _WIDTHS: dict[str, dict[str, Any]] = {
     "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
     "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
 }
-_SIZES = {
-    "vit_micro_patch7_28": 28,
-    "vit_micro_patch4_28": 28,
-    "vit_micro_patch8_64": 64,
-    "vit_tiny_patch4_32": 32,
-    "vit_tiny_patch8_64": 64,
-    "vit_small_patch4_32": 32,
-    "vit_small_patch8_64": 64,
+_SHAPES = {
+    "vit_micro_patch7_28": (7, 28),
+    "vit_micro_patch4_28": (4, 28),
+    "vit_micro_patch8_64": (8, 64),
+    "vit_tiny_patch4_32": (4, 32),
+    "vit_tiny_patch8_64": (8, 64),
+    "vit_small_patch4_32": (4, 32),
+    "vit_small_patch8_64": (8, 64),
 }
 
 default_cfgs = generate_default_cfgs(
@@ -33,6 +33,7 @@ default_cfgs = generate_default_cfgs(
             "url": "",
             "num_classes": 10,
             "input_size": (3, size, size),
+            "min_input_size": (3, 2 * patch_size, 2 * patch_size),
             "pool_size": None,
             "fixed_input_size": True,
             "interpolation": "bicubic",
@@ -42,14 +43,14 @@ default_cfgs = generate_default_cfgs(
             "first_conv": "patch_embed.proj",
             "classifier": "head",
         }
-        for name, size in _SIZES.items()
+        for name, (patch_size, size) in _SHAPES.items()
     }
 )
 
 
 def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> VisionTransformer:
-    _, width, patch, size = name.split("_")
-    shape = _WIDTHS[width] | {"img_size": int(size), "patch_size": int(patch.removeprefix("patch"))}
+    patch_size, size = _SHAPES[name]
+    shape = _WIDTHS[name.split("_")[1]] | {"img_size": size, "patch_size": patch_size}
     model = build_model_with_cfg(
         VisionTransformer,
         name,

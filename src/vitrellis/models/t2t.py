@@ -338,6 +338,7 @@ default_cfgs = generate_default_cfgs(
             "url": "",
             "num_classes": 1000,
             "input_size": (3, 224, 224),
+            "min_input_size": (3, 32, 32),
             "fixed_input_size": True,
             "pool_size": None,
             "interpolation": "bicubic",

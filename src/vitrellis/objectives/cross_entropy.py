@@ -1,13 +1,15 @@
 """Learning from the labels: cross-entropy, and the losses for long tails that take its place.
 
-The functions, their papers and how class weights enter are in `long_tail_losses.py`. What is known
-of the classes beforehand is kept on the device, and not in checkpoints: the images decide it.
+The functions, their papers and how class weights enter are in `long_tail_losses.py`. Margins and
+priors of the classes are kept on the device but not in checkpoints: they follow from the images.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, Self
 
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,24 +23,21 @@ from vitrellis.objectives.long_tail_losses import (
     logit_adjustment,
     weighted_mean,
 )
-from vitrellis.objectives.objective import Signals, Term
+from vitrellis.objectives.objective import Head, Signals, Term
 from vitrellis.objectives.precision import to_float32
 from vitrellis.objectives.schedules import WeightSchedule
+from vitrellis.objectives.term_sections import TermContext, TermSection
+from vitrellis.settings import NonNegative, Positive, ProperFraction
 
 
 def soft_cross_entropy(
-    logits: Tensor,
-    targets: Tensor,
-    *,
-    label_smoothing: float = 0.0,
-    class_weights: Tensor | None = None,
+    logits: Tensor, targets: Tensor, *, class_weights: Tensor | None = None
 ) -> Tensor:
     """Cross-entropy with class probabilities as targets, batch mean.
 
     Args:
         logits: `(B, K)`.
         targets: `(B, K)`, each row sums to one.
-        label_smoothing: See `smoothed`.
         class_weights: `(K,)`, None for equal ones. The mean is then that of `weighted_mean`.
 
     Returns:
@@ -53,7 +52,7 @@ def soft_cross_entropy(
             "both should be (batch, classes), so labels have to be made one-hot"
         )
     logits = to_float32(logits)
-    targets = smoothed(targets.to(logits.dtype), label_smoothing)
+    targets = targets.to(logits.dtype)
     if class_weights is None:
         return F.cross_entropy(logits, targets)
     return weighted_mean(-logits.log_softmax(dim=-1), targets, class_weights)
@@ -83,7 +82,7 @@ class LabelLoss(nn.Module, ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """The loss in words, empty for the ordinary one."""
+        """The loss in words, empty for plain cross-entropy."""
 
 
 class Softmax(LabelLoss):
@@ -96,12 +95,12 @@ class Softmax(LabelLoss):
         return soft_cross_entropy(logits, targets, class_weights=class_weights)
 
     def describe(self) -> str:
-        """Nothing: this is what one expects."""
+        """An empty text: plain cross-entropy needs no words."""
         return ""
 
 
 class LogitAdjustment(LabelLoss):
-    """Cross-entropy that makes up for how often each class is seen; with tau 1 balanced softmax.
+    """Cross-entropy that compensates for class frequencies; with tau 1 it is balanced softmax.
 
     Args:
         class_counts: `(K,)` training images of each class.
@@ -170,7 +169,7 @@ class LDAM(LabelLoss):
 
 
 class Focal(LabelLoss):
-    """Cross-entropy in which images that are known well count less.
+    """Cross-entropy in which images count less the better they are classified.
 
     Args:
         gamma: See `focal`.
@@ -203,8 +202,8 @@ class CrossEntropy(Term):
 
     Args:
         label_smoothing: See `smoothed`.
-        loss: Plain cross-entropy if not given; others are in `label_losses.py`.
-        deferred: What changes in the last phase of training; None for nothing.
+        loss: The loss of logits and targets; plain cross-entropy if not given.
+        deferred: The last phase of training, None if there is none.
         weight: A number, or a schedule over epochs.
         name: What the term is called in logs and checkpoints.
 
@@ -244,3 +243,66 @@ class CrossEntropy(Term):
             signals.logits, smoothed(signals.targets, smoothing), class_weights
         )
         return value
+
+
+class CrossEntropySection(TermSection):
+    """Learns from the labels. This term is always part of the objective; weight 0 turns it off."""
+
+    key: ClassVar[str] = "cross_entropy"
+    in_every_objective: ClassVar[bool] = True
+
+    label_smoothing: ProperFraction = 0.0
+    """The probability mass that is spread evenly over all classes."""
+    loss: Literal["softmax", "balanced_softmax", "logit_adjustment", "ldam", "focal"] = "softmax"
+    """Plain cross-entropy, or one for long tails: balanced softmax (arXiv 2007.10740), logit
+    adjustment (2007.07314), LDAM (1906.07413), focal loss (1708.02002)."""
+    tau: NonNegative = 1.0
+    """How far `logit_adjustment` compensates for class frequencies; 1 is balanced softmax."""
+    gamma: NonNegative = 2.0
+    """The exponent of `focal`; 0 is plain cross-entropy."""
+    margin: NonNegative = 0.5
+    """The margin of the rarest class in `ldam`."""
+    scale: Positive = 30.0
+    """The factor by which `ldam` multiplies logits, which are best cosines
+    (`model.args: {cosine: true}`)."""
+
+    @model_validator(mode="after")
+    def _check_settings_belong_to_loss(self) -> Self:
+        settings = {"tau": "logit_adjustment", "gamma": "focal", "margin": "ldam", "scale": "ldam"}
+        for key, loss in settings.items():
+            if self.loss != loss and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is for loss: {loss}, and the loss here is {self.loss}")
+        return self
+
+    @property
+    def handles_imbalance(self) -> bool:
+        """Whether the loss is one for long tails."""
+        return self.loss != "softmax"
+
+    @property
+    def reweighted_head(self) -> Head:
+        """The class head, which learns the labels."""
+        return "class"
+
+    def build(self, context: TermContext) -> CrossEntropy:
+        """Makes the term."""
+        return CrossEntropy(
+            name=context.name,
+            weight=context.weight,
+            label_smoothing=self.label_smoothing,
+            loss=self._build_loss(context.class_counts),
+            deferred=context.phases.get("class"),
+        )
+
+    def _build_loss(self, class_counts: Tensor) -> LabelLoss:
+        match self.loss:
+            case "softmax":
+                return Softmax()
+            case "balanced_softmax":
+                return LogitAdjustment(class_counts)
+            case "logit_adjustment":
+                return LogitAdjustment(class_counts, tau=self.tau)
+            case "ldam":
+                return LDAM(class_counts, margin=self.margin, scale=self.scale)
+            case "focal":
+                return Focal(gamma=self.gamma)

@@ -9,16 +9,23 @@ inverted: giving it switches standardization off).
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vitrellis.errors import UsageError
-from vitrellis.objectives.distillation import Head, LogitTerm, check_temperature, soft_distillation
-from vitrellis.objectives.objective import Signals
+from vitrellis.objectives.distillation import (
+    LogitSection,
+    LogitTerm,
+    check_temperature,
+    soft_distillation,
+)
+from vitrellis.objectives.objective import Head, Signals
 from vitrellis.objectives.schedules import WeightSchedule
 from vitrellis.objectives.standardization import Sigma
+from vitrellis.settings import Count, Positive
 
 
 def reverse_gradient(values: Tensor, factor: float) -> Tensor:
@@ -26,14 +33,14 @@ def reverse_gradient(values: Tensor, factor: float) -> Tensor:
 
     Args:
         values: Any shape.
-        factor: Negative, so that what descends the loss elsewhere climbs it here.
+        factor: Negative, so that the parameters below climb the loss that others descend.
     """
-    reversed_values: Tensor = _Reversal.apply(values, factor)
-    return reversed_values
+    fixed = values.detach()
+    return fixed + factor * (values - fixed)
 
 
 def reversal_factor(epoch: int, epochs: int) -> float:
-    """From 0 to -1 by half a cosine over the first `epochs` epochs, -1 from then on.
+    """The factor falls from 0 to -1 by half a cosine over the first `epochs` epochs, and stays -1.
 
     Args:
         epoch: 0-based.
@@ -50,9 +57,9 @@ class CTKD(LogitTerm):
     parameter of one number, which optimizers usually spare from weight decay.
 
     Args:
-        lowest: Of the temperature (t_start).
-        span: From the lowest to the highest temperature (t_end).
-        epochs: Over which the reversal sets in; at least 1.
+        lowest: The lowest temperature (t_start).
+        span: The difference between the highest temperature and the lowest (t_end).
+        epochs: The number of epochs over which the reversal sets in; at least 1.
         standardize: Z-score both sides' logits first.
         sigma: See `standardize`.
         head: Which of the student's heads learns from the teacher.
@@ -69,7 +76,7 @@ class CTKD(LogitTerm):
         lowest: float = 1.0,
         span: float = 20.0,
         epochs: int = 10,
-        standardize: bool = False,
+        standardize: bool = True,
         sigma: Sigma = "sample",
         head: Head = "class",
         weight: WeightSchedule | float = 1.0,
@@ -93,7 +100,7 @@ class CTKD(LogitTerm):
         self.raw_temperature = nn.Parameter(torch.ones(1))
 
     def temperature(self, factor: float = 1.0) -> Tensor:
-        """The temperature as it stands, a scalar whose gradient is multiplied by `factor`."""
+        """The current temperature, a scalar whose gradient is multiplied by `factor`."""
         raw = reverse_gradient(self.raw_temperature, factor)
         return (self.lowest + self.span * raw.sigmoid()).squeeze()
 
@@ -107,12 +114,15 @@ class CTKD(LogitTerm):
         return soft_distillation(*self.compared_logits(signals), temperature=temperature)
 
 
-class _Reversal(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return values.view_as(values)
+class CTKDSection(LogitSection):
+    """Imitates the teacher at a learned temperature (Li et al., AAAI 2023, arXiv 2211.16231)."""
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.factor, None
+    key: ClassVar[str] = "ctkd"
+    term: ClassVar[Callable[..., LogitTerm]] = CTKD
+
+    lowest: Positive = 1.0
+    """The lowest temperature (t_start)."""
+    span: Positive = 20.0
+    """The difference between the highest temperature and the lowest (t_end)."""
+    epochs: Count = 10
+    """The number of epochs over which the temperature begins to work against the student."""

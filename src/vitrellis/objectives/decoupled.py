@@ -11,16 +11,25 @@ linear warm-up over 20 epochs is a weight like any other: `{value: 0, to: 1, epo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vitrellis.errors import UsageError
-from vitrellis.objectives.distillation import Head, LogitTerm, check_logits, check_temperature
-from vitrellis.objectives.objective import Signals
+from vitrellis.objectives.distillation import (
+    LogitSection,
+    LogitTerm,
+    check_logits,
+    check_temperature,
+)
+from vitrellis.objectives.objective import Head, Signals
 from vitrellis.objectives.precision import to_float32
 from vitrellis.objectives.schedules import WeightSchedule
 from vitrellis.objectives.standardization import Sigma
+from vitrellis.settings import NonNegative, Positive
 
 
 def decoupled_distillation(
@@ -41,9 +50,9 @@ def decoupled_distillation(
         student_logits: `(B, K)`, K at least 2.
         teacher_logits: `(B, K)`. They get no gradient.
         labels: `(B,)` int64.
-        alpha: Weight of the label's part.
-        beta: Weight of the other classes' part.
-        temperature: Softens both sides (T).
+        alpha: The weight of the label's part.
+        beta: The weight of the other classes' part.
+        temperature: The temperature that softens both sides (T).
 
     Returns:
         A scalar.
@@ -94,7 +103,7 @@ class DKD(LogitTerm):
         alpha: float = 1.0,
         beta: float = 8.0,
         temperature: float = 4.0,
-        standardize: bool = False,
+        standardize: bool = True,
         sigma: Sigma = "sample",
         head: Head = "class",
         weight: WeightSchedule | float = 1.0,
@@ -128,6 +137,20 @@ class DKD(LogitTerm):
         )
 
 
+class DKDSection(LogitSection):
+    """Imitates the label and the other classes apart (Zhao et al., CVPR 2022, arXiv 2203.08679)."""
+
+    key: ClassVar[str] = "dkd"
+    term: ClassVar[Callable[..., LogitTerm]] = DKD
+
+    alpha: NonNegative = 1.0
+    """The weight of how sure the teacher is of the label."""
+    beta: NonNegative = 8.0
+    """The weight of the teacher's view of the other classes."""
+    temperature: Positive = 4.0
+    """The temperature that softens both sides' probabilities."""
+
+
 def _label_against_rest(logits: Tensor, is_label: Tensor) -> Tensor:
     """Log-probabilities of the label and of all other classes together, `(B, 2)`."""
     of_label = logits[is_label]  # (B,)
@@ -136,5 +159,5 @@ def _label_against_rest(logits: Tensor, is_label: Tensor) -> Tensor:
 
 
 def _divergence(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
-    """Kullback-Leibler, summed over everything."""
+    """The Kullback-Leibler divergence, summed over all elements."""
     return F.kl_div(student_log_probs, teacher_log_probs, reduction="sum", log_target=True)

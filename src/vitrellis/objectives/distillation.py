@@ -14,24 +14,23 @@ in it. Where logits are standardized, gradients of rows that hardly vary are lim
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Collection
-from typing import Literal
+from collections.abc import Callable, Collection
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from vitrellis.errors import UsageError, unknown_name
 from vitrellis.objectives.drw import Deferred
-from vitrellis.objectives.objective import Needs, Signals, Term
+from vitrellis.objectives.objective import HEADS, Head, Needs, Signals, Term
 from vitrellis.objectives.precision import to_float32
 from vitrellis.objectives.schedules import WeightSchedule
 from vitrellis.objectives.standardization import SIGMAS, Sigma, limit_gradient, standardize
+from vitrellis.objectives.term_sections import TermContext, TermSection
+from vitrellis.settings import Positive
 
-Head = Literal["class", "distillation"]
 Reduction = Literal["batch", "batch_and_classes"]
-
-HEADS = ("class", "distillation")
-REDUCTIONS = ("batch", "batch_and_classes")
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
 
 def soft_distillation(
@@ -72,8 +71,8 @@ def hard_distillation(
     Args:
         student_logits: `(B, K)`.
         teacher_logits: `(B, K)`.
-        class_weights: `(K,)` of the teacher's favourite classes, None for equal ones. The mean is
-            then divided by the sum of the weights, as in DeiT-LT.
+        class_weights: `(K,)` weights of the teacher's favourite classes, None for equal weights.
+            The mean is then divided by the sum of the weights, as in DeiT-LT.
 
     Returns:
         A scalar.
@@ -96,7 +95,7 @@ class LogitTerm(Term, ABC):
         head: Which of the student's heads learns from the teacher.
         standardize: Z-score both sides' logits first.
         sigma: See `standardize`.
-        settings: What else is set, in words.
+        settings: The other settings in words.
 
     Raises:
         UsageError: If `sigma` or `head` is unknown.
@@ -122,7 +121,7 @@ class LogitTerm(Term, ABC):
             needs=Needs(teacher_logits=True),
             settings=f"{settings}; {head} head",
         )
-        self.head: Head = head
+        self.head = head
         self.standardize = standardize
         self.sigma: Sigma = sigma
 
@@ -144,13 +143,33 @@ class LogitTerm(Term, ABC):
         return signals.distillation_logits, signals.teacher_logits
 
     def compared_logits(self, signals: Signals) -> tuple[Tensor, Tensor]:
-        """The same, standardized if that is asked for."""
+        """The same logits, standardized if the term says so."""
         student_logits, teacher_logits = self.plain_logits(signals)
         if self.standardize:
             student_logits = limit_gradient(student_logits, sigma=self.sigma)
             student_logits = standardize(student_logits, sigma=self.sigma)
             teacher_logits = standardize(teacher_logits, sigma=self.sigma)
         return student_logits, teacher_logits
+
+
+class LogitSection(TermSection):
+    """The common settings of all terms that compare logits."""
+
+    needs_teacher: ClassVar[bool] = True
+    term: ClassVar[Callable[..., LogitTerm]]
+
+    standardize: bool = True
+    """Z-score both sides' logits first (LSKD: Sun et al., CVPR 2024, arXiv 2403.01427)."""
+    sigma: Sigma = "sample"
+    """The deviation: `sample` divides by K - 1 for K classes, as published code does, and
+    `population` by K, as the paper writes."""
+    head: Head = "class"
+    """The student's head that learns from the teacher; for `distillation` see
+    `model.distillation_head`."""
+
+    def build(self, context: TermContext) -> LogitTerm:
+        """Makes the term: the keys of the section are its arguments."""
+        return self.term(name=context.name, weight=context.weight, **self.settings())
 
 
 class KD(LogitTerm):
@@ -173,7 +192,7 @@ class KD(LogitTerm):
         self,
         *,
         temperature: float = 2.0,
-        standardize: bool = False,
+        standardize: bool = True,
         sigma: Sigma = "sample",
         reduction: Reduction = "batch",
         head: Head = "class",
@@ -204,15 +223,27 @@ class KD(LogitTerm):
         )
 
 
+class KDSection(LogitSection):
+    """Imitates the teacher's probabilities (Hinton et al., arXiv 1503.02531)."""
+
+    key: ClassVar[str] = "kd"
+    term: ClassVar[Callable[..., LogitTerm]] = KD
+
+    temperature: Positive = 2.0
+    """The temperature that softens both sides' probabilities (tau)."""
+    reduction: Reduction = "batch"
+    """The mean over the batch, as in LSKD's code, or over batch and classes, K times smaller."""
+
+
 class HardDistillation(LogitTerm):
     """The student learns the teacher's favourite class as if it were the label (DeiT, eq. 3).
 
-    Neither a temperature nor standardization would change what the teacher says. In a long tail it
-    says rare classes too rarely; DeiT-LT weights them in the last phase (`deferred`).
+    Neither a temperature nor standardization would change the class that the teacher predicts. In a
+    long tail it predicts rare classes too rarely; DeiT-LT weights them in the last phase.
 
     Args:
         head: Which of the student's heads learns from the teacher.
-        deferred: What changes in the last phase of training; None for nothing.
+        deferred: The last phase of training, None if there is none.
         weight: A number, or a schedule over epochs.
         name: What the term is called in logs and checkpoints.
 
@@ -251,8 +282,33 @@ class HardDistillation(LogitTerm):
         return hard_distillation(*self.plain_logits(signals), class_weights=class_weights)
 
 
+class HardSection(TermSection):
+    """Learns the class that the teacher predicts as a label (DeiT, arXiv 2012.12877)."""
+
+    key: ClassVar[str] = "hard"
+    needs_teacher: ClassVar[bool] = True
+
+    head: Head = "class"
+    """The student's head that learns from the teacher; for `distillation` see
+    `model.distillation_head`."""
+
+    @property
+    def reweighted_head(self) -> Head | None:
+        """The distillation head, if this term trains it; the class head follows the labels."""
+        return "distillation" if self.head == "distillation" else None
+
+    def build(self, context: TermContext) -> HardDistillation:
+        """Makes the term."""
+        return HardDistillation(
+            name=context.name,
+            weight=context.weight,
+            head=self.head,
+            deferred=context.phases.get("distillation"),
+        )
+
+
 def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    """Makes sure that both are `(B, K)` of the same classes.
+    """Checks that both are `(B, K)` with the same classes.
 
     Raises:
         UsageError: If they are not.
@@ -266,7 +322,7 @@ def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
 
 
 def check_choice(name: str, setting: str, value: str, known: Collection[str]) -> None:
-    """Refuses a value that is not one of those that are known.
+    """Refuses a value that is not in `known`.
 
     Raises:
         UsageError: If it is not.

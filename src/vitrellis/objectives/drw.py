@@ -1,4 +1,4 @@
-"""What changes in the last phase of training: classes are re-weighted, labels no longer smoothed.
+"""The last phase of training, in which classes are re-weighted and labels no longer smoothed.
 
 Deferred re-weighting (DRW): Cao et al., NeurIPS 2019 (https://arxiv.org/abs/1906.07413); of a
 distillation head, DeiT-LT, CVPR 2024 (https://arxiv.org/abs/2404.02900). A network learns features
@@ -10,20 +10,29 @@ nothing is weighted before the phase, and weights are those of the training imag
 
 from __future__ import annotations
 
+import math
+from typing import Literal, Self
+
+from pydantic import model_validator
 from torch import Tensor, nn
+
+from vitrellis.objectives.long_tail_losses import effective_number_weights
+from vitrellis.objectives.objective import HEADS, Head
+from vitrellis.settings import Index, ProperFraction, Section
 
 
 class Deferred(nn.Module):
-    """The last phase, as one term sees it.
+    """The settings of the last phase for one term.
 
     Args:
-        from_epoch: 0-based epoch in which the phase begins.
-        class_weights: `(K,)` of the phase, see `effective_number_weights`; None for equal ones.
-        smoothing: Whether labels are still smoothed.
+        from_epoch: The 0-based epoch in which the phase begins.
+        class_weights: `(K,)` weights in the phase, see `effective_number_weights`; None for equal
+            weights.
+        smoothing: Whether labels are still smoothed in the phase.
     """
 
     def __init__(
-        self, from_epoch: int, *, class_weights: Tensor | None = None, smoothing: bool = True
+        self, from_epoch: int, *, class_weights: Tensor | None = None, smoothing: bool = False
     ) -> None:
         super().__init__()
         self.from_epoch = from_epoch
@@ -33,7 +42,7 @@ class Deferred(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def has_begun(self, epoch: int) -> bool:
-        """Whether a 0-based epoch is in the phase."""
+        """Whether a 0-based epoch belongs to the phase."""
         return epoch >= self.from_epoch
 
     def describe(self, *, smoothed: bool = False) -> str:
@@ -49,3 +58,63 @@ class Deferred(nn.Module):
         if smoothed and not self.smoothing:
             changes.append("not smoothed")
         return f"{' and '.join(changes)} from epoch {self.from_epoch + 1} on" if changes else ""
+
+
+class DeferredSection(Section):
+    """A last phase, in which classes count the same: deferred re-weighting (DRW).
+
+    Sources: Cao et al., arXiv 1906.07413, who re-weight the loss of the labels; DeiT-LT, arXiv
+    2404.02900, which re-weights the loss of the distillation head, and mixes no images in it.
+    """
+
+    after_epochs: Index | None = None
+    """The number of epochs before the phase begins."""
+    share: ProperFraction | None = None
+    """The same as a share of `training.epochs`; 0.8 if neither is given."""
+    reweight: Literal["class", "distillation", "both", "none"] = "class"
+    """The loss that is re-weighted by class: `objective.cross_entropy` by the label,
+    `objective.hard` by the class that the teacher predicts, or both."""
+    beta: ProperFraction = 0.9999
+    """A class of n images weighs `(1 - beta) / (1 - beta^n)` (Cui et al., arXiv 1901.05555)."""
+    mixing: bool = False
+    """Whether images are still mixed (`augmentation.mixup`, `augmentation.cutmix`)."""
+    smoothing: bool = False
+    """Whether labels are still smoothed (`objective.cross_entropy.label_smoothing`)."""
+
+    @model_validator(mode="after")
+    def _check_begins_once(self) -> Self:
+        if self.after_epochs is not None and self.share is not None:
+            raise ValueError("after_epochs and share both say when it begins; give one of them")
+        return self
+
+    def first_epoch(self, epochs: int) -> int:
+        """The 0-based epoch in which the phase begins, in a run of `epochs` epochs."""
+        if self.after_epochs is not None:
+            return self.after_epochs
+        share = self.share if self.share is not None else 0.8
+        return math.floor(share * epochs + 1e-9)  # 0.7 * 10 is a little less than 7
+
+    def reweights(self, head: Head) -> bool:
+        """Whether the loss of this head is re-weighted."""
+        return self.reweight in (head, "both")
+
+    def phases(self, epochs: int, class_counts: Tensor) -> dict[Head, Deferred]:
+        """The phase for the terms of each head.
+
+        Args:
+            epochs: The number of epochs of the run.
+            class_counts: `(K,)` training images of each class.
+
+        Raises:
+            UsageError: If a loss is re-weighted and a class has no image.
+        """
+        return {
+            head: Deferred(
+                self.first_epoch(epochs),
+                class_weights=effective_number_weights(class_counts, beta=self.beta)
+                if self.reweights(head)
+                else None,
+                smoothing=self.smoothing,
+            )
+            for head in HEADS
+        }

@@ -23,16 +23,18 @@ they are checkpointed; the other two transforms learn nothing, and create no con
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
+from pydantic import Discriminator, Tag, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitrellis.errors import UsageError, unknown_name
 from vitrellis.objectives.objective import Needs, Signals, Term
 from vitrellis.objectives.precision import full_precision, to_float32
-from vitrellis.objectives.schedules import WeightSchedule
+from vitrellis.objectives.schedules import Weight, WeightSchedule
+from vitrellis.objectives.term_sections import Blocks, TermContext, TermSection, check_pairs
 
 Transform = Literal["linear", "attention", "similarity"]
 
@@ -207,6 +209,48 @@ class LocalityGuidance(Term):
         """
         assert self.learned, "fixed pairs have no mixture"
         return torch.stack([to_float32(logits).softmax(dim=0) for logits in self.mixture_logits])
+
+
+def _blocks_tag(value: object) -> str:
+    return "(or a list of block indices)" if isinstance(value, str) else "(list)"
+
+
+class LocalitySection(TermSection):
+    """Imitates a convolutional teacher's feature maps (Li et al., ECCV 2022, arXiv 2207.10026)."""
+
+    key: ClassVar[str] = "locality"
+    needs_teacher: ClassVar[bool] = True
+
+    weight: Weight = 2.5
+    transform: Transform = "linear"
+    """The maps that are compared: after a learned 1x1 convolution, attention maps, or similarities.
+    """
+    teacher_blocks: Blocks = (0, 1, 2)
+    """Blocks of the teacher to imitate; for the CIFAR ResNets a block is a stage."""
+    student_blocks: Annotated[
+        Annotated[Literal["learned"], Tag("(or a list of block indices)")]
+        | Annotated[Blocks, Tag("(list)")],
+        Discriminator(_blocks_tag),
+    ]
+    """Blocks of the student, one for each of the teacher's, or `learned`: a mixture of all."""
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        if not isinstance(self.student_blocks, str):
+            check_pairs(self.student_blocks, self.teacher_blocks)
+        return self
+
+    def build(self, context: TermContext) -> LocalityGuidance:
+        """Makes the term."""
+        learned = isinstance(self.student_blocks, str)
+        blocks = range(context.student.num_blocks()) if learned else self.student_blocks
+        return LocalityGuidance(
+            name=context.name,
+            weight=context.weight,
+            transform=self.transform,
+            learned=learned,
+            **context.paired([int(block) for block in blocks], self.teacher_blocks),
+        )
 
 
 def _project(student_map: Tensor, projection: nn.Module) -> Tensor:

@@ -132,7 +132,7 @@ def logit_adjustment(
         logits: `(B, K)`, K at least 2.
         targets: `(B, K)` class probabilities.
         log_prior: `(K,)`, see `log_shares`.
-        tau: How far frequencies are made up for.
+        tau: How far class frequencies are compensated for; 1 is balanced softmax.
         class_weights: `(K,)`, None for equal ones.
 
     Returns:
@@ -146,32 +146,10 @@ def logit_adjustment(
     return weighted_mean(losses, targets, class_weights)
 
 
-def balanced_softmax(
-    logits: Tensor, targets: Tensor, *, log_prior: Tensor, class_weights: Tensor | None = None
-) -> Tensor:
-    """Cross-entropy of a softmax that counts every class as often as it has images.
-
-    The same as `logit_adjustment` with tau 1.
-
-    Args:
-        logits: `(B, K)`, K at least 2.
-        targets: `(B, K)` class probabilities.
-        log_prior: `(K,)`, see `log_shares`.
-        class_weights: `(K,)`, None for equal ones.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        UsageError: If the shapes differ, or there is one class only.
-    """
-    return logit_adjustment(logits, targets, log_prior=log_prior, class_weights=class_weights)
-
-
 def focal(
     logits: Tensor, targets: Tensor, *, gamma: float = 2.0, class_weights: Tensor | None = None
 ) -> Tensor:
-    """`-(1 - p)^gamma * log(p)`, p the probability of the label: what is known well counts less.
+    """`-(1 - p)^gamma * log(p)`, p the probability of the label: sure images count less.
 
     Args:
         logits: `(B, K)`, K at least 2.

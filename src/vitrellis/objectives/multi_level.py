@@ -17,37 +17,39 @@ images, as everywhere here, `form="code"` takes it for both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vitrellis.errors import UsageError
 from vitrellis.objectives.distillation import (
-    Head,
+    LogitSection,
     LogitTerm,
     check_choice,
     check_logits,
     check_temperature,
     soft_distillation,
 )
-from vitrellis.objectives.objective import Signals
+from vitrellis.objectives.objective import Head, Signals
 from vitrellis.objectives.precision import full_precision, to_float32
 from vitrellis.objectives.schedules import WeightSchedule
 from vitrellis.objectives.standardization import Sigma
+from vitrellis.settings import Positive
 
 Form = Literal["paper", "code"]
-FORMS = ("paper", "code")
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 class Levels(NamedTuple):
     """The three parts, scalars.
 
     Attributes:
-        instance: Of single predictions.
-        batch: Of the images' likeness.
-        classes: Of the classes' likeness.
+        instance: The loss of single predictions.
+        batch: The loss of the images' similarity.
+        classes: The loss of the classes' similarity.
     """
 
     instance: Tensor
@@ -87,7 +89,7 @@ def multi_level_distillation(
     student_logits: Tensor,
     teacher_logits: Tensor,
     *,
-    temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
+    temperatures: Sequence[float] = (4.0, 3.0, 5.0, 2.0, 6.0),
     compared: tuple[Tensor, Tensor] | None = None,
 ) -> Levels:
     """The three levels as in the paper, each summed over the temperatures.
@@ -95,8 +97,8 @@ def multi_level_distillation(
     Args:
         student_logits: `(B, K)`.
         teacher_logits: `(B, K)`. They get no gradient.
-        temperatures: All that predictions are softened by.
-        compared: What the first level compares in place of these, such as standardized logits.
+        temperatures: All temperatures that soften predictions.
+        compared: Logits that the first level compares in place of these, such as standardized ones.
 
     Raises:
         UsageError: If the shapes differ.
@@ -131,8 +133,8 @@ def published_multi_level_distillation(
 
     Args:
         weak: `(B, K)` of student and teacher, weakly augmented images; standardized or not.
-        strong: Likewise, strongly augmented images.
-        teacher_weak_logits: `(B, K)`, never standardized: what the masks are made of.
+        strong: `(B, K)` of student and teacher, strongly augmented images.
+        teacher_weak_logits: `(B, K)`, never standardized; the masks are made of them.
         temperatures: The first is the base temperature. The strong view takes part in the first
             three only; in the others the weak one counts once more.
         plain: The weak view's logits that correlations are made of, in place of `weak`.
@@ -179,7 +181,7 @@ class MLKD(LogitTerm):
         *,
         temperatures: Sequence[float] = (4.0, 3.0, 5.0, 2.0, 6.0),
         form: Form = "paper",
-        standardize: bool = False,
+        standardize: bool = True,
         sigma: Sigma = "sample",
         head: Head = "class",
         weight: WeightSchedule | float = 1.0,
@@ -218,6 +220,21 @@ class MLKD(LogitTerm):
                 compared, compared, plain[1], temperatures=self.temperatures, plain=plain
             )
         return torch.stack(levels).sum()
+
+
+class MLKDSection(LogitSection):
+    """Imitates single predictions, and how images and classes resemble each other in them.
+
+    Source: Jin et al., Multi-level Logit Distillation, CVPR 2023.
+    """
+
+    key: ClassVar[str] = "mlkd"
+    term: ClassVar[Callable[..., LogitTerm]] = MLKD
+
+    temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4.0, 3.0, 5.0, 2.0, 6.0)
+    """All temperatures that soften predictions; with `form: code`, the first is the base."""
+    form: Form = "paper"
+    """The three levels as the paper writes them, or as the published code scales them."""
 
 
 def _softened(logits: Tensor, temperature: float) -> Tensor:

@@ -33,12 +33,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from torch import Tensor, nn
 
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.objectives.schedules import Constant, WeightSchedule
+
+Head = Literal["class", "distillation"]
+HEADS: tuple[Head, ...] = get_args(Head)
 
 
 class Term(nn.Module, ABC):
@@ -47,11 +50,12 @@ class Term(nn.Module, ABC):
     Args:
         name: What the term is called in logs and checkpoints.
         weight: A number, or a schedule over epochs.
-        needs: What has to be computed for it beside the student's logits.
-        settings: How it is set, in words, for the announcement of a run.
+        needs: Maps and logits that have to be computed for it, besides the student's logits.
+        settings: Its settings in words, for the summary of a run.
 
     Attributes:
-        teacher: Name of the teacher that it learns from, where there are several.
+        teacher: The name of the teacher that it learns from, where there are several.
+        head: The head of the student that it trains.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Term(nn.Module, ABC):
         self.needs = needs if needs is not None else Needs()
         self.settings = settings
         self.teacher = "teacher"
+        self.head: Head = "class"
 
     @abstractmethod
     def forward(self, signals: Signals) -> Tensor:

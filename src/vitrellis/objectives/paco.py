@@ -6,17 +6,16 @@ and LT/moco/builder.py), which we follow where it differs from the paper: the po
 divided by the sum of their weights, centres are not divided by the temperature, and their logits
 carry the log class prior.
 
-How we differ from the code: the queue begins with directions of length one and of no class (the
-code's are of random classes, some beyond the last), and takes batches of any size. How the two
-views are made is the recipe's affair.
+How we differ from the code: the queue begins with directions of length one that belong to no class
+(the code's belong to random classes, some beyond the last), and takes batches of any size. The
+recipe decides how the two views are made.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +25,11 @@ from vitrellis.errors import UsageError
 from vitrellis.objectives.objective import FollowingTerm, Needs, Signals
 from vitrellis.objectives.precision import full_precision, to_float32
 from vitrellis.objectives.schedules import WeightSchedule
-
-MapsOf = Callable[[nn.Module, Tensor, Sequence[int]], tuple[Any, list[Tensor]]]
-"""The signature of `vitrellis.models.forward_with_maps`."""
+from vitrellis.objectives.term_sections import MapsOf, TermContext, TermSection
+from vitrellis.settings import Count, NonNegative, Positive, ProperFraction
 
 NO_CLASS = -1
-"""The label of keys in the queue that no image has made."""
+"""The label of the queue's initial keys, which come from no image."""
 
 
 def paco_loss(
@@ -211,6 +209,54 @@ class PaCo(FollowingTerm):
         self.queue[places] = keys.to(self.queue.dtype)
         self.queue_labels[places] = labels
         self.position.add_(len(keys)).remainder_(size)
+
+
+class PaCoSection(TermSection):
+    """Draws images to their class and to each other (Cui et al., ICCV 2021, arXiv 2107.12028).
+
+    It contrasts two views of each image to tell the classes of a long tail apart, and takes the
+    place of the cross-entropy, so give `cross_entropy` the weight 0.
+    """
+
+    key: ClassVar[str] = "paco"
+    needs_second_view: ClassVar[bool] = True
+    needs_whole_images: ClassVar[bool] = True
+    needs_one_device: ClassVar[str] = "it keeps one queue, and each device would fill its own"
+
+    temperature: Positive = 0.05
+    """The divisor of similarities between images: 0.05 for CIFAR, 0.2 for large datasets."""
+    alpha: NonNegative = 0.01
+    """The weight of each other image of the class: 0.01 for CIFAR, 0.05 for large datasets."""
+    beta: Positive = 1.0
+    """The weight of the class itself."""
+    gamma: NonNegative = 1.0
+    """How much other images count beside the classes."""
+    dimension: Count = 32
+    """The dimension in which images are compared: 32 for CIFAR, 128 for large datasets."""
+    queue: Count = 1024
+    """The number of earlier images to compare with: 1024 for CIFAR, 8192 for large datasets."""
+    momentum: ProperFraction = 0.999
+    """How slowly the copy of the student changes that computes the features of earlier images."""
+
+    @property
+    def handles_imbalance(self) -> bool:
+        """Always true: the logits of the classes carry their log prior."""
+        return True
+
+    def build(self, context: TermContext) -> PaCo:
+        """Makes the term, which compares the maps of the student's last block."""
+        block = context.student.num_blocks() - 1
+        (channels,) = context.student.channels([block])
+        return PaCo(
+            name=context.name,
+            weight=context.weight,
+            student=context.student.model,
+            block=block,
+            channels=channels,
+            class_counts=context.class_counts,
+            maps_of=context.forward_with_maps,
+            **self.settings(),
+        )
 
 
 def _perceptron(channels: int, dimension: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Feature distillation: the student imitates what a block of the teacher says of the whole image.
+"""Feature distillation: the student imitates features of the whole image from a teacher's block.
 
 Maps are averaged over their positions, so that nothing spatial is left to imitate; compare
 `locality.py`, which keeps it. Papers: FitNets (https://arxiv.org/abs/1412.6550) for the learned
@@ -11,7 +11,7 @@ classifier, and class tokens take no part.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ from vitrellis.objectives.distillation import check_choice
 from vitrellis.objectives.objective import Needs, Signals, Term
 from vitrellis.objectives.precision import full_precision, to_float32
 from vitrellis.objectives.schedules import WeightSchedule
+from vitrellis.objectives.term_sections import PairedSection, TermContext
 
 Distance = Literal["squared", "cosine"]
-DISTANCES = ("squared", "cosine")
+DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
 
 def pooled_imitation(
@@ -127,3 +128,21 @@ class PooledFeatures(Term):
             teacher_pooled = to_float32(signals.teacher_maps[teacher_block]).mean(dim=(2, 3))
             losses.append(pooled_imitation(projected, teacher_pooled, distance=self.distance))
         return torch.stack(losses).sum()
+
+
+class FeaturesSection(PairedSection):
+    """Imitates the teacher's features, averaged over the image (feature distillation)."""
+
+    key: ClassVar[str] = "features"
+
+    distance: Distance = "squared"
+    """Mean squared error, or one minus the cosine of the angle."""
+
+    def build(self, context: TermContext) -> PooledFeatures:
+        """Makes the term."""
+        return PooledFeatures(
+            name=context.name,
+            weight=context.weight,
+            distance=self.distance,
+            **context.paired(self.student_blocks, self.teacher_blocks),
+        )

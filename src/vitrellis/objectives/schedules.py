@@ -1,4 +1,4 @@
-"""How much a term counts, epoch by epoch.
+"""How much a term counts, epoch by epoch, and how a recipe says it.
 
 Epochs are 0-based. A weight of 0 switches a term off: neither it nor what it needs is computed.
 """
@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Discriminator, Field, Tag
 
 from vitrellis.errors import UsageError, unknown_name
+from vitrellis.settings import Count, Index, NonNegative, Number, Section
 
-RAMP_SHAPES = ("linear", "cosine")
+Shape = Literal["linear", "cosine"]
+RAMP_SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 
 class WeightSchedule(ABC):
     """A weight over the epochs of a run."""
-
-    @property
-    @abstractmethod
-    def can_turn_off(self) -> bool:
-        """Whether the weight may be 0 in some epoch."""
 
     @abstractmethod
     def __call__(self, epoch: int) -> float:
@@ -29,11 +29,11 @@ class WeightSchedule(ABC):
 
     @abstractmethod
     def end_epoch(self, epoch: int, mean_loss: float) -> None:
-        """Learns the term's mean unweighted value over an epoch in which it was on."""
+        """Records the term's mean unweighted value over an epoch in which it was on."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What has been learned, as numbers, lists and None."""
+        """The state of the schedule: numbers, lists and None."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -41,21 +41,21 @@ class WeightSchedule(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """The schedule in words: "2.5, off after 100 epochs"."""
+        """The schedule in words, such as "2.5, off after 100 epochs"."""
 
 
 class _Fixed(WeightSchedule):
     """A weight that is known before the run begins."""
 
     def end_epoch(self, epoch: int, mean_loss: float) -> None:
-        """Changes nothing."""
+        """Does nothing: the losses do not change the weight."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """An empty state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing is to be restored."""
+        """Checks that there is nothing to restore."""
         assert not state, f"the state of another schedule: {sorted(state)}"
 
 
@@ -71,11 +71,6 @@ class Constant(_Fixed):
 
     def __post_init__(self) -> None:
         _check_finite(self.value)
-
-    @property
-    def can_turn_off(self) -> bool:
-        """Only if it is never on."""
-        return self.value == 0
 
     def __call__(self, epoch: int) -> float:
         """The weight, whatever the epoch."""
@@ -93,14 +88,14 @@ class Ramp(_Fixed):
     Attributes:
         value: The weight in epoch 0.
         to: The weight in epoch `epochs` and all later ones.
-        epochs: How many epochs it takes.
-        shape: "linear", or "cosine": half a wave, level at both ends.
+        epochs: The number of epochs that the change takes.
+        shape: "linear", or "cosine": half a cosine wave, flat at both ends.
     """
 
     value: float
     to: float
     epochs: int
-    shape: Literal["linear", "cosine"] = "linear"
+    shape: Shape = "linear"
 
     def __post_init__(self) -> None:
         _check_finite(self.value, self.to)
@@ -108,11 +103,6 @@ class Ramp(_Fixed):
             raise UsageError(f"weight: a ramp takes at least 1 epoch, not {self.epochs}")
         if self.shape not in RAMP_SHAPES:
             raise unknown_name("shape of a weight", self.shape, RAMP_SHAPES)
-
-    @property
-    def can_turn_off(self) -> bool:
-        """Whether it begins at 0, ends there or passes through."""
-        return self.value * self.to <= 0
 
     def __call__(self, epoch: int) -> float:
         """The weight, interpolated until epoch `epochs`."""
@@ -134,7 +124,7 @@ class OffAfter(_Fixed):
 
     Attributes:
         value: The weight until then.
-        epoch: How many epochs it is on: 0 to `epoch - 1`.
+        epoch: The number of epochs in which the term is on: 0 to `epoch - 1`.
     """
 
     value: float
@@ -144,11 +134,6 @@ class OffAfter(_Fixed):
         _check_finite(self.value)
         if self.epoch < 0:
             raise UsageError(f"weight: on for at least 0 epochs, not {self.epoch}")
-
-    @property
-    def can_turn_off(self) -> bool:
-        """Always."""
-        return True
 
     def __call__(self, epoch: int) -> float:
         """The weight, or 0."""
@@ -172,17 +157,18 @@ class Adaptive(WeightSchedule):
       threshold.
 
     How we differ: `min_epoch` and `relative` are additions. In the first epochs, while the learning
-    rate warms up, losses hardly fall: without `min_epoch` (20 in one reconstruction) the rule may
-    end a term before it begins. The published threshold is in units of the loss, so it fits
-    teachers whose features are of the published scale; with `relative` it is a fraction of the
-    first epoch's loss, and the scale does not matter.
+    rate warms up, losses hardly fall: with `min_epoch=0`, as published, the rule may end a term
+    before it begins; 20, the default, is that of one reconstruction. The published threshold is in
+    units of the loss, so it fits teachers whose features are of the published scale; with
+    `relative` it is a fraction of the first epoch's loss, and the scale does not matter.
 
     Args:
         value: The weight until then.
         window: Epochs over which the slope is measured and smoothed (w).
-        threshold: In loss per epoch, usually a small negative number.
-        min_epoch: Never end the term before this many epochs are done.
-        relative: Divide losses by that of the first epoch.
+        threshold: The slope at which the term ends, in loss per epoch; usually a small negative
+            number.
+        min_epoch: The term never ends before this many epochs are done.
+        relative: Whether losses are divided by that of the first epoch.
 
     Raises:
         UsageError: If a setting is out of range.
@@ -194,7 +180,7 @@ class Adaptive(WeightSchedule):
         *,
         window: int = 50,
         threshold: float = -0.02,
-        min_epoch: int = 0,
+        min_epoch: int = 20,
         relative: bool = False,
     ) -> None:
         _check_finite(value, threshold)
@@ -207,11 +193,6 @@ class Adaptive(WeightSchedule):
         self.relative = relative
         self._losses: list[float] = []
         self._num_epochs_on: int | None = None
-
-    @property
-    def can_turn_off(self) -> bool:
-        """Always."""
-        return True
 
     def __call__(self, epoch: int) -> float:
         """The weight, or 0 after the epoch in which the loss stopped falling."""
@@ -228,7 +209,7 @@ class Adaptive(WeightSchedule):
             self._num_epochs_on = num_epochs
 
     def smoothed_slope(self) -> float:
-        """The figure that is compared with the threshold, after the epochs seen so far."""
+        """The slope that is compared with the threshold, after the epochs seen so far."""
         last = len(self._losses)
         considered = range(max(1, last - self.window + 1), last + 1)
         scale = self._losses[0] if self.relative and self._losses[0] else 1.0
@@ -260,6 +241,118 @@ class Adaptive(WeightSchedule):
         if self.min_epoch:
             settings.append(f"at least {self.min_epoch} epochs")
         return f"{self.value:g}, adaptive ({', '.join(settings)})"
+
+
+class WeightSection(Section, ABC):
+    """A weight that changes over the epochs, as a recipe says it."""
+
+    @abstractmethod
+    def schedule(self, factor: float) -> WeightSchedule:
+        """The schedule, with every weight multiplied by `factor`."""
+
+
+class RampWeight(WeightSection):
+    """A weight that moves from one value to another, and stays there."""
+
+    value: NonNegative
+    """The weight in the first epoch."""
+    to: NonNegative
+    """The weight after `epochs` epochs, and from then on."""
+    epochs: Count
+    """The number of epochs that the change takes."""
+    shape: Shape = "linear"
+    """The shape of the change: a straight line, or half a cosine wave."""
+
+    def schedule(self, factor: float) -> Ramp:
+        """See `Ramp`."""
+        to = self.to * factor
+        return Ramp(self.value * factor, to=to, epochs=self.epochs, shape=self.shape)
+
+
+class OffAfterWeight(WeightSection):
+    """A weight that is dropped to zero at a fixed time."""
+
+    value: NonNegative
+    """The weight until then."""
+    off_after: Count
+    """The number of epochs with the term; from then on its weight is zero."""
+
+    def schedule(self, factor: float) -> OffAfter:
+        """See `OffAfter`."""
+        return OffAfter(self.value * factor, epoch=self.off_after)
+
+
+class AdaptiveWeight(WeightSection):
+    """A weight that is dropped to zero for good once the term's loss stops falling.
+
+    Source: Rostand et al., adaptive locality guidance, doi 10.1109/TNNLS.2024.3515076.
+    """
+
+    value: NonNegative
+    """The weight until then."""
+    adaptive: Literal[True]
+    """Always `true`; it tells this kind of weight from the others."""
+    window: Count = 50
+    """Epochs over which the slope of the loss is measured and smoothed."""
+    threshold: Number = -0.02
+    """The term ends after the first epoch whose smoothed slope, per epoch, is at least this."""
+    min_epoch: Index = 20
+    """The term never ends before this many epochs are done."""
+    relative: bool = False
+    """Whether the threshold is a fraction of the loss instead of being in units of the loss."""
+
+    def schedule(self, factor: float) -> Adaptive:
+        """See `Adaptive`."""
+        settings = self.model_dump(exclude={"value", "adaptive"})
+        return Adaptive(self.value * factor, **settings)
+
+
+def _weight_tag(value: object) -> str | None:
+    if isinstance(value, Section):
+        return f"({type(value).__name__})"
+    if not isinstance(value, Mapping):
+        return "(number)"
+    if value.get("adaptive") is not None:
+        return "(AdaptiveWeight)"
+    if value.get("off_after") is not None:
+        return "(OffAfterWeight)"
+    if value.get("to") is not None or value.get("epochs") is not None:
+        return "(RampWeight)"
+    return None
+
+
+Weight = Annotated[
+    Annotated[NonNegative, Tag("(number)")]
+    | Annotated[RampWeight, Tag("(RampWeight)")]
+    | Annotated[OffAfterWeight, Tag("(OffAfterWeight)")]
+    | Annotated[AdaptiveWeight, Tag("(AdaptiveWeight)")],
+    Discriminator(
+        _weight_tag,
+        custom_error_type="weight",
+        custom_error_message=(
+            "not a weight; it would be a number, or one of [value, to, epochs, shape], "
+            "[value, off_after], [value, adaptive: true, window, threshold, min_epoch, relative]"
+        ),
+    ),
+    Field(
+        description="How much the term counts: a number, or a schedule over epochs: "
+        "`{value, to, epochs, shape}`, `{value, off_after}`, "
+        "`{value, adaptive: true, window, threshold, min_epoch, relative}`."
+    ),
+]
+"""How much a term counts: a number, or a schedule over epochs."""
+
+
+def build_weight(weight: Weight, factor: float = 1.0) -> WeightSchedule:
+    """The schedule of a recipe's weight.
+
+    Args:
+        weight: The weight as the recipe says it.
+        factor: A number that the weight is multiplied by.
+    """
+    if isinstance(weight, WeightSection):
+        return weight.schedule(factor)
+    return Constant(weight * factor)
 
 
 def _check_finite(*values: float) -> None:

@@ -9,20 +9,15 @@ from vitrellis.recipe.loading import (
     recipe_from,
     teacher_recipe,
 )
-from vitrellis.recipe.loss_sections import AdaptiveWeight, OffAfterWeight, RampWeight, Weight
 from vitrellis.recipe.recipe import Recipe, effective_lr, with_epochs, without_guidance
 from vitrellis.recipe.sections import SOURCE_NAMES
 from vitrellis.recipe.teacher_sections import TeacherSection
 
 __all__ = [
     "SOURCE_NAMES",
-    "AdaptiveWeight",
-    "OffAfterWeight",
-    "RampWeight",
     "Recipe",
     "TeacherSection",
     "View",
-    "Weight",
     "describe",
     "differences",
     "digest",

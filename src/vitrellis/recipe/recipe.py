@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from vitrellis.recipe.loss_sections import DeferredSection, ObjectiveSection
+from vitrellis.objectives import DeferredSection, Head
+from vitrellis.recipe.objective_section import ObjectiveSection
 from vitrellis.recipe.sections import (
     Data,
     Input,
@@ -66,93 +67,13 @@ class Recipe(Section):
     machine: Machine = Machine()
     """Where it runs. Not part of what defines a run."""
 
-    @model_validator(mode="after")
-    def _balanced(self) -> Recipe:
-        if not self.balance:
-            return self
-        labels, training = self.objective.cross_entropy, self.training
-        changes: dict[str, object] = {}
-        if "select_by" not in training.model_fields_set:
-            changes["training"] = training.model_copy(update={"select_by": "balanced_accuracy"})
-        if "loss" not in labels.model_fields_set and not self._balances_labels:
-            labels = labels.model_copy(update={"loss": "balanced_softmax"})
-            changes["objective"] = self.objective.model_copy(update={"cross_entropy": labels})
-        return self.model_copy(update=changes)
-
-    @property
-    def handles_imbalance(self) -> bool:
-        """Whether a loss, or how often classes are shown, does something for rare classes."""
-        return self._balances_labels or self._reweights("distillation")
-
-    @property
-    def _balances_labels(self) -> bool:
-        return (
-            self.objective.cross_entropy.loss != "softmax"
-            or self.objective.paco is not None
-            or self.data.sampler != "uniform"
-            or self._reweights("class")
-        )
-
-    def _reweights(self, head: Literal["class", "distillation"]) -> bool:
-        return self.deferred is not None and self.deferred.reweight in (head, "both")
-
-    @model_validator(mode="after")
-    def _guided_by_someone(self) -> Recipe:
-        terms = [f"objective.{name}" for name in self.objective.guided_by]
-        for name in self.teachers:
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-                raise ValueError(
-                    f"teachers: {name!r} should be a small letter, and then small letters, digits "
-                    "and underscores: it becomes part of names"
-                )
-        if self.teacher is not None and self.teachers:
-            raise ValueError("teacher: given beside teachers; put it among them, or drop one")
-        if terms and not self.all_teachers:
-            raise ValueError(
-                f"teacher: missing, but needed by {' and '.join(terms)}. "
-                "Give teacher.recipe, teacher.run or teacher.model"
-            )
-        if self.all_teachers and not terms:
-            raise ValueError(
-                "teacher: nothing learns from it. Add objective.locality or objective.kd, or "
-                "take the teacher away (teacher: null)"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _every_term_has_a_teacher(self) -> Recipe:
-        known = self.objective.guided_by
-        for name, settings in self.teachers.items():
-            for term in settings.terms or ():
-                if term not in known:
-                    raise ValueError(
-                        f"teachers.{name}.terms: {term!r} is no term of the objective that needs a "
-                        f"teacher; those are {', '.join(known)}"
-                    )
-        for term in known:
-            if self.teachers and not self.teachers_of(term):
-                raise ValueError(f"objective.{term}: none of the teachers takes part in it")
-        return self
-
-    @model_validator(mode="after")
-    def _offline_teachers_see_what_is_kept(self) -> Recipe:
-        mixing = {"mixup": self.augmentation.mixup, "cutmix": self.augmentation.cutmix}
-        for name, settings in self.all_teachers.items():
-            for key, value in mixing.items():
-                if settings.offline and value:
-                    raise ValueError(
-                        f"augmentation.{key}: the {name}'s stored answers are about single images, "
-                        f"not mixed ones. Set augmentation.{key}=0, or offline: false"
-                    )
-        return self
-
     @property
     def all_teachers(self) -> Mapping[str, TeacherSection]:
         """All teachers by name; a single one is called "teacher"."""
         return self.teachers if self.teacher is None else {"teacher": self.teacher}
 
     def teachers_of(self, term: str) -> dict[str, float]:
-        """Names of the teachers that a term of the objective learns from, with their weights."""
+        """The teachers that a term of the objective learns from, with their weights."""
         if self.teacher is not None:
             return {"teacher": 1.0}
         return {
@@ -161,8 +82,90 @@ class Recipe(Section):
             if settings.terms is None or term in settings.terms
         }
 
+    @property
+    def handles_imbalance(self) -> bool:
+        """Whether a loss or the sampler compensates for rare classes."""
+        return self._labels_are_balanced or self._reweights("distillation")
+
+    @property
+    def _labels_are_balanced(self) -> bool:
+        return (
+            any(section.handles_imbalance for section in self.objective.terms.values())
+            or self.data.sampler != "uniform"
+            or self._reweights("class")
+        )
+
+    def _reweights(self, head: Head) -> bool:
+        return self.deferred is not None and self.deferred.reweights(head)
+
     @model_validator(mode="after")
-    def _ends_in_a_phase(self) -> Recipe:
+    def _apply_balance(self) -> Self:
+        if not self.balance:
+            return self
+        labels, training = self.objective.cross_entropy, self.training
+        changes: dict[str, object] = {}
+        if "select_by" not in training.model_fields_set:
+            changes["training"] = training.model_copy(update={"select_by": "balanced_accuracy"})
+        if "loss" not in labels.model_fields_set and not self._labels_are_balanced:
+            labels = labels.model_copy(update={"loss": "balanced_softmax"})
+            changes["objective"] = self.objective.model_copy(update={"cross_entropy": labels})
+        self.__dict__.update(changes)  # pydantic wants the same object back, which is still ours
+        return self
+
+    @model_validator(mode="after")
+    def _check_teachers_and_terms_match(self) -> Self:
+        guided = self.objective.guided_terms
+        for name in self.teachers:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ValueError(
+                    f"teachers: {name!r} should be a small letter, and then small letters, digits "
+                    "and underscores: it becomes part of names"
+                )
+        if self.teacher is not None and self.teachers:
+            raise ValueError("teacher: given beside teachers; put it among them, or drop one")
+        if guided and not self.all_teachers:
+            terms = " and ".join(f"objective.{key}" for key in guided)
+            raise ValueError(
+                f"teacher: missing, but needed by {terms}. "
+                "Give teacher.recipe, teacher.run or teacher.model"
+            )
+        if self.all_teachers and not guided:
+            raise ValueError(
+                "teacher: no term learns from it. Add objective.locality or objective.kd, or "
+                "remove the teacher (teacher: null)"
+            )
+        for name, settings in self.teachers.items():
+            for term in settings.terms or ():
+                if term not in guided:
+                    raise ValueError(
+                        f"teachers.{name}.terms: {term!r} is no term of the objective that needs a "
+                        f"teacher; those are {', '.join(guided)}"
+                    )
+        for term in guided:
+            if self.teachers and not self.teachers_of(term):
+                raise ValueError(f"objective.{term}: none of the teachers takes part in it")
+        return self
+
+    @model_validator(mode="after")
+    def _check_images_are_not_mixed_where_they_must_not(self) -> Self:
+        mixing = {"mixup": self.augmentation.mixup, "cutmix": self.augmentation.cutmix}
+        for name, settings in self.all_teachers.items():
+            for key, value in mixing.items():
+                if settings.offline and value:
+                    raise ValueError(
+                        f"augmentation.{key}: the stored outputs of {name} are about single "
+                        f"images, not mixed ones. Set augmentation.{key}=0, or offline: false"
+                    )
+        for key, section in self.objective.terms.items():
+            if section.needs_whole_images and any(mixing.values()):
+                raise ValueError(
+                    f"objective.{key}: compares images of one class each, and augmentation.mixup "
+                    "and augmentation.cutmix mix them. Set both to 0"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_deferred_phase(self) -> Self:
         deferred, epochs = self.deferred, self.training.epochs
         if deferred is None:
             return self
@@ -171,19 +174,17 @@ class Recipe(Section):
                 f"deferred.after_epochs: {deferred.after_epochs} is too late for training.epochs "
                 f"{epochs}; the phase would never begin"
             )
-        if self._reweights("distillation"):
-            hard = self.objective.hard
-            if hard is None or hard.head == "class":
-                said = "not given" if hard is None else "for the class head"
-                raise ValueError(
-                    f"deferred.reweight: {deferred.reweight} re-weights what objective.hard tells "
-                    f"the distillation head, and that is {said}. "
-                    "Set objective.hard.head=distillation, or use class"
-                )
+        heads = [section.reweighted_head for section in self.objective.terms.values()]
+        if deferred.reweights("distillation") and "distillation" not in heads:
+            raise ValueError(
+                f"deferred.reweight: {deferred.reweight} re-weights the loss of hard labels on the "
+                "distillation head, and no term has it. Set objective.hard.head=distillation, or "
+                "use class"
+            )
         return self
 
     @model_validator(mode="after")
-    def _reaches_its_learning_rate(self) -> Recipe:
+    def _check_schedule_fits_training(self) -> Self:
         warmup, epochs = self.schedule.warmup_epochs, self.training.epochs
         if warmup >= epochs:
             raise ValueError(
@@ -211,17 +212,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _contrasts_whole_images(self) -> Recipe:
-        mixing = self.augmentation
-        if self.objective.paco is not None and (mixing.mixup or mixing.cutmix):
-            raise ValueError(
-                "objective.paco: compares images of one class each, and augmentation.mixup and "
-                "augmentation.cutmix mix them. Set both to 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _leaves_something_to_see(self) -> Recipe:
+    def _check_views(self) -> Self:
         size = self.input.img_size
         side = min(size) if isinstance(size, tuple) else size
         views = {"augmentation": self.augmentation}
@@ -232,27 +223,22 @@ class Recipe(Section):
                     f"{key}.cutout: {view.cutout} pixels are more than images have "
                     f"(input.img_size {side}); nothing would be left to see"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _needs_its_second_view(self) -> Recipe:
-        if self.augmentation.second_view is not None and self.objective.paco is None:
+        if self.augmentation.second_view is not None and not self.objective.needs_second_view:
             raise ValueError(
-                "augmentation.second_view: no term looks at it. Add objective.paco, or take it "
-                "away (augmentation.second_view: null)"
+                "augmentation.second_view: no term looks at it. Add objective.paco, or remove it "
+                "(augmentation.second_view: null)"
             )
         return self
 
 
 def without_guidance(recipe: Recipe) -> Recipe:
-    """The same student by itself: no teacher, and of the objective what needs none."""
-    objective = recipe.objective
-    alone = ObjectiveSection(cross_entropy=objective.cross_entropy, paco=objective.paco)
+    """The same student by itself: without teachers, and with the terms that need none."""
+    objective, guided = recipe.objective, recipe.objective.guided_terms
     model = recipe.model.model_copy(update={"distillation_head": False})
     changes: dict[str, object] = {"teacher": None, "teachers": {}, "description": None}
-    changes |= {"objective": alone, "model": model}
+    changes |= {"objective": objective.model_copy(update=dict.fromkeys(guided)), "model": model}
     deferred = recipe.deferred
-    if deferred is not None and deferred.reweight in ("distillation", "both"):
+    if deferred is not None and deferred.reweights("distillation"):
         left = "class" if deferred.reweight == "both" else "none"
         changes["deferred"] = deferred.model_copy(update={"reweight": left})
     return recipe.model_copy(update=changes)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.results import EpochRow
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
 
-def learning_curves(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, title: str
-) -> None:
+def learning_curves(runs: Mapping[str, Sequence[EpochRow]], path: Path, *, title: str) -> None:
     """Draws validation accuracy against epochs, and against seconds of training.
 
     Args:
-        runs: Rows of `metrics.jsonl` by the name of the run. Epochs that were not validated are
-            left out. A name with "teacher" in it is drawn dashed.
+        runs: The epochs of each run, by its name. Epochs that were not validated are left out. A
+            run with "teacher" in its name is drawn dashed.
         path: The PNG file.
         title: Above the picture.
 
@@ -32,15 +30,15 @@ def learning_curves(
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for number, (name, rows) in enumerate(runs.items()):
-        points = [row for row in rows if row.get("val_top1") is not None]
+        points = [(row, 100 * row.val_top1) for row in rows if row.val_top1 is not None]
         if not points:
             continue
         colour = COLOURS[number % len(COLOURS)]
-        accuracy = [100 * row["val_top1"] for row in points]
+        accuracy = [value for _, value in points]
         style = "--" if "teacher" in name else "-"
         for axes, x in (
-            (left, [row["epoch"] + 1 for row in points]),
-            (right, [row["seconds"] for row in points]),
+            (left, [row.epoch + 1 for row, _ in points]),
+            (right, [row.seconds for row, _ in points]),
         ):
             axes.plot(x, accuracy, style, color=colour, label=name, linewidth=1.6)
             axes.plot(x[-1], accuracy[-1], "o", color=colour, markersize=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,20 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         if not _is_from_torch_save(error):
             raise
         raise _not_written(path, "the disk is full, or fails") from error
+
+
+def write_json(path: Path, values: object) -> None:
+    """Writes values as indented JSON, whole or not at all.
+
+    Args:
+        path: Where the file goes. Missing folders are made.
+        values: Dictionaries, lists, strings and numbers.
+
+    Raises:
+        VitrellisError: If it cannot be written, naming the file and the reason.
+    """
+    text = json.dumps(values, indent=2) + "\n"
+    atomic_write(path, lambda temporary: temporary.write_text(text))
 
 
 def _write_and_move(path: Path, write: Callable[[Path], object]) -> None:

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: checkpoints, the model, metrics, TensorBoard events.
+"""The files that a run writes while it trains: checkpoints, models, metrics, TensorBoard events.
 
 Every file is replaced in one move, so that a kill leaves the old one or the new one. Checkpoints
 are read with `weights_only`: a payload in one is refused, not executed.
@@ -20,14 +20,15 @@ from torch import nn
 from vitrellis.errors import VitrellisError
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.directory import RunDirectory
+from vitrellis.runs.results import EpochRow
 
 
-class Store:
-    """The files of one run, written by process 0 and read by all.
+class RunWriter:
+    """Writes the files of one run, from process 0; all processes read them.
 
     Args:
-        fabric: Saves and loads, whatever the strategy.
-        run: Where.
+        fabric: Saves and loads checkpoints under any strategy.
+        run: The run directory.
         export: Writes a model into a folder in timm's local format.
     """
 
@@ -40,12 +41,12 @@ class Store:
         self._logger = TensorBoardLogger(root_dir=run.path, name="tensorboard", version="")
 
     def save_best(self, model: nn.Module, state: dict[str, Any]) -> None:
-        """The model as it is exported, and a checkpoint that training can be resumed from."""
+        """Exports the model of the best epoch, and writes the checkpoint of that moment."""
         self._save(self.run.best_checkpoint, state)
         self.export(model, self.run.best_model)
 
     def save_last(self, state: dict[str, Any]) -> None:
-        """The checkpoint that the run continues from."""
+        """Writes the checkpoint that the run is resumed from."""
         self._save(self.run.last_checkpoint, state)
 
     def export(self, model: nn.Module, folder: Path) -> None:
@@ -62,7 +63,7 @@ class Store:
         path = self.run.last_checkpoint
         if not path.exists():
             return False
-        way_out = f"Delete it to begin anew, or put {self.run.best_checkpoint.name} in its place"
+        way_out = f"Delete it to start again, or put {self.run.best_checkpoint.name} in its place"
         try:
             self.fabric.load(path, state, weights_only=True)
         except (EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
@@ -74,28 +75,36 @@ class Store:
             raise VitrellisError(
                 f"{path}: damaged, or the checkpoint of another model ({reason}). {way_out}"
             ) from error
-        if self.fabric.is_global_zero:
-            self.run.truncate_metrics(from_epoch=state["progress"]["epoch"])
         return True
 
-    def log(self, row: dict[str, Any]) -> None:
+    def forget_epochs(self, from_epoch: int) -> None:
+        """Drops from `metrics.jsonl` the epochs that will be done again.
+
+        Args:
+            from_epoch: The first of them, 0-based.
+        """
+        if self.fabric.is_global_zero:
+            self.run.truncate_metrics(from_epoch)
+
+    def log(self, row: EpochRow) -> None:
         """Appends an epoch to `metrics.jsonl` and to TensorBoard."""
         if not self.fabric.is_global_zero:
             return
         self.run.append_metrics(row)
-        scalars = {key: value for key, value in row.items() if isinstance(value, int | float)}
-        scalars |= {f"parts/{name}": value for name, value in row["parts"].items()}
-        scalars |= {f"weights/{name}": value for name, value in row["weights"].items()}
-        self._logger.log_metrics(scalars, step=row["step"])
+        figures = row.to_json()
+        scalars = {key: value for key, value in figures.items() if isinstance(value, int | float)}
+        scalars |= {f"parts/{name}": value for name, value in row.parts.items()}
+        scalars |= {f"weights/{name}": value for name, value in row.weights.items()}
+        self._logger.log_metrics(scalars, step=row.step)
         self._logger.save()
 
     def close(self) -> None:
-        """Flushes the events."""
+        """Flushes the TensorBoard events."""
         if self.fabric.is_global_zero:
             self._logger.finalize("success")
 
     def describe_last(self) -> str:
-        """Where the last checkpoint is and when it was written, for a message."""
+        """The path and the time of the last checkpoint, for a message."""
         path = self.run.last_checkpoint
         if not path.exists():
             return "none yet"

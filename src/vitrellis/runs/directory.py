@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import VitrellisError
-from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.atomic import atomic_write, write_json
+from vitrellis.runs.results import EpochRow, Results, RunData, parse
 
 
 @dataclass(frozen=True)
@@ -83,34 +84,24 @@ class RunDirectory:
         """Whether a run was begun here."""
         return self.recipe_file.exists()
 
-    def append_metrics(self, row: dict[str, Any]) -> None:
-        """Adds an epoch to the log; what an earlier, killed attempt said of it is dropped.
+    def append_metrics(self, row: EpochRow) -> None:
+        """Adds an epoch to the log.
 
         Args:
-            row: Its figures, and its number as "epoch".
+            row: The figures of the epoch. `truncate_metrics` has dropped those of earlier attempts.
 
         Raises:
             VitrellisError: If it cannot be written.
         """
-        if self._is_ahead(row["epoch"]):
-            self.truncate_metrics(from_epoch=row["epoch"])
         try:
             with self.metrics_file.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row.to_json()) + "\n")
         except OSError as error:
             raise VitrellisError(
                 f"could not write {self.metrics_file}: {error.strerror}"
             ) from error
 
-    def _is_ahead(self, epoch: int) -> bool:
-        """Whether the log has lines of `epoch` or later, or one that was cut short."""
-        if not self.metrics_file.exists():
-            return False
-        content = self.metrics_file.read_bytes()
-        is_cut = bool(content) and not content.endswith(b"\n")
-        return is_cut or any(row["epoch"] >= epoch for row in self.read_metrics())
-
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[EpochRow]:
         """The epochs in the log. A last line that a kill cut short is left out.
 
         Raises:
@@ -122,29 +113,29 @@ class RunDirectory:
         rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                rows.append(parse(EpochRow, json.loads(line), self.metrics_file))
+            except (json.JSONDecodeError, VitrellisError) as error:
                 raise VitrellisError(
                     f"{self.metrics_file}: line {number} is damaged ({error}). Delete that line"
                 ) from error
         return rows
 
     def truncate_metrics(self, from_epoch: int) -> None:
-        """Drops epochs that will be done again.
+        """Drops epochs that will be done again, and a last line that a kill cut short.
 
         Args:
             from_epoch: The first of them, 0-based.
         """
-        kept = [row for row in self.read_metrics() if row["epoch"] < from_epoch]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        atomic_write(self.metrics_file, lambda path: path.write_text(text))
+        if self.metrics_file.exists():
+            kept = [row.to_json() for row in self.read_metrics() if row.epoch < from_epoch]
+            text = "".join(json.dumps(row) + "\n" for row in kept)
+            atomic_write(self.metrics_file, lambda path: path.write_text(text))
 
-    def write_results(self, results: dict[str, Any]) -> None:
+    def write_results(self, results: Results) -> None:
         """Writes the final figures: the run is complete."""
-        text = json.dumps(results, indent=2) + "\n"
-        atomic_write(self.results_file, lambda path: path.write_text(text))
+        write_json(self.results_file, results.to_json())
 
-    def read_results(self) -> dict[str, Any]:
+    def read_results(self) -> Results:
         """The final figures.
 
         Raises:
@@ -152,11 +143,19 @@ class RunDirectory:
         """
         if not self.results_file.exists():
             raise VitrellisError(f"{self.path}: the run is not complete, it has no results yet")
-        try:
-            results: dict[str, Any] = json.loads(self.results_file.read_text(errors="replace"))
-        except json.JSONDecodeError as error:
-            raise VitrellisError(f"{self.results_file}: damaged ({error})") from error
-        return results
+        return Results.from_json(read_json(self.results_file), self.results_file)
+
+    def write_data(self, data: RunData) -> None:
+        """Writes what is known of the images."""
+        write_json(self.data_file, asdict(data))
+
+    def read_data(self) -> RunData:
+        """What is known of the images.
+
+        Raises:
+            VitrellisError: If the file is missing or damaged.
+        """
+        return parse(RunData, read_json(self.data_file), self.data_file)
 
 
 def find_run(path: Path) -> RunDirectory:

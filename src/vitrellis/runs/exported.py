@@ -5,23 +5,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitrellis.data.augmentation.resampling import Interpolation
 from vitrellis.data.augmentation.transforms import EvalTransform
 from vitrellis.data.canvas import Fit, to_canvas
+from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import create_model, load_strictly, read_state_dict, takes_img_size
-from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.atomic import atomic_write, write_json
+from vitrellis.runs.results import parse
 
 PREDICT_BATCH_SIZE = 256
 """Most images that `Trained.predict` computes in one batch."""
@@ -166,9 +166,8 @@ def save_model(
             "preprocessing": asdict(preprocessing),
         },
     }
-    text = json.dumps(config, indent=2) + "\n"
     atomic_write(folder / "model.safetensors", lambda path: save_file(state, path))
-    atomic_write(folder / "config.json", lambda path: path.write_text(text))
+    write_json(folder / "config.json", config)
 
 
 def load_exported(folder: Path | str) -> Trained:
@@ -201,19 +200,11 @@ def _read_config(path: Path) -> _Written:
             f"{path.parent}: holds no model (no {path.name}). Of a run, `model` is written after "
             "the first validated epoch, and `last` when training ends"
         )
-    try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise VitrellisError(f"{path}: damaged ({error})") from error
+    config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("vitrellis"), dict):
         raise VitrellisError(
             f"{path}: was not written by Vitrellis (it has no 'vitrellis' section). timm reads "
             'models of others: timm.create_model("local-dir:FOLDER", pretrained=True)'
         )
     values = config["vitrellis"] | {"architecture": config.get("architecture")}
-    try:
-        return TypeAdapter(_Written).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise VitrellisError(f"{path}: damaged ({key}: {first['msg']})") from error
+    return parse(_Written, values, path)

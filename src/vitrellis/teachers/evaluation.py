@@ -1,4 +1,4 @@
-"""How good the teachers are, found out before anything is learned from them."""
+"""Evaluates the teachers on the validation images, before the student learns from them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
 from vitrellis.analysis.inference import collect_logits
+from vitrellis.analysis.metrics import accuracy
 from vitrellis.data.loader import EvalLoader
 from vitrellis.teachers.teacher import TeacherClassifier
 from vitrellis.teachers.teachers import Teachers
 
 MIN_USEFUL_KAPPA = 0.1
-"""Cohen's kappa under which a teacher is said to be hardly better than guessing."""
+"""A teacher with a smaller Cohen's kappa is called hardly better than guessing."""
 
 
 def evaluate_teachers(teachers: Teachers, validation: EvalLoader, num_classes: int) -> list[str]:
-    """A line for each teacher on the validation images, and for each pair of them.
+    """A line for each teacher, and one for each pair of teachers.
 
-    Accuracy, and agreement with the labels beyond chance (Cohen's kappa), which a teacher that
-    always says the largest class does not have.
+    A teacher's line gives its accuracy and Cohen's kappa, its agreement with the labels beyond
+    chance: a teacher that always predicts the largest class has none.
 
     Args:
         teachers: The teachers.
-        validation: As the student sees it.
+        validation: The validation images, as the student sees them.
         num_classes: K.
     """
     lines = []
@@ -32,16 +33,18 @@ def evaluate_teachers(teachers: Teachers, validation: EvalLoader, num_classes: i
     for name, teacher in teachers.items():
         logits, labels = collect_logits(TeacherClassifier(teacher), validation)
         answers[name] = logits.argmax(dim=-1)
-        top1 = (answers[name] == labels).double().mean().item()
+        top1 = accuracy(answers[name], labels)
         kappa = multiclass_cohen_kappa(answers[name], labels, num_classes).item()
-        asked = "offline" if teachers.is_offline(name) else f"{teacher.mode} mode"
+        mode = "offline" if teachers.is_offline(name) else f"{teacher.mode} mode"
         lines.append(
-            f"  {name:10} {100 * top1:.1f} % of the validation images right, agreement with the "
-            f"labels beyond chance {kappa:.2f}, {asked}"
+            f"  {name:10} {100 * top1:.1f} % accuracy on the validation images, Cohen's kappa "
+            f"{kappa:.2f}, {mode}"
         )
         if kappa < MIN_USEFUL_KAPPA:
-            lines.append("             warning: that is hardly better than guessing")
+            lines.append("             warning: this teacher is hardly better than guessing")
     for (one, its), (other, others) in combinations(answers.items(), 2):
-        same = (its == others).double().mean().item()
-        lines.append(f"             {one} and {other} agree on {100 * same:.1f} %")
+        same = accuracy(its, others)
+        lines.append(
+            f"             {one} and {other} give the same answer for {100 * same:.1f} % of them"
+        )
     return lines

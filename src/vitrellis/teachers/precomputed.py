@@ -19,7 +19,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,10 +28,11 @@ from torch import Tensor
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.augmentation.warps import sample_maps
 from vitrellis.data.canvas import ProgressCallback
+from vitrellis.data.formats.json_files import read_json
 from vitrellis.data.loader import Batch, EvalLoader
 from vitrellis.errors import VitrellisError
 from vitrellis.objectives import Needs, TeacherOutput
-from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.atomic import write_json
 from vitrellis.teachers.teacher import Teacher
 
 SAVE_EVERY = 32
@@ -79,15 +80,7 @@ class PrecomputedOutputs:
         self.key = key
         self.count = count
         self._files: dict[str, np.memmap] = {}
-        found = self._read()
-        self.num_done = 0
-        if found is not None:
-            said = {k: v for k, v in found.items() if k != "done"}
-            if said != self._description():
-                raise VitrellisError(
-                    f"{folder}: holds answers of another teacher, or of other images. Delete it"
-                )
-            self.num_done = int(found["done"])
+        self.num_done = self._read_progress()
 
     @property
     def is_complete(self) -> bool:
@@ -170,22 +163,29 @@ class PrecomputedOutputs:
     def _save(self, num_done: int) -> None:
         for mapped in self._files.values():
             mapped.flush()
-        text = json.dumps(self._description() | {"done": num_done}, indent=2)
-        atomic_write(self.folder / "features.json", lambda path: path.write_text(text))
+        write_json(self.folder / "features.json", self._description() | {"done": num_done})
         self.num_done = num_done
 
     def _description(self) -> dict[str, object]:
         return asdict(self.key) | {"blocks": list(self.key.blocks), "count": self.count}
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read_progress(self) -> int:
+        """The images that the folder has answers of, 0 where there is no store yet."""
         path = self.folder / "features.json"
         if not path.exists():
-            return None
+            return 0
         try:
-            found: dict[str, Any] = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise VitrellisError(f"{path}: damaged ({error}). Delete {self.folder}") from error
-        return found
+            values = read_json(path)
+        except VitrellisError as error:
+            raise VitrellisError(f"{error}. Delete {self.folder}") from error
+        if not isinstance(values, dict) or not isinstance(values.get("done"), int):
+            raise VitrellisError(f"{path}: damaged (done is missing). Delete {self.folder}")
+        num_done: int = values.pop("done")
+        if values != self._description():
+            raise VitrellisError(
+                f"{self.folder}: holds answers of another teacher, or of other images. Delete it"
+            )
+        return num_done
 
 
 class PrecomputedTeacher:

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from vitrellis.runs.results import EpochRow
 
 PLAIN_INTERVAL = 2.0
 """Least seconds between two plain lines, so that short epochs do not flood a log."""
@@ -44,10 +45,10 @@ class Display:
     """Shows a run's progress. Only process 0 should be given a console that is not quiet.
 
     Args:
-        console: Where to.
-        title: What is being trained.
-        epochs: How many.
-        steps_per_epoch: How many.
+        console: Where progress is shown.
+        title: The name of the recipe.
+        epochs: The number of epochs.
+        steps_per_epoch: The number of optimizer steps in an epoch.
     """
 
     def __init__(self, console: Console, title: str, epochs: int, steps_per_epoch: int) -> None:
@@ -101,18 +102,18 @@ class Display:
         images = sum(num_images for _, num_images in list(self._recent)[1:])
         return images / seconds if seconds > 0 else 0.0
 
-    def epoch(self, row: dict[str, Any]) -> None:
-        """An epoch is done; `row` is what goes into `metrics.jsonl`."""
-        parts = "  ".join(f"{name} {value:.3f}" for name, value in row["parts"].items())
-        val = f"val {100 * row['val_top1']:.1f} %  " if "val_top1" in row else ""
+    def epoch(self, row: EpochRow) -> None:
+        """Shows the figures of an epoch that is done."""
+        parts = "  ".join(f"{name} {value:.3f}" for name, value in row.parts.items())
+        val = "" if row.val_top1 is None else f"val {100 * row.val_top1:.1f} %  "
         self._parts = f"{val}{parts}  "
-        is_last = row["epoch"] + 1 == self._epochs
+        is_last = row.epoch + 1 == self._epochs
         now = time.monotonic()
         if not self._console.is_terminal and (is_last or now - self._last_line >= PLAIN_INTERVAL):
             self._last_line = now
             self._console.print(
-                f"{self._title}  epoch {row['epoch'] + 1}/{self._epochs}  loss {row['loss']:.3f}  "
-                f"{self._parts}lr {row['lr']:.2g}  {row['images_per_second']:,.0f} img/s  "
+                f"{self._title}  epoch {row.epoch + 1}/{self._epochs}  loss {row.loss:.3f}  "
+                f"{self._parts}lr {row.lr:.2g}  {row.images_per_second:,.0f} img/s  "
                 f"{self._time_left()}",
                 soft_wrap=True,
                 highlight=False,

@@ -153,7 +153,14 @@ class LearningRate:
         return self.min_lr + 0.5 * (base_lr - self.min_lr) * (1 + math.cos(math.pi * progress))
 
     def set(self, optimizer: Optimizer, epoch: int, step_in_epoch: int) -> float:
-        """Sets the rates of all groups for this step, and returns the last group's: the body's."""
+        """Sets the rates of all groups for this step, and returns that of the body."""
         for group in optimizer.param_groups:
             group["lr"] = self.at(epoch, step_in_epoch, group["base_lr"])
-        return float(optimizer.param_groups[-1]["lr"])
+        return body_lr(optimizer)
+
+
+def body_lr(optimizer: Optimizer) -> float:
+    """The learning rate of the body's parameters; the head's, if nothing else is trained."""
+    groups = optimizer.param_groups
+    body = [group for group in groups if group["name"].startswith("body")]
+    return float((body or groups)[0]["lr"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,16 +18,18 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from vitrellis.analysis.inference import collect_logits
+from vitrellis.analysis.metrics import class_balanced_accuracy, count_by_class
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.randomness import step_seed
 from vitrellis.errors import VitrellisError
 from vitrellis.objectives import Needs
-from vitrellis.runs.checkpoints import Store
+from vitrellis.runs.checkpoints import RunWriter
+from vitrellis.runs.results import EpochRow
 from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.display import Display
 from vitrellis.training.guided import GuidedStudent, StepInputs
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
-from vitrellis.training.optimizers import LearningRate
+from vitrellis.training.optimizers import LearningRate, body_lr
 from vitrellis.training.sam import Gradient
 
 AGREE_EVERY = 10
@@ -37,18 +39,19 @@ CHECK_FINITE_EVERY = 25
 
 
 @dataclass
-class Progress:
-    """How far a run has come. Epochs and steps are 0-based; `seconds` counts training steps only.
+class TrainingProgress:
+    """The position of a run. Epochs and steps are 0-based; `seconds` counts training steps only.
 
     Attributes:
-        epoch: The epoch to do next, or the one that is going on.
-        step: Steps of it that are done.
-        seconds: Spent in training steps, without evaluation and saving.
-        seconds_before: Of those, before this epoch.
-        best_figure: Of the best epoch so far, what epochs are chosen by.
-        best_top1: Validation accuracy of that epoch, as a fraction.
-        best_epoch: That epoch.
-        sums: Of this epoch: losses and hits weighted by images, and `images`.
+        epoch: The current epoch, or the next one between two epochs.
+        step: The steps of the current epoch that are done.
+        seconds: The time spent in training steps, without evaluation and saving.
+        seconds_before: The part of `seconds` that was spent before the current epoch.
+        best_figure: The highest value so far of the figure that the best epoch is chosen by.
+        best_top1: The validation accuracy of the best epoch, as a fraction.
+        best_epoch: The best epoch so far.
+        sums: Sums over the images of the current epoch, in a checkpoint: losses, right answers
+            (`correct`) and `images`.
     """
 
     epoch: int = 0
@@ -62,7 +65,7 @@ class Progress:
 
 
 class _Outcome(NamedTuple):
-    """What one part of a batch came to, detached; see `GuidedStudent.forward`."""
+    """The detached results of one part of a batch; see `GuidedStudent.forward`."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -76,22 +79,22 @@ class Trainer:
     Args:
         fabric: Launched; decides on devices and precision.
         guided: The student with its objective, on the device.
-        optimizer: Over all that `guided` learns.
-        gradient: Where the gradient is taken that the optimizer acts on.
-        learning_rate: Of every step.
-        loader: Training batches.
-        validation: What the best checkpoint is chosen on; None chooses none.
-        teachers: The teachers, of whom there may be none.
+        optimizer: The optimizer of everything that `guided` learns.
+        gradient: Computes the gradient that the optimizer applies.
+        learning_rate: The learning rate of every step.
+        loader: The training batches.
+        validation: The images that the best epoch is chosen on; with None, none is chosen.
+        teachers: The teachers, possibly none.
         ema: A moving average of the student, which is evaluated in its place.
-        store: The run's files.
+        writer: Writes the run's files.
         display: Where progress is shown.
-        seed: Of the run.
-        epochs: How many.
-        accumulate: Into how many parts a batch is split.
-        clip_grad: Largest norm of the gradient, or None.
+        seed: The seed of the run.
+        epochs: The number of epochs.
+        accumulate: The number of parts that a batch is split into.
+        clip_grad: The largest norm of the gradient, or None.
         eval_every: Epochs between validations. The last epoch is always validated.
-        select_by: The figure of a validation that the best epoch has the highest of.
-        checkpoint_minutes: Least time between checkpoints that can be resumed from.
+        select_by: The figure whose highest value makes an epoch the best one.
+        checkpoint_minutes: The least time between two checkpoints that a run resumes from.
     """
 
     def __init__(
@@ -106,7 +109,7 @@ class Trainer:
         validation: EvalLoader | None,
         teachers: Teachers,
         ema: ModelEmaV3 | None,
-        store: Store,
+        writer: RunWriter,
         display: Display,
         seed: int,
         epochs: int,
@@ -128,7 +131,7 @@ class Trainer:
         self.validation = validation
         self.teachers = teachers
         self.ema = ema
-        self.store = store
+        self.writer = writer
         self.display = display
         self.seed = seed
         self.epochs = epochs
@@ -137,7 +140,7 @@ class Trainer:
         self.eval_every = eval_every
         self.select_by = select_by
         self.checkpoint_minutes = checkpoint_minutes
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self._last_saved = time.monotonic()
         self._recent: list[tuple[int, Tensor, dict[str, Tensor]]] = []
         self._sums: dict[str, Tensor] = {}
@@ -147,8 +150,8 @@ class Trainer:
         """The student, or its moving average where one is kept."""
         return self.ema.module if self.ema is not None else self.student
 
-    def fit(self) -> Progress:
-        """Trains from where the run stands to its end.
+    def fit(self) -> TrainingProgress:
+        """Trains from the current position to the end of the run.
 
         Raises:
             Interrupted: After SIGTERM or Ctrl-C; a checkpoint was written.
@@ -230,58 +233,64 @@ class Trainer:
         weights = self.objective.weights(epoch)
         parts = {name: means[name] for name in weights if name in means}
         seconds = progress.seconds - progress.seconds_before
-        row: dict[str, Any] = {
-            "epoch": epoch,
-            "step": (epoch + 1) * self.loader.steps_per_epoch,
-            "seconds": progress.seconds,
-            "lr": self.optimizer.param_groups[-1]["lr"],
-            "images_per_second": self.loader.images_per_epoch / max(seconds, 1e-9),
-            "loss": means["loss"],
-            "parts": parts,
-            "weights": weights,
-            "train_top1": means["correct"],
-        }
         self.objective.end_epoch(epoch, parts)
+        row = EpochRow(
+            epoch=epoch,
+            step=(epoch + 1) * self.loader.steps_per_epoch,
+            seconds=progress.seconds,
+            lr=body_lr(self.optimizer.optimizer),
+            images_per_second=self.loader.images_per_epoch / max(seconds, 1e-9),
+            loss=means["loss"],
+            parts=parts,
+            weights=weights,
+            train_top1=means["correct"],
+            **self._validate(epoch),
+        )
         progress.epoch, progress.step, progress.seconds_before = epoch + 1, 0, progress.seconds
         self._sums = {}
-        if self.validation is not None and self._validates(epoch):
-            row |= self._validate(self.validation)
-            figure = row[self.select_by]
-            if progress.best_figure is None or figure > progress.best_figure:
-                progress.best_figure, progress.best_epoch = figure, epoch
-                progress.best_top1 = row["val_top1"]
-                self.store.save_best(self.evaluated_model, self._state())
-        self.store.log(row)
+        figure = row.val_top1 if self.select_by == "val_top1" else row.val_balanced
+        if figure is not None and (progress.best_figure is None or figure > progress.best_figure):
+            progress.best_figure, progress.best_epoch = figure, epoch
+            progress.best_top1 = row.val_top1
+            self.writer.save_best(self.evaluated_model, self._state())
+        self.writer.log(row)
         self.display.epoch(row)
         if progress.epoch == self.epochs or self._save_is_due():
             self.save()
 
     def save(self) -> None:
-        """Writes the checkpoint that the run continues from."""
+        """Writes the checkpoint that the run is resumed from."""
         self._check_finite(every=1)
-        self.store.save_last(self._state())
+        self.writer.save_last(self._state())
         self._last_saved = time.monotonic()
 
     def resume(self) -> bool:
-        """Continues from the last checkpoint, if there is one."""
+        """Continues from the last checkpoint, if there is one.
+
+        What an earlier attempt logged of the epochs that are still to do is dropped.
+        """
         state = self._state()
-        if not self.store.load_last(state):
-            return False
-        self.progress = Progress(**state["progress"])
-        device = self.fabric.device
-        self._sums = {
-            name: torch.tensor(value, dtype=torch.float64, device=device)
-            for name, value in self.progress.sums.items()
-        }
-        return True
+        is_resumed = self.writer.load_last(state)
+        if is_resumed:
+            self.progress = TrainingProgress(**state["progress"])
+            device = self.fabric.device
+            self._sums = {
+                name: torch.tensor(value, dtype=torch.float64, device=device)
+                for name, value in self.progress.sums.items()
+            }
+        self.writer.forget_epochs(from_epoch=self.progress.epoch)
+        return is_resumed
 
     def _state(self) -> dict[str, Any]:
-        """Everything that resuming needs. Schedules and randomness are functions of the count."""
-        self.progress.sums = {name: value.item() for name, value in self._sums.items()}
+        """Everything that a run is resumed from; schedules and randomness follow from the position.
+
+        Modules and the optimizer are in it as they are, so that loading restores them in place.
+        """
+        sums = {name: value.item() for name, value in self._sums.items()}
         state: dict[str, Any] = {
             "guided": self.guided,
             "optimizer": self.optimizer,
-            "progress": asdict(self.progress),
+            "progress": asdict(replace(self.progress, sums=sums)),
             "precision": self.fabric.strategy.precision,
         }
         if self.ema is not None:
@@ -334,7 +343,7 @@ class Trainer:
         raise VitrellisError(
             f"the loss is {total.item()} in epoch {self.progress.epoch + 1}, step {step + 1}: "
             f"{'term ' + ', '.join(bad) if bad else 'the weighted sum'} is not finite ({values}). "
-            f"Last good checkpoint: {self.store.describe_last()}. "
+            f"Last good checkpoint: {self.writer.describe_last()}. "
             "A lower optimizer.lr, training.clip_grad=1 or training.precision=32-true may help"
         )
 
@@ -342,27 +351,25 @@ class Trainer:
     def _finite_interval(self) -> int:
         return 1 if self.fabric.device.type == "cpu" else CHECK_FINITE_EVERY
 
-    def _validate(self, loader: EvalLoader) -> dict[str, float]:
-        """Accuracy, over images and as a mean over classes, and mean cross-entropy."""
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """Accuracy, class-balanced accuracy and mean cross-entropy; empty without validation."""
+        is_due = (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
+        if self.validation is None or not is_due:
+            return {}
         with self.fabric.autocast():
-            logits, labels = collect_logits(self.evaluated_model, loader)
+            logits, labels = collect_logits(self.evaluated_model, self.validation)
         num_classes = logits.shape[1]
-        hits = labels[logits.argmax(dim=-1) == labels]
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum").double()
-        counted = [torch.bincount(found, minlength=num_classes) for found in (hits, labels)]
-        sums = torch.cat([*counted, loss.view(1)]).to(self.fabric.device)
+        counts = count_by_class(logits.argmax(dim=-1), labels, num_classes)
+        sums = torch.cat([*counts, loss.view(1)]).to(self.fabric.device)
         reduced = self.fabric.all_reduce(sums, reduce_op="sum")
         assert isinstance(reduced, Tensor)
         right, images, total = reduced.cpu().split([num_classes, num_classes, 1])
-        recalls = (right / images)[images > 0]
         return {
             "val_top1": (right.sum() / images.sum()).item(),
-            "val_balanced": recalls.mean().item(),
+            "val_balanced": class_balanced_accuracy(right, images),
             "val_loss": (total / images.sum()).item(),
         }
-
-    def _validates(self, epoch: int) -> bool:
-        return (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
 
     def _save_is_due(self) -> bool:
         is_due = time.monotonic() - self._last_saved >= 60 * self.checkpoint_minutes
@@ -385,5 +392,5 @@ class Trainer:
             f"stopped by {stop.signal_name or 'another process'} in epoch "
             f"{self.progress.epoch + 1} of {self.epochs}, after step {self.progress.step} of "
             f"{self.loader.steps_per_epoch}. "
-            f"Saved: {self.store.describe_last()}. The same command continues from there"
+            f"Saved: {self.writer.describe_last()}. The same command continues from there"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,14 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 
 from vitrellis.errors import UsageError, VitrellisError
-from vitrellis.models import cifar_resnet, cvt, dhvt, evit, pvt, small_vit, t2t
 from vitrellis.models.support.heads import add_distillation_head, head_modules
 from vitrellis.models.support.weights import load_initial
+
+_PACKAGE = "vitrellis.models."
+
+# importing a model file registers its models with timm
+for _file in pkgutil.iter_modules([str(Path(__file__).parents[1])]):
+    importlib.import_module(_PACKAGE + _file.name)
 
 IN_TIMM = (
     "convit_tiny",
@@ -29,13 +36,13 @@ IN_TIMM = (
     "resnet18",
     "resnet50",
 )
-"""What the published systems train and timm has."""
+"""Models of timm that the published systems train. The list is a choice; ours are found."""
 
 
 def list_models() -> list[str]:
     """Names of the models that this package adds to timm's."""
-    rooms = (cifar_resnet, cvt, dhvt, evit, pvt, small_vit, t2t)
-    return sorted(name.removesuffix(".untrained") for room in rooms for name in room.default_cfgs)
+    names = timm.list_models()
+    return sorted(n for n in names if timm.model_entrypoint(n).__module__.startswith(_PACKAGE))
 
 
 def create_model(

@@ -68,7 +68,7 @@ DEIT_LT: Rules = (
     (r"^linear\.", "fc."),
 )
 
-SOURCES: dict[str, Rules] = {
+PUBLISHERS: dict[str, Rules] = {
     "tiny-transformers": TINY_TRANSFORMERS,
     "dhvt": (),
     "evit": (),
@@ -117,13 +117,13 @@ def load_reference_weights(
 
 
 def check_source(source: str) -> None:
-    """Refuses what is not in `SOURCES`.
+    """Refuses what is not in `PUBLISHERS`.
 
     Raises:
         UsageError: Naming those that are.
     """
-    if source not in SOURCES:
-        raise unknown_name("source of weights", source, SOURCES)
+    if source not in PUBLISHERS:
+        raise unknown_name("source of weights", source, PUBLISHERS)
 
 
 def published_state(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -131,10 +131,10 @@ def published_state(state: Mapping[str, Tensor], source: str) -> dict[str, Tenso
 
     Args:
         state: By the implementation's names.
-        source: One of `SOURCES`.
+        source: One of `PUBLISHERS`.
     """
     needed = {name: value for name, value in state.items() if not _TRAINING_ONLY.search(name)}
-    return translate(needed if source == "deit-lt" else state, SOURCES[source])
+    return translate(needed if source == "deit-lt" else state, PUBLISHERS[source])
 
 
 def translate(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:

@@ -1,0 +1,48 @@
+"""A new model is one file, and nothing else has to name it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import vitrellis
+
+NEW_MODEL = """
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from vitrellis.models.cifar_resnet import CifarResNet
+
+default_cfgs = generate_default_cfgs({"tinything_a": {"input_size": (3, 16, 16)}})
+
+
+@register_model
+def tinything_a(pretrained=False, **kwargs):
+    return build_model_with_cfg(CifarResNet, "tinything_a", pretrained, depth=8, **kwargs)
+"""
+
+
+def test_a_new_file_is_found(tmp_path: Path) -> None:
+    package = tmp_path / "vitrellis"
+    shutil.copytree(Path(vitrellis.__file__).parent, package)
+    (package / "models" / "tinything.py").write_text(NEW_MODEL)
+
+    def run(*arguments: str) -> str:
+        ended = subprocess.run(
+            [sys.executable, *arguments],
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    # the listing builds the model, by create_model, to count its parameters
+    assert "tinything_a" in run("-m", "vitrellis", "models", "tinything")
+    sweep = ("tests/models/test_contracts.py", "--collect-only", "-q", "-p", "no:cacheprovider")
+    collected = run("-m", "pytest", *sweep, "-o", f"pythonpath={tmp_path}")
+    assert "test_exports[tinything_a]" in collected
