@@ -80,8 +80,9 @@ def test_a_relative_threshold_does_not_depend_on_the_scale_of_the_loss() -> None
     losses = decaying(150, 20.0, noise=0.01, seed=0)
     stops = {
         epochs_on(
-            Adaptive(2.5, threshold=-0.005, relative=True, min_epoch=0), [scale * l for l in losses]
-        )  # noqa: E741
+            Adaptive(2.5, threshold=-0.005, relative=True, min_epoch=0),
+            [scale * loss for loss in losses],
+        )
         for scale in (1e-4, 1.0, 1e4)
     }
     assert stops == {slow_epochs_on([loss / losses[0] for loss in losses], 50, -0.005)}
