@@ -29,7 +29,7 @@ from torchvision.transforms import InterpolationMode
 
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.loader import TrainLoader
-from vitrellis.data.sources.base import Split, TensorImages
+from vitrellis.data.source import Split, TensorImages
 from vitrellis.report.hardware import describe_hardware
 
 NUM_IMAGES = 2048

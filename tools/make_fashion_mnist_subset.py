@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vitrellis.data.sources.base import Split, TensorImages
+from vitrellis.data.source import Split, TensorImages
 from vitrellis.data.sources.fashion_mnist import CLASS_NAMES, PACKAGED, load_fashion_mnist
 
 VAL_PER_CLASS, TRAIN_PER_CLASS, TEST_PER_CLASS = 100, 200, 400

@@ -18,7 +18,7 @@ from vitrellis.data.canvas import (
     read_canvases,
     to_canvas,
 )
-from vitrellis.data.sources.base import Split, Subset, TensorImages
+from vitrellis.data.source import Split, Subset, TensorImages
 from vitrellis.errors import VitrellisError
 
 

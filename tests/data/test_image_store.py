@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.image_store import Stream, open_store
-from vitrellis.data.sources.base import TensorImages
+from vitrellis.data.source import TensorImages
 from vitrellis.errors import VitrellisError
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ BATCHES = [torch.tensor([4, 0]), torch.tensor([2]), torch.tensor([1, 3, 3])]
 
 SLEEPER = """
 import multiprocessing, sys, threading, time, torch
-from vitrellis.data.sources.base import TensorImages
+from vitrellis.data.source import TensorImages
 from vitrellis.data.image_store import Stream
 
 if __name__ == "__mp_main__":  # as libraries do that keep threads of their own

@@ -11,7 +11,7 @@ from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.randomness import epoch_order
-from vitrellis.data.sources.base import Split, TensorImages
+from vitrellis.data.source import Split, TensorImages
 from vitrellis.errors import UsageError
 
 CPU = torch.device("cpu")

@@ -210,7 +210,7 @@ def test_learned_blocks_need_no_pairs() -> None:
         ({"augmentation": {"rand_augment": "strong"}}, "such as `rand-m9-mstd0.5-inc1`"),
         (
             {"augmentation": {"rand_augment": "rand-m9", "auto_augment": "cifar10"}},
-            "augmentation: rand_augment and auto_augment take each other's place; give one of them",
+            "augmentation: rand_augment and auto_augment replace each other; give one of them",
         ),
         ({"augmentation": {"auto_augment": "cifar"}}, "must be 'cifar10', 'imagenet' or 'svhn'"),
         (

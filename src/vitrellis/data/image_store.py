@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitrellis.data.canvas import Fit, ProgressCallback, read_canvases, to_canvas
-from vitrellis.data.sources.base import Images
+from vitrellis.data.source import Images
 from vitrellis.errors import VitrellisError
 
 _WORKERS_OUTLIVE_SIGTERM = sys.platform == "linux"  # where the sender of a signal is known

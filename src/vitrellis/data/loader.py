@@ -20,7 +20,7 @@ from vitrellis.data.canvas import Fit, ProgressCallback
 from vitrellis.data.image_store import open_store
 from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
 from vitrellis.data.sampling import ClassSampler, Sampler
-from vitrellis.data.sources.base import Split
+from vitrellis.data.source import Split
 from vitrellis.errors import UsageError
 
 

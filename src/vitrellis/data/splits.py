@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.long_tail import LongTail, long_tailed
-from vitrellis.data.sources.base import Source
+from vitrellis.data.source import Source
 from vitrellis.errors import UsageError, VitrellisError
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from vitrellis.data.source import root_folder
 from vitrellis.data.sources import Source, Split, Subset, TensorImages
-from vitrellis.data.sources.base import root_folder
 from vitrellis.errors import VitrellisError
 
 

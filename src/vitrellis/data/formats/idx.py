@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vitrellis.data.sources.base import Split, TensorImages
+from vitrellis.data.source import Split, TensorImages
 from vitrellis.errors import VitrellisError
 
 _UNSIGNED_BYTE = 0x08

@@ -1,6 +1,6 @@
 """Data sets as they lie on disk or in memory, read into one form: a `Source`."""
 
-from vitrellis.data.sources.base import Images, Source, Split, Subset, TensorImages
+from vitrellis.data.source import Images, Source, Split, Subset, TensorImages
 from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, image_pixels, read_header, read_image
 from vitrellis.data.sources.files import ImageFiles, Listing, is_image, list_images
 from vitrellis.data.sources.memory import from_dataset, from_tensors

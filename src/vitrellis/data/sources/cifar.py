@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.formats.plain_pickle import read_plain_pickle
-from vitrellis.data.sources.base import Source, Split, TensorImages, root_folder
+from vitrellis.data.source import Source, Split, TensorImages, root_folder
 from vitrellis.data.sources.channels import to_channels
 from vitrellis.errors import VitrellisError
 

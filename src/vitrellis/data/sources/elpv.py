@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vitrellis.data.sources.base import Source, Split, root_folder
+from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles, channels_of, inspect_files
 from vitrellis.data.splits import stratified_split
 from vitrellis.errors import UsageError, VitrellisError

@@ -19,7 +19,7 @@ import torch
 from torchvision.datasets import Flowers102
 
 from vitrellis.data.formats.mat import read_mat
-from vitrellis.data.sources.base import Source, Split, root_folder
+from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles
 from vitrellis.errors import UsageError, VitrellisError
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from vitrellis.data.formats.json_files import read_json, records
-from vitrellis.data.sources.base import Source, Split, root_folder
+from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles
 from vitrellis.errors import UsageError, VitrellisError, unknown_name
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from vitrellis.data.sources.base import Source, Split, root_folder
+from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles
 from vitrellis.errors import UsageError, VitrellisError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vitrellis.data.sources.base import Source
+from vitrellis.data.source import Source
 from vitrellis.data.sources.chaoyang import load_chaoyang
 from vitrellis.data.sources.cifar import load_cifar10, load_cifar100
 from vitrellis.data.sources.elpv import load_elpv

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from vitrellis.data.sources.base import Source, Split, root_folder
+from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles, is_image, visible
 from vitrellis.errors import VitrellisError
 
