@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import json
 
-from tests.cli.command import assert_one_error, vitrellis
+from tests.cli.command import assert_one_error, run_apart, run_here, vitrellis
 
 
 def test_our_models_are_listed_with_their_parameters() -> None:
-    ended = vitrellis("models", "--num-classes", "100", "--json")
-    assert ended.returncode == 0, ended.stderr
-    rows = {row["name"]: row for row in json.loads(ended.stdout)}
+    out = run_here("models", "--num-classes", "100", "--json").out
+    rows = {row["name"]: row for row in json.loads(out)}
     resnet = rows["cifar_resnet56"]
     assert resnet["parameters"] == 861_620  # as published
     assert resnet["img_size"] == [32, 32]
@@ -20,13 +19,12 @@ def test_our_models_are_listed_with_their_parameters() -> None:
 
 
 def test_a_part_of_a_name_chooses() -> None:
-    ended = vitrellis("models", "resnet56")
-    lines = ended.stdout.splitlines()[1:]
+    lines = run_apart("models", "resnet56").out.splitlines()[1:]
     assert [line.split()[0] for line in lines] == ["cifar_resnet56"]
 
 
 def test_all_includes_timm() -> None:
-    rows = json.loads(vitrellis("models", "--all", "deit3_small*", "--json").stdout)
+    rows = json.loads(run_here("models", "--all", "deit3_small*", "--json").out)
     assert [row["name"] for row in rows] == [
         "deit3_small_patch16_224",
         "deit3_small_patch16_384",
@@ -36,7 +34,7 @@ def test_all_includes_timm() -> None:
 
 
 def test_all_without_a_filter_lists_names() -> None:
-    rows = {row["name"]: row for row in json.loads(vitrellis("models", "--all", "--json").stdout)}
+    rows = {row["name"]: row for row in json.loads(run_here("models", "--all", "--json").out)}
     assert len(rows) > 1000
     assert rows["resnet26"] | {"name": ""} == {
         "name": "",
