@@ -30,13 +30,13 @@ def test_an_imported_model_is_evaluated_and_predicts_and_teaches(
     tmp_path: Path, place: Path, test_images: Split
 ) -> None:
     original = checkpoint(tmp_path)
-    overrides = ["data.source=fashion-mnist", "input.img_size=28"]
+    overrides = ["data.source=fashion-mnist", "data.train_size=60", "input.img_size=28"]
     out = run_apart("import", "c.pth", *WORDS, *overrides, cwd=tmp_path).out
     assert "vitrellis predict runs/it" in out
 
-    evaluated = run_here("eval", "runs/it", "--split", "val", "--json", cwd=tmp_path)
+    evaluated = run_here("eval", "runs/it", "--split", "train", "--json", cwd=tmp_path)
     assert evaluated.err == ""
-    assert json.loads(evaluated.out)["images"] == 1000
+    assert json.loads(evaluated.out)["images"] == 60
 
     words = ["predict", "runs/it", str(place / "images"), "--json"]
     rows = json.loads(run_here(*words, cwd=tmp_path).out)
