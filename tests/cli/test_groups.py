@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -86,15 +87,29 @@ def test_text_has_a_row_for_each_group_and_a_column_for_each_head(
     tail_place: Path, figures: dict[str, Any]
 ) -> None:
     lines = run_here("eval", "runs/tail", cwd=tail_place).out.splitlines()
-    start = next(n for n, line in enumerate(lines) if line.startswith("mean over"))
-    assert lines[start].endswith("classes  class head %  distillation head %  average %")
+    start = next(n for n, line in enumerate(lines) if line.startswith("accuracy %, mean over"))
+    assert lines[start].endswith("classes  class head  distillation head  average")
     percents = [f"{100 * head['balanced_accuracy']:.2f}" for head in figures["heads"].values()]
     assert lines[start + 2].split() == ["all", "classes", "10", *percents]
     tail = [f"{100 * h['groups'][0]['tail']['accuracy']:.2f}" for h in figures["heads"].values()]
-    assert lines[start + 5].startswith("tail classes  training images: fewer than 20  ")
-    assert lines[start + 5].split()[-4:] == ["4", *tail]
+    assert lines[start + 3] == "by training images:"
+    assert lines[start + 6].split() == ["tail:", "fewer", "than", "20", "4", *tail]
     boots = next(line for line in lines if line.startswith("Ankle boot"))
     assert boots.split()[2:4] == ["5", "400"]
+
+
+def test_the_tables_fit_a_terminal_of_80_columns(
+    tail_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    out = re.sub(r"\x1b\[[0-9;]*m", "", run_here("eval", "runs/tail", cwd=tail_place).out)
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert max(map(len, lines)) <= 80
+    for heading in ("average", "most taken for"):  # the last column, so that none is wrapped
+        assert sum(line.endswith(heading) for line in lines) == 1
+    start = next(n for n, line in enumerate(lines) if line.startswith("class "))
+    end = next(n for n, line in enumerate(lines) if line.startswith("true, predicted as"))
+    assert end - start == 13  # a heading, a rule, ten classes, an empty line
 
 
 def test_training_prints_the_groups(tail_place: Path) -> None:
