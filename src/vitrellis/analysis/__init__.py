@@ -1,1 +1,1 @@
-"""What a trained model does: metrics and inference."""
+"""Figures of trained models: accuracy, cost, attention, rank."""

@@ -1,9 +1,9 @@
-"""How far a transformer looks: the mean distance of what each block attends to.
+"""The attention distance: how far the patches are that each block of a transformer attends to.
 
-Source: Dosovitskiy et al., ICLR 2021 (https://arxiv.org/abs/2010.11929); of students on long tails,
-Rangwani et al., DeiT-LT, CVPR 2024 (https://arxiv.org/abs/2404.02900). For each patch, distances to
-all patches, weighted by its attention to them; the mean over patches and images. A convolution of
-3x3 patches looks about one patch far.
+Source: Dosovitskiy et al., ICLR 2021 (https://arxiv.org/abs/2010.11929); for students on long
+tails, Rangwani et al., DeiT-LT, CVPR 2024 (https://arxiv.org/abs/2404.02900). For each patch, it is
+the mean of the distances to all patches, weighted by its attention to them; then the mean over
+patches and images. A convolution of 3x3 patches looks about one patch far.
 
 How we differ: class, distillation and head tokens take no part, on either side, and the attention
 among patches is scaled to a sum of one.
@@ -26,7 +26,7 @@ from vitrellis.models import forward_with_maps, num_blocks
 
 @torch.no_grad()
 def attention_distances(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Mean distance of what each head of each block attends to, in pixels.
+    """The mean attention distance of each head of each block, in pixels.
 
     Args:
         model: A transformer whose blocks use `scaled_dot_product_attention`; in eval mode.
@@ -36,7 +36,7 @@ def attention_distances(model: nn.Module, images: Tensor) -> list[Tensor]:
         `(heads,)` for each block, in order.
 
     Raises:
-        UsageError: If there is no attention to be seen, or not one for each block.
+        UsageError: If the blocks do not have one attention each that can be seen.
     """
     blocks = range(num_blocks(model))
     with _Attention() as seen:
@@ -61,7 +61,7 @@ def attention_distances(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 class _Attention(TorchFunctionMode):
-    """Within it, the weights of every scaled dot-product attention are computed once more."""
+    """Computes the weights of every scaled dot-product attention in the block once more."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,13 +81,13 @@ class _Attention(TorchFunctionMode):
 def _mean_distance(
     weights: Tensor, grid: tuple[int, int], sides: tuple[int, int], prefix: int | None
 ) -> Tensor:
-    """Of one block.
+    """The mean attention distance of each head of one block.
 
     Args:
-        weights: `(B, heads, N, M)` attention of tokens to tokens.
-        grid: Rows and columns of patches that attend.
+        weights: `(B, heads, N, M)`, the attention of tokens to tokens.
+        grid: The rows and columns of the patches that attend.
         sides: `(H, W)` of the images in pixels.
-        prefix: Most tokens in front of the patches; None for all that are no patches.
+        prefix: The most tokens in front of the patches; None if all other tokens are there.
 
     Returns:
         `(heads,)` in pixels.
@@ -106,7 +106,7 @@ def _mean_distance(
 
 
 def _shrinkage(grid: tuple[int, int], num_keys: int) -> int:
-    """By how much the grid of keys is coarser than that of queries."""
+    """The factor by which the grid of keys is coarser than that of queries."""
     for factor in range(1, max(grid) + 1):
         if -(-grid[0] // factor) * -(-grid[1] // factor) <= num_keys:
             return factor
@@ -114,7 +114,7 @@ def _shrinkage(grid: tuple[int, int], num_keys: int) -> int:
 
 
 def _centres(grid: tuple[int, int], sides: tuple[int, int]) -> Tensor:
-    """`(rows * columns, 2)`, where patches are, in pixels."""
+    """The centres of the patches in pixels: `(rows * columns, 2)`."""
     rows = (torch.arange(grid[0]) + 0.5) * (sides[0] / grid[0])
     columns = (torch.arange(grid[1]) + 0.5) * (sides[1] / grid[1])
     return torch.cartesian_prod(rows, columns)

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-adds, memory, time."""
+"""The cost of a model: parameters, multiply-adds, memory, time."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class Timing:
-    """Repeated measurements of one thing.
+    """The times of repeated measurements, in seconds.
 
     Attributes:
-        median: Seconds.
-        fastest: Seconds.
-        slowest: Seconds.
+        median: The median.
+        fastest: The shortest time.
+        slowest: The longest time.
     """
 
     median: float
@@ -44,19 +44,19 @@ class Timing:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one model costs at one size.
+    """The cost of one model at one size.
 
     Attributes:
-        trainable_parameters: Those that are trained.
-        parameters: All.
-        macs: Multiply-adds of one forward pass for one image: of convolutions, linear layers and
-            both products of attention; half of what torch's flop counter counts.
-        activation_bytes: What one training step keeps for its backward pass, per image.
-        peak_bytes: Most memory in use during a training step at `batch_size`; on GPUs only.
-        latency: Of the forward pass of one image.
-        forward: Of the forward pass of a batch, without gradients.
-        step: Of forward and backward pass of a batch, without the optimizer's update.
-        batch_size: Images in a batch.
+        trainable_parameters: The number of parameters that are trained.
+        parameters: The number of all parameters.
+        macs: The multiply-adds of one forward pass for one image: of convolutions, linear layers
+            and both products of attention; half of the count of torch's flop counter.
+        activation_bytes: The bytes that one training step keeps for its backward pass, per image.
+        peak_bytes: The most memory in use during a training step at `batch_size`; GPUs only.
+        latency: The time of the forward pass of one image.
+        forward: The time of the forward pass of a batch, without gradients.
+        step: The time of forward and backward pass of a batch, without the optimizer's update.
+        batch_size: The number of images in a batch.
     """
 
     trainable_parameters: int
@@ -124,12 +124,12 @@ class Measurement:
 
 
 def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of one forward pass for one image, by torch's flop counter.
+    """The multiply-adds of one forward pass for one image, by torch's flop counter.
 
-    Nothing is computed: shapes alone go through the model.
+    Nothing is computed: only shapes go through the model.
 
     Args:
-        model: Left as it is; a copy without values is counted.
+        model: The model, which is not changed; a copy without values is counted.
         shape: `(C, H, W)` of the image.
     """
     shapes = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
@@ -140,14 +140,14 @@ def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def activation_bytes(model: nn.Module, images: Tensor, precision: Precision = "float32") -> int:
-    """Bytes that a training step keeps between forward and backward pass, per image.
+    """The bytes that a training step keeps between forward and backward pass, per image.
 
-    Parameters do not count, and what several operations keep counts once.
+    Parameters do not count, and a tensor that several operations keep counts once.
 
     Args:
         model: In training mode.
         images: `(B, C, H, W)`.
-        precision: Of the arithmetic.
+        precision: The precision of the arithmetic.
     """
     owned = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
@@ -176,18 +176,18 @@ def measure(
     repeats: int = 10,
     seconds: float = 2.0,
 ) -> Cost:
-    """All costs of a model on its device.
+    """Measures all costs of a model on its device.
 
     Every measurement is warmed up, and waits for the device before and after.
 
     Args:
-        model: On the device that is measured.
+        model: The model, on the device to measure.
         shape: `(C, H, W)` of the images.
-        batch_size: For `forward` and `step`.
-        precision: Of the arithmetic; below float32, by autocast.
+        batch_size: The number of images in a batch of `forward` and `step`.
+        precision: The precision of the arithmetic; below float32, by autocast.
         compiled: Whether torch.compile is used for the timings.
-        repeats: Most measurements of each kind.
-        seconds: Of each kind, after which no further measurement begins; at least three are made.
+        repeats: The most measurements of each kind.
+        seconds: The time after which no measurement of a kind starts; at least three are made.
     """
     device = _device(model)
     macs = count_macs(model, shape)
@@ -228,13 +228,13 @@ def measure(
 
 
 def timed(work: Callable[[], None], device: torch.device, repeats: int, seconds: float) -> Timing:
-    """Repeats something, after two times that do not count.
+    """Times repeated calls, after two calls that do not count.
 
     Args:
-        work: What to measure.
-        device: That has to be waited for.
-        repeats: Most measurements.
-        seconds: After which no further one begins; at least three are made.
+        work: The function to measure.
+        device: The device that runs it, whose work is waited for.
+        repeats: The most measurements.
+        seconds: The time after which no measurement starts; at least three are made.
     """
     for _ in range(2):
         work()
@@ -257,7 +257,7 @@ def arithmetic(device: torch.device, precision: Precision) -> Any:
 
 
 def total(logits: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """A number to differentiate, of one or several heads."""
+    """A scalar to differentiate, from the logits of one or several heads."""
     heads = logits if isinstance(logits, tuple) else (logits,)
     return torch.stack([head.float().square().mean() for head in heads]).sum()
 

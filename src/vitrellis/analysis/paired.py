@@ -1,4 +1,4 @@
-"""How far apart two ways of training are, judged by runs in pairs of equal seed and fold."""
+"""The difference between two ways of training, from runs in pairs of equal seed and fold."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """What one way gains over another.
+    """The gain of one way of training over another.
 
     Attributes:
-        each: Of every pair.
-        mean: Over the pairs.
-        interval: Lowest and highest mean that the pairs are in keeping with; None for one pair.
+        each: The gain of every pair.
+        mean: The mean gain over the pairs.
+        interval: The confidence interval of the mean; None for one pair.
     """
 
     each: tuple[float, ...]
@@ -26,7 +26,7 @@ class PairedDifference:
 
     @property
     def wins(self) -> int:
-        """Pairs in which there is a gain."""
+        """The number of pairs with a gain."""
         return sum(gain > 0 for gain in self.each)
 
 
@@ -40,12 +40,12 @@ def paired_difference(
     """The mean of `figures - others`, with Student's interval.
 
     Args:
-        figures: One for each pair.
-        others: Likewise, in the same order.
-        confidence: Of the interval.
-        test_share: Of cross-validation, how many images are tested on for each that is trained on.
-            Folds share most of their training images, so that their figures vary less than those
-            of independent runs would: the variance is corrected for that (Nadeau and Bengio,
+        figures: A figure for each pair.
+        others: The other figure of each pair, in the same order.
+        confidence: The confidence of the interval.
+        test_share: In cross-validation, the number of test images for each training image. Folds
+            share most of their training images, so that their figures vary less than those of
+            independent runs would: the variance is corrected for that (Nadeau and Bengio,
             "Inference for the Generalization Error", Machine Learning 52, 2003, eq. 9).
     """
     each = tuple(mine - other for mine, other in zip(figures, others, strict=True))

@@ -1,4 +1,4 @@
-"""How many dimensions of its width a block uses.
+"""The number of dimensions that the features of a block use.
 
 DeiT-LT (CVPR 2024, https://arxiv.org/abs/2404.02900) looks at the rank of a student's features: a
 teacher for long tails leaves features of low rank, which generalise from few images. The effective
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 def effective_rank(features: Tensor) -> float:
-    """Between 1, all images in one direction, and the smaller side, all directions alike.
+    """The effective rank: 1 if all images lie in one direction, at most the smaller of N and C.
 
     Args:
-        features: `(N, C)`; their mean is taken off.
+        features: `(N, C)`; their mean is subtracted.
     """
     values = torch.linalg.svdvals(features.double() - features.double().mean(dim=0))
     shares = values / values.sum()
@@ -25,11 +25,11 @@ def effective_rank(features: Tensor) -> float:
 
 
 def components_for(features: Tensor, share: float = 0.99) -> int:
-    """How many principal components hold that share of the variance.
+    """The number of principal components that hold a share of the variance.
 
     Args:
-        features: `(N, C)`; their mean is taken off.
-        share: Of the variance, in (0, 1].
+        features: `(N, C)`; their mean is subtracted.
+        share: The share of the variance, in (0, 1].
     """
     variances = torch.linalg.svdvals(features.double() - features.double().mean(dim=0)).square()
     reached = variances.cumsum(dim=0) / variances.sum()

@@ -34,37 +34,42 @@ def bench(
     ],
     img_size: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Pixels; may be given several times. By default each its own."),
+        typer.Option(min=1, help="Pixels; may be repeated. By default the size of each model."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 32,
-    num_classes: Annotated[int, typer.Option(min=1, help="Classes of models by name.")] = 10,
+    num_classes: Annotated[
+        int, typer.Option(min=1, help="Number of classes of models given by name.")
+    ] = 10,
     precision: Annotated[
         list[str] | None,
-        typer.Option(
-            help="float32, bfloat16 or float16; may be given several times. [default: float32]"
-        ),
+        typer.Option(help="float32, bfloat16 or float16; may be repeated. [default: float32]"),
     ] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile, and compare.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Also measure with torch.compile.")
+    ] = False,
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="What is measured.")
+        Literal["auto", "cpu", "cuda"], typer.Option(help="The device to measure.")
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads on a CPU; all cores if not given.")
+        int | None, typer.Option(min=1, help="Threads on a CPU; by default all cores.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Of each kind of measurement.")] = 2.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, help="Seconds for each kind of measurement.")
+    ] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw speed against accuracy, or else MACs, as PNG.")
+        Path | None,
+        typer.Option(help="Draw speed against accuracy (or multiply-adds) into this PNG file."),
     ] = None,
 ) -> None:
-    """Measure what models cost: parameters, multiply-adds, memory, time.
+    """Measure the cost of models: parameters, multiply-adds, memory, time.
 
-    Every time is the median of repeated, warmed-up measurements, with the fastest and the slowest
-    in --json and --csv. Multiply-adds are those of convolutions, linear layers and attention for
-    one image, half of what torch's flop counter counts. "keeps" is what one training step keeps
-    for its backward pass, per image; on a GPU, "peak" is the most memory that a step uses. A run is
-    measured as it was trained, and plotted with its test accuracy.
+    Every time is the median of repeated measurements after a warm-up; --json and --csv also have
+    the fastest and the slowest. Multiply-adds are those of convolutions, linear layers and
+    attention for one image, half of the count of torch's flop counter. "keeps" is the memory that
+    one training step keeps for its backward pass, per image; on a GPU, "peak" is the most memory
+    that a step uses. A run is measured as it was trained, and plotted with its test accuracy.
 
     Examples:
       vitrellis bench dhvt_micro_patch4 vit_micro_patch4_28 --img-size 28

@@ -1,4 +1,4 @@
-"""`vitrellis compare`: which recipe is better, and is it more than luck?"""
+"""`vitrellis compare`: trains several recipes over several seeds and compares their figures."""
 
 from __future__ import annotations
 
@@ -25,33 +25,34 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 3,
     folds: Annotated[
         int | None,
-        typer.Option(min=2, help="Cross-validate: each seed tests on every one of so many parts."),
+        typer.Option(min=2, help="Cross-validate with this many folds for each seed."),
     ] = None,
     controls: Annotated[
         bool,
         typer.Option(
             "--controls",
-            help="Also train every guided student without guidance, for as many epochs and for as "
-            "many seconds as it and its teacher took.",
+            help="Also train every guided student without its teacher: for as many epochs, and for "
+            "as many seconds as student and teacher took together.",
         ),
     ] = False,
     baseline: Annotated[
-        str | None, typer.Option(help="What the others are compared with; by default the first.")
+        str | None,
+        typer.Option(help="The recipe that the others are compared with; by default the first."),
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="top1, balanced_accuracy or macro_f1, of the test images.")
+        str, typer.Option(help="top1, balanced_accuracy or macro_f1 on the test images.")
     ] = "top1",
-    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/compare"),
+    out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/compare"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train several recipes over several seeds, and print means, spread and paired differences.
 
-    Every seed draws images, initial weights and order anew, the same for all recipes, so that they
-    are compared in pairs; the interval is Student's, of the paired differences. Test images choose
-    nothing. Where some classes have many more training images than others, accuracy is also given
-    for head, mid and tail classes. A teacher that several share is trained once for each seed. What
-    is complete is not repeated: after an interruption, or with more seeds or recipes, give the
-    command again.
+    Each seed determines the images, the initial weights and the order, the same for all recipes,
+    so that recipes are compared in pairs; the interval is Student's t interval of the paired
+    differences. Test images are not used for model selection. If some classes have many more
+    training images than others, accuracy is also printed for head, mid and tail classes. A teacher
+    that several recipes share is trained once for each seed. Complete runs are not repeated: to
+    resume, or to add seeds or recipes, run the command again.
 
     Examples:
       vitrellis compare demo-alone demo-lg demo
@@ -63,7 +64,7 @@ def compare(
     from vitrellis.cli.console import console, error_console, print_json
     from vitrellis.errors import unknown_name
 
-    recipes = _recipes(words)  # wrong words end here, before torch is loaded
+    recipes = _recipes(words)  # fails early, before torch is loaded
     names = [recipe.name for _, recipe in recipes]
     if baseline is not None and baseline not in names:
         raise unknown_name("baseline", baseline, names)
@@ -83,28 +84,30 @@ def compare(
     rows = _ordered(run(arms, units(seeds, folds), out=out, console=progress), names)
     _check_metric(rows, metric)
     if as_json:
+        from dataclasses import asdict
+
         from vitrellis.report.hardware import describe_hardware
 
-        print_json({"hardware": describe_hardware(), "rows": _plain(rows)})
+        print_json({"hardware": describe_hardware(), "rows": [asdict(row) for row in rows]})
         return
-    chosen = baseline if baseline is not None else names[0]
-    _print(rows, metric, chosen if len(arm_labels(rows)) > 1 else None, folds)
+    reference = names[0] if baseline is None else baseline
+    _print(rows, metric, reference if len(arm_labels(rows)) > 1 else None, folds)
 
 
 def _recipes(words: Sequence[str]) -> list[tuple[str, Recipe]]:
-    """The words without an equals sign, with the changes that the others make."""
+    """The recipes: words without an equals sign, with the changes that the other words make."""
     from vitrellis.errors import UsageError
     from vitrellis.recipe import load_recipe
 
     overrides = [word for word in words if "=" in word]
-    named = [word for word in words if "=" not in word]
-    if not named:
+    names = [word for word in words if "=" not in word]
+    if not names:
         raise UsageError("compare: no recipe given; `vitrellis recipes` lists them")
-    return [(word, load_recipe(word, overrides)) for word in named]
+    return [(word, load_recipe(word, overrides)) for word in names]
 
 
 def _ordered(rows: Sequence[Measured], names: Sequence[str]) -> list[Measured]:
-    """Students as they were given, then controls, then teachers."""
+    """The students in the order of the command, then controls, then teachers."""
     roles = ("student", "control", "teacher")
 
     def place(row: Measured) -> tuple[int, int]:
@@ -119,8 +122,8 @@ def _check_metric(rows: Sequence[Measured], metric: str) -> None:
     for row in rows:
         if metric not in row.figures:
             raise UsageError(
-                f"metric {metric}: is not known of {row.arm}, as there are no test images. Use "
-                "--metric top1, which is then of the validation images, or --folds"
+                f"metric {metric}: is not known for {row.arm}, as there are no test images. Use "
+                "--metric top1, which is then the validation accuracy, or --folds"
             )
 
 
@@ -150,14 +153,8 @@ def _print(rows: Sequence[Measured], metric: str, baseline: str | None, folds: i
         lines = ["One run of each is an anecdote: more --seeds give mean, spread and interval."]
     if any(row.split == "validation" for row in rows):
         lines.append(
-            "There are no test images: these are validation figures, which chose the epoch."
+            "There are no test images: these are validation figures, which also chose the epoch."
         )
     lines.append(f"Measured on {describe_hardware()}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-
-
-def _plain(rows: Sequence[Measured]) -> list[dict[str, object]]:
-    from dataclasses import asdict
-
-    return [asdict(row) for row in rows]

@@ -1,4 +1,4 @@
-"""`vitrellis demo`: the whole idea in minutes."""
+"""`vitrellis demo`: shows what a teacher's guidance gains, in minutes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ import typer
 def demo(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe of every arm."),
+        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe of every student."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1: mean and spread.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Seeds 0 to N - 1; several give mean and spread.")
+    ] = 1,
     all_arms: Annotated[
-        bool, typer.Option("--all", help="Also the plain ViT, alone and guided.")
+        bool, typer.Option("--all", help="Also train the plain ViT, alone and guided.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/demo"),
 ) -> None:
     """See a small CNN teacher help a Vision Transformer, on 1,000 real images, in minutes.
 
-    Trains the teacher, a small hybrid ViT alone, the same with its teacher's guidance, and the
-    same alone for as many seconds as teacher and guided student took together. The images are in
-    the package (Fashion-MNIST); the test images choose nothing. An interrupted demo goes on where
-    it was; a complete one begins anew, so that every figure printed was just measured.
+    The demo trains the teacher, a small hybrid ViT alone, the same ViT guided by the teacher, and
+    the same ViT alone for as many seconds as teacher and guided student took together. The images
+    are in the package (Fashion-MNIST); test images are not used for model selection. An interrupted
+    demo is resumed; a complete one starts again, so that every figure printed was just measured.
 
     Examples:
       vitrellis demo

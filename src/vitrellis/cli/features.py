@@ -1,4 +1,4 @@
-"""`vitrellis features`: asks a teacher once, for guidance without it."""
+"""`vitrellis features`: computes the outputs of a recipe's teachers once and stores them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ def features(
     recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as data.root=FOLDER."),
+        typer.Argument(
+            metavar="KEY=VALUE", help="Changes to the recipe, such as data.root=FOLDER."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The run directory that is trained in later. By default runs/ and name."),
+        typer.Option(
+            help="The run directory of the later training. By default runs/ and the name."
+        ),
     ] = None,
     half: Annotated[
-        bool, typer.Option("--half", help="Keep half precision: half the disk.")
+        bool, typer.Option("--half", help="Store half precision, which takes half the disk.")
     ] = False,
 ) -> None:
-    """Ask a recipe's teachers once about every training image, and keep the answers on disk.
+    """Compute a recipe's teachers' outputs for every training image once, and store them on disk.
 
-    The teachers are trained first, if they have to be. Training with teacher.offline=true then
-    reads the answers in place of running the teachers; crops, flips and warps of an image are done
-    to its maps, too. The answers are kept beside the run, and used by all runs there that have the
-    same teacher, images and preprocessing. A command that was stopped goes on where it was.
+    The teachers are trained first if needed. Training with teacher.offline=true then reads the
+    stored outputs and does not run the teachers; crops, flips and warps of an image are also
+    applied to its feature maps. The outputs are stored beside the run, and used by all runs there
+    with the same teacher, images and preprocessing. The same command resumes after a stop.
 
     Examples:
       vitrellis features demo
@@ -40,20 +44,22 @@ def features(
     from vitrellis.errors import UsageError
     from vitrellis.recipe import load_recipe
 
-    given = list(overrides or [])
-    all_teachers = load_recipe(recipe, given).all_teachers
+    overrides = overrides or []
+    all_teachers = load_recipe(recipe, overrides).all_teachers
     if not all_teachers:
-        raise UsageError(f"{recipe}: has no teacher to ask. Recipes that have: vitrellis recipes")
+        raise UsageError(
+            f"{recipe}: has no teacher. `vitrellis recipes` lists recipes that have one"
+        )
     changes = []
     for name in all_teachers:
         key = "teacher" if name == "teacher" else f"teachers.{name}"
         changes.append(f"{key}.offline=true")
         changes += [f"{key}.offline_precision=float16"] if half else []
-    folders = store_features(load_recipe(recipe, [*given, *changes]), out=out, console=console)
+    folders = store_features(load_recipe(recipe, [*overrides, *changes]), out=out, console=console)
     for folder in folders:
         size = sum(file.stat().st_size for file in folder.iterdir())
         console.print(f"{folder}: {size / 2**20:,.1f} MiB", highlight=False, soft_wrap=True)
-    words = [*given, *changes, *(["--out", str(out)] if out is not None else [])]
+    words = [*overrides, *changes, *(["--out", str(out)] if out is not None else [])]
     console.print(
         f"Train with them: {shlex.join(['vitrellis', 'train', recipe, *words])}",
         highlight=False,

@@ -1,4 +1,4 @@
-"""`vitrellis import`: a published checkpoint becomes a run."""
+"""`vitrellis import`: turns a published checkpoint into a run."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ def import_checkpoint(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="KEY=VALUE", help="Of the run's recipe: data.source=cifar100, input.*, model.*"
+            metavar="KEY=VALUE",
+            help="Keys of the run's recipe: data.source=cifar100, input.*, model.*",
         ),
     ] = None,
     source: Annotated[
         str, typer.Option(help="tiny-transformers, deit-lt, dhvt or evit.", show_default=False)
     ] = ...,  # type: ignore[assignment]  # typer's sign for "must be given"
-    model: Annotated[
-        str, typer.Option(help="The architecture, as `vitrellis models` lists it.")
-    ] = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option(help="The run directory to make.")] = ...,  # type: ignore[assignment]
+    model: Annotated[str, typer.Option(help="The name of the model in `vitrellis models`.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="The new run directory.")] = ...,  # type: ignore[assignment]
     classes: Annotated[
         Path | None,
         typer.Option(
-            help="A text file with a class name a line, in the order of the model's outputs. "
-            "By default those of the data, or numbers."
+            help="A text file with one class name per line, in the order of the model's outputs. "
+            "By default the names of the data, or numbers."
         ),
     ] = None,
     ema: Annotated[
-        bool, typer.Option("--ema", help="Take the moving average that the file holds.")
+        bool, typer.Option("--ema", help="Import the moving average of the weights in the file.")
     ] = False,
 ) -> None:
     """Turn a published checkpoint into a run that eval and predict accept.
 
-    Nothing in the file is executed. Wrappers (module., optimizer states, settings) are taken off,
-    names translated, and every tensor must fit. Such a run can also teach: teacher.run=RUN.
+    Nothing in the file is executed. Wrappers (module., optimizer states, settings) are removed,
+    names are translated, and every tensor must fit. The run can also be a teacher: teacher.run=RUN.
 
     Examples:
       vitrellis import dhvt_t.pth --source dhvt --model dhvt_tiny_cifar_patch4 --out runs/dhvt

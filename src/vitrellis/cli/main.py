@@ -1,6 +1,7 @@
-"""The command `vitrellis`: what commands there are, and how their errors end.
+"""The command `vitrellis`: its sub-commands, its errors and its exit codes.
 
-Exit codes: 0 done, 1 the job failed, 2 the words were wrong.
+The exit code is 0 if the command succeeded, 1 if the job failed, and 2 if the words were wrong.
+A new command is a file in this folder, imported here, and an entry in `_COMMANDS`.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ app.add_typer(show, name="show")
 
 def main() -> None:
     """Runs the command line and ends the process."""
-    # Threads that spin while they wait for long stop each other where anything else runs on the
-    # machine; threads that never spin are slow. Two demo students side by side trained at 90
-    # images/s each with libgomp's own count, at 200 with this one and 400 with none; one by itself
-    # at 790, 760 and 430. Read when torch is loaded
+    # Threads that spin for long while they wait slow each other down if anything else runs on the
+    # machine; threads that never spin are slow by themselves. Two demo students side by side
+    # trained at 90 images/s each with libgomp's own count, at 200 with this one and at 400 with
+    # none; a single one at 790, 760 and 430. libgomp reads the count when torch is loaded
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
@@ -91,11 +92,11 @@ def _about(
     """Train Vision Transformers from scratch when images are few or classes unbalanced.
 
     Examples:
-      vitrellis demo                               the whole idea in minutes
+      vitrellis demo                               guidance on 1,000 images, in minutes
       vitrellis train photos data.root=~/my-photos
       vitrellis eval runs/photos
       vitrellis predict runs/photos new-photos/
-      vitrellis recipes                            what can be trained
+      vitrellis recipes                            the recipes in the package
     """
 
 

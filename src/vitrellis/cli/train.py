@@ -1,4 +1,4 @@
-"""`vitrellis train`: carries a recipe out."""
+"""`vitrellis train`: trains a recipe."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as optimizer.lr=1e-3."),
+        typer.Argument(
+            metavar="KEY=VALUE", help="Changes to the recipe, such as optimizer.lr=1e-3."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run directory. By default runs/ and the recipe's name.")
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete what the run directory holds and begin anew.")
+        bool,
+        typer.Option("--fresh", help="Delete the content of the run directory and start again."),
     ] = False,
 ) -> None:
-    """Train a recipe, its teacher first if it names one.
+    """Train a recipe; if it names a teacher, the teacher is trained first.
 
-    The same command continues a run that was stopped, or killed. A run directory that holds
-    another recipe is left alone, and you are told what differs.
+    The same command resumes a run that was stopped or killed. If the run directory holds the run
+    of another recipe, nothing is changed, and the command lists the differences.
 
     Examples:
       vitrellis train photos data.root=~/my-photos
@@ -35,7 +38,7 @@ def train(
     from vitrellis.cli.console import console
     from vitrellis.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])  # wrong words end here, before torch is loaded
+    loaded = load_recipe(recipe, overrides or [])  # fails early, before torch is loaded
 
     from vitrellis.assembly.launch import train as train_recipe
     from vitrellis.report.results_table import results_lines

@@ -1,1 +1,1 @@
-"""Several runs compared, and the demo."""
+"""Comparisons of several runs, and the demo."""

@@ -1,7 +1,7 @@
-"""Several recipes over several seeds or folds, with the controls that a claim needs.
+"""Trains several recipes over several seeds or folds, with the controls that a claim needs.
 
-Every unit (a seed, a fold) is one folder with a run for each recipe; the teacher that they share is
-trained once for it. Runs that are complete are not repeated, and one that was stopped goes on.
+Every unit (a seed, or a fold of a seed) is a folder with a run for each recipe; a teacher that
+recipes share is trained once in it. Complete runs are not repeated; a stopped run is resumed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from vitrellis.recipe import Recipe, identity, load_recipe, with_epochs, without
 
 @dataclass(frozen=True)
 class Arm:
-    """A recipe that takes part.
+    """A recipe of a comparison.
 
     Attributes:
-        label: What it is called in tables.
+        label: Its name in tables.
         recipe: A packaged recipe's name, or a path.
-        overrides: `key=value` changes to it.
-        controls: Whether it is also trained without guidance: for as many epochs, unless one of
-            the other arms is just that, and for as many seconds as it and its teacher took.
+        overrides: `key=value` changes to the recipe.
+        controls: Whether it is also trained without guidance: for as many epochs, unless another
+            arm is that already, and for as many seconds as it and its teacher took.
     """
 
     label: str
@@ -37,12 +37,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is repeated.
+    """A seed, or a fold of a seed: every arm has one run in it.
 
     Attributes:
-        seed: Of images, initialisation, order and augmentation.
-        fold: Which part of the images is tested on, of `folds`; None without cross-validation.
-        folds: Into how many parts the images are cut.
+        seed: The seed of images, initial weights, order and augmentation.
+        fold: The index of the fold that is tested on; None without cross-validation.
+        folds: The number of folds; None without cross-validation.
     """
 
     seed: int
@@ -51,12 +51,12 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Its folder."""
+        """The name of its folder."""
         return f"seed{self.seed}" + ("" if self.fold is None else f"-fold{self.fold}")
 
     @property
     def overrides(self) -> list[str]:
-        """What it changes in every recipe."""
+        """The changes to every recipe."""
         changes = [f"seed={self.seed}"]
         if self.fold is not None:
             changes += [f"data.folds={self.folds}", f"data.fold={self.fold}"]
@@ -65,25 +65,25 @@ class Unit:
 
 @dataclass(frozen=True)
 class Measured:
-    """One arm in one unit.
+    """The figures of one arm in one unit.
 
     Attributes:
-        arm: Its label.
+        arm: The label of the arm.
         role: "student", "teacher" or "control".
-        unit: Name of the unit.
-        epochs: Trained.
-        figures: Of the checkpoint that validation chose, fractions by name: `top1`,
-            `balanced_accuracy` and `macro_f1` of the test images; of the validation images, `top1`
-            alone, where there are no test images.
-        split: "test" or "validation": whose figures these are.
-        val_top1: Validation accuracy of that checkpoint, None where nothing was validated.
-        seconds: In training steps; a guided student's include its teacher's forward passes, not
-            the teacher's training.
-        images_per_second: Over all training steps.
+        unit: The name of the unit.
+        epochs: The number of epochs.
+        figures: The figures of the checkpoint that validation chose, as fractions by name: `top1`,
+            `balanced_accuracy` and `macro_f1` on the test images; if there are none, `top1` on the
+            validation images.
+        split: The split of the figures, "test" or "validation".
+        val_top1: The validation accuracy of that checkpoint; None if nothing was validated.
+        seconds: The seconds in training steps; a guided student's include its teacher's forward
+            passes, not the teacher's training.
+        images_per_second: The speed over all training steps.
         run: The run directory.
-        groups: Test accuracy of head, mid and tail classes where some have many more training
-            images than others: `{"training images": {"head": 0.9, ...}}`, by how groups were told
-            apart; groups without a class are left out.
+        groups: The test accuracy of head, mid and tail classes if some have many more training
+            images than others: `{"training images": {"head": 0.9, ...}}`, by the rule that tells
+            groups apart; groups without a class are left out.
     """
 
     arm: str
@@ -101,7 +101,7 @@ class Measured:
 
 @dataclass
 class _UnitRuns:
-    """The runs of one unit that are finished, by label."""
+    """The finished runs of one unit, by label."""
 
     folder: Path
     unit: Unit
@@ -127,23 +127,23 @@ def compare(
     """Trains every arm in every unit.
 
     Args:
-        arms: At least one, with different labels.
-        repeated: Seeds and folds.
-        out: Folder for the runs.
-        console: Where progress is shown.
+        arms: At least one arm, with different labels.
+        repeated: The seeds and folds.
+        out: The folder for the runs.
+        console: The console that shows progress.
 
     Returns:
         A row for every arm, teacher and control of every unit.
 
     Raises:
         UsageError: If a recipe is wrong, or two arms have one label.
-        VitrellisError: As `train`.
+        VitrellisError: For the same reasons as `train`.
     """
     labels = [arm.label for arm in arms]
     for label in labels:
         if labels.count(label) > 1:
             raise UsageError(f"{label}: given twice; each recipe is compared once")
-    for arm in arms:  # wrong words end here, before anything is trained
+    for arm in arms:  # fails early, before anything is trained
         _recipe(arm, repeated[0])
     return [row for unit in repeated for row in _one_unit(arms, unit, out, console)]
 
@@ -176,7 +176,7 @@ def _run_controls(
     """Trains the same student without guidance, for equal epochs and for equal seconds.
 
     Returns:
-        Labels of what was trained here.
+        The labels of the runs that were trained here.
     """
     alone = without_guidance(recipes[arm.label])
     same = [label for label, recipe in recipes.items() if identity(recipe) == identity(alone)]
@@ -199,7 +199,7 @@ def _run_controls(
 
 
 def _teachers(unit_runs: _UnitRuns, arms: Sequence[Arm], unit: Unit) -> Iterator[Measured]:
-    """Every teacher that was trained for this unit, once."""
+    """A row for every teacher that was trained for this unit, once."""
     by_run = {}
     for arm in arms:
         for teacher in unit_runs.finished[arm.label].teachers.values():

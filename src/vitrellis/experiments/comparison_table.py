@@ -1,4 +1,4 @@
-"""What a comparison measured, as a table and in words."""
+"""The figures of a comparison as tables and sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METRICS = {
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro-F1",
 }
-"""What rows can be compared by, and what it is called."""
+"""The figures that rows can be compared by, with their names."""
 
 
 def arm_labels(rows: Sequence[Measured]) -> list[str]:
@@ -30,11 +30,11 @@ def fill_table(
     """Adds columns, and a row for each arm: mean and spread over units, difference, cost.
 
     Args:
-        table: Empty.
-        rows: Of `compare`.
+        table: An empty table.
+        rows: The rows of `compare`.
         metric: One of `METRICS`.
-        baseline: Label of the arm that the others are compared with; None leaves the column out.
-        folds: Of cross-validation.
+        baseline: The label of the arm that the others are compared with; None for no comparison.
+        folds: The number of folds; None without cross-validation.
     """
     splits = " and ".join(sorted({row.split for row in rows}))
     several = len({row.unit for row in rows}) > 1
@@ -45,23 +45,23 @@ def fill_table(
     for column in [*columns, "epochs", "seconds", "images/s"]:
         table.add_column(column, justify="right")
     for label in arm_labels(rows):
-        own = [row for row in rows if row.arm == label]
-        cells = [label, _mean_and_spread([100 * row.figures[metric] for row in own])]
+        arm = [row for row in rows if row.arm == label]
+        cells = [label, _mean_and_spread([100 * row.figures[metric] for row in arm])]
         if baseline is not None:
             is_other = label != baseline
             cells.append(
                 in_points(difference(rows, label, baseline, metric, folds)) if is_other else ""
             )
         cells += [
-            f"{statistics.fmean(row.epochs for row in own):.0f}",
-            f"{statistics.fmean(row.seconds for row in own):.1f}",
-            f"{statistics.fmean(row.images_per_second for row in own):,.0f}",
+            f"{statistics.fmean(row.epochs for row in arm):.0f}",
+            f"{statistics.fmean(row.seconds for row in arm):.1f}",
+            f"{statistics.fmean(row.images_per_second for row in arm):,.0f}",
         ]
         table.add_row(*cells)
 
 
 def ways_of_grouping(rows: Sequence[Measured]) -> list[str]:
-    """How classes were told apart as head, mid and tail; empty where they have as many images."""
+    """The rules that tell head, mid and tail classes apart; empty for classes of equal size."""
     return list(dict.fromkeys(by for row in rows for by in row.groups))
 
 
@@ -69,8 +69,8 @@ def fill_groups(table: Table, rows: Sequence[Measured], by: str) -> None:
     """Adds columns, and a row for each arm: accuracy of all images, of all classes and by group.
 
     Args:
-        table: Empty.
-        rows: Of `compare`; those that were not grouped in this way are left out.
+        table: An empty table.
+        rows: The rows of `compare`; those that were not grouped in this way are left out.
         by: One of `ways_of_grouping`.
     """
     grouped = [row for row in rows if by in row.groups]
@@ -78,10 +78,10 @@ def fill_groups(table: Table, rows: Sequence[Measured], by: str) -> None:
     for column in ("all images", "all classes", *GROUPS):
         table.add_column(column, justify="right")
     for label in arm_labels(grouped):
-        own = [row for row in grouped if row.arm == label]
-        columns = [[row.figures[metric] for row in own] for metric in ("top1", "balanced_accuracy")]
+        arm = [row for row in grouped if row.arm == label]
+        columns = [[row.figures[metric] for row in arm] for metric in ("top1", "balanced_accuracy")]
         columns += [
-            [row.groups[by][name] for row in own if name in row.groups[by]] for name in GROUPS
+            [row.groups[by][name] for row in arm if name in row.groups[by]] for name in GROUPS
         ]
         cells = [_mean_and_spread([100 * value for value in column]) for column in columns]
         table.add_row(label, *cells)
@@ -90,7 +90,7 @@ def fill_groups(table: Table, rows: Sequence[Measured], by: str) -> None:
 def difference(
     rows: Sequence[Measured], label: str, other: str, metric: str, folds: int | None
 ) -> PairedDifference:
-    """How much one arm gains over another, in percentage points, unit by unit."""
+    """The gain of one arm over another, in percentage points, unit by unit."""
     mine = {row.unit: 100 * row.figures[metric] for row in rows if row.arm == label}
     theirs = {row.unit: 100 * row.figures[metric] for row in rows if row.arm == other}
     return paired_difference(
@@ -101,7 +101,7 @@ def difference(
 
 
 def in_points(gain: PairedDifference) -> str:
-    """Such as "+1.5 (+0.2 to +2.8)"."""
+    """The gain as a figure, such as "+1.5 (+0.2 to +2.8)"."""
     text = f"{gain.mean:+.1f}"
     if gain.interval is not None:
         low, high = gain.interval
@@ -110,7 +110,7 @@ def in_points(gain: PairedDifference) -> str:
 
 
 def in_words(gain: PairedDifference) -> str:
-    """Such as "+1.5 points on average (+1.3, +0.7, +2.5), ahead in 3 of 3"."""
+    """The gain in words: "+1.5 points on average (+1.3, +0.7, +2.5), ahead in 3 of 3"."""
     text = f"{gain.mean:+.1f} points"
     if len(gain.each) > 1:
         each = ", ".join(f"{one:+.1f}" for one in gain.each)

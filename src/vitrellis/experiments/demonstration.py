@@ -1,6 +1,6 @@
-"""The demo: does guidance help, at equal epochs and at equal seconds, on this machine, now?
+"""The demo: whether guidance helps, at equal epochs and at equal seconds, on this machine.
 
-Every claim is checked against what was just measured, and withdrawn where it does not hold.
+Every claim is checked against the figures just measured, and withdrawn if it does not hold.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def demonstrate(
     """Trains all arms and prints the table, the verdict and where the picture is.
 
     Args:
-        out: Folder for the runs. A complete demo in it is deleted first.
-        seeds: How many sets of runs.
+        out: The folder for the runs. A complete demo in it is deleted first.
+        seeds: The number of seeds; each has a set of runs.
         with_plain_vit: Also train the plain ViT, alone and guided.
         overrides: `key=value` changes to the recipes of the students.
-        console: Where to print.
+        console: The console to print on.
     """
     summary = out / "summary.json"
     if summary.exists():
@@ -89,7 +89,7 @@ def demonstrate(
 
 
 def verdict(measured: Sequence[Measured]) -> list[str]:
-    """What the figures say, claim by claim, in percentage points of test accuracy."""
+    """A sentence for each claim that the figures confirm or refute, in points of test accuracy."""
     labels = arm_labels(measured)
     lines = []
     for arm, other, model, words in CLAIMS:
