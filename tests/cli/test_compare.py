@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from tests.cli.command import assert_one_error, run_apart, run_here, vitrellis
 from tests.training.command import TINY
+from vitrellis.experiments import comparison
+from vitrellis.recipe import Recipe, load_recipe
 
+(SHORT_TEACHER,) = (word for word in TINY if word.startswith("teacher"))
 SAME_FOR_ALL = [word for word in TINY if not word.startswith(("objective", "teacher"))]
 GUIDED = """
 extends: demo-lg
@@ -64,13 +70,24 @@ def test_wrong_words_are_refused_before_anything_is_trained(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_the_demo_prints_its_table_and_its_verdict(tmp_path: Path) -> None:
+def test_the_demo_takes_changes_that_suit_every_student(tmp_path: Path) -> None:
+    ended = run_apart("demo", SHORT_TEACHER, cwd=tmp_path, code=2)
+    assert ": teacher: " in ended.err  # the student alone has none to shorten
+    assert ended.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_prints_its_table_and_its_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_short_teacher(name: str, overrides: Sequence[str]) -> Recipe:
+        recipe = load_recipe(name, overrides)
+        return load_recipe(name, [*overrides, SHORT_TEACHER]) if recipe.all_teachers else recipe
+
+    monkeypatch.setattr(comparison, "load_recipe", with_short_teacher)
     words = ["training.epochs=1", "schedule.warmup_epochs=0", "data.train_size=60"]
     words += ["machine.threads=1", "model.name=vit_micro_patch7_28"]
-    short = "teacher.overrides=[training.epochs=1, schedule.warmup_epochs=0]"
-    ended = vitrellis("demo", *words, short, cwd=tmp_path)
-    assert_one_error(ended, 2, "teacher")  # the student alone has none to shorten
-    out = run_apart("demo", *words, cwd=tmp_path).out
+    out = run_here("demo", *words, cwd=tmp_path).out
     for text in ("CNN teacher", "DHVT alone, same seconds", "at equal seconds (teacher included)"):
         assert text in out
     rows = json.loads((tmp_path / "runs/demo/summary.json").read_text())

@@ -61,7 +61,7 @@ def compare(
       vitrellis compare fashion-lt-alone fashion-lt-deit-lt --metric balanced_accuracy
       vitrellis compare mine.yaml other.yaml --metric balanced_accuracy --out runs/mine
     """
-    from vitrellis.cli.console import console, error_console, print_json
+    from vitrellis.cli.console import console, error_console
     from vitrellis.errors import unknown_name
 
     recipes = _recipes(words)  # fails early, before torch is loaded
@@ -84,11 +84,7 @@ def compare(
     rows = _ordered(run(arms, units(seeds, folds), out=out, console=progress), names)
     _check_metric(rows, metric)
     if as_json:
-        from dataclasses import asdict
-
-        from vitrellis.report.hardware import describe_hardware
-
-        print_json({"hardware": describe_hardware(), "rows": [asdict(row) for row in rows]})
+        _print_json(rows)
         return
     reference = names[0] if baseline is None else baseline
     _print(rows, metric, reference if len(arm_labels(rows)) > 1 else None, folds)
@@ -125,6 +121,15 @@ def _check_metric(rows: Sequence[Measured], metric: str) -> None:
                 f"metric {metric}: is not known for {row.arm}, as there are no test images. Use "
                 "--metric top1, which is then the validation accuracy, or --folds"
             )
+
+
+def _print_json(rows: Sequence[Measured]) -> None:
+    from dataclasses import asdict
+
+    from vitrellis.cli.console import print_json
+    from vitrellis.report.hardware import describe_hardware
+
+    print_json({"hardware": describe_hardware(), "rows": [asdict(row) for row in rows]})
 
 
 def _print(rows: Sequence[Measured], metric: str, baseline: str | None, folds: int | None) -> None:
