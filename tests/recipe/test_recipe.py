@@ -11,7 +11,6 @@ from pydantic import BaseModel, ValidationError
 from vitrellis.errors import UsageError
 from vitrellis.objectives import AdaptiveWeight, OffAfterWeight, RampWeight
 from vitrellis.recipe import (
-    SOURCE_NAMES,
     Recipe,
     View,
     effective_lr,
@@ -92,12 +91,6 @@ def test_null_counts_as_not_written() -> None:
 
 def test_an_unknown_key_is_refused_even_if_null() -> None:
     assert "trainer: unknown key. Did you mean 'training'?" in mistake(minimal(trainer=None))
-
-
-def test_sources_are_those_that_can_be_loaded() -> None:
-    from vitrellis.data.sources import SOURCES
-
-    assert set(SOURCE_NAMES) == set(SOURCES)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,9 @@ from vitrellis.recipe.loading import (
     teacher_recipe,
 )
 from vitrellis.recipe.recipe import Recipe, effective_lr, with_epochs, without_guidance
-from vitrellis.recipe.sections import SOURCE_NAMES
 from vitrellis.recipe.teacher_sections import TeacherSection
 
 __all__ = [
-    "SOURCE_NAMES",
     "Recipe",
     "TeacherSection",
     "View",

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from vitrellis.data.sources import SOURCES, described_arguments
 from vitrellis.errors import unknown_name
 from vitrellis.settings import (
     Arguments,
@@ -21,22 +22,6 @@ from vitrellis.settings import (
     Section,
     Size,
 )
-
-SOURCE_NAMES = (
-    "fashion-mnist",
-    "folder",
-    "cifar10",
-    "cifar100",
-    "flowers102",
-    "tiny-imagenet",
-    "chaoyang",
-    "elpv",
-    "lists",
-    "imagenet-lt",
-    "inaturalist-2018",
-    "inaturalist",
-)
-"""The keys of `vitrellis.data.sources.SOURCES`, here to be known without loading torch."""
 
 
 class LongTailSection(Section):
@@ -57,16 +42,17 @@ class LongTailSection(Section):
 class Data(Section):
     """Which images."""
 
-    source: str = "fashion-mnist"
-    """What kind of data set: `folder` or `lists` (text files that name images) for your own;
-    `fashion-mnist` (packaged), `elpv` (solar cells, from a package), `cifar10`, `cifar100`,
-    `flowers102`, `tiny-imagenet`, `chaoyang`, `imagenet-lt`, `inaturalist-2018` (text lists),
-    `inaturalist` (JSON, by taxonomy)."""
+    source: str = Field(
+        default="fashion-mnist",
+        description="The layout of the dataset: `folder` or `lists` (text files that name images) "
+        "for your own images; `fashion-mnist` lies in this package, `elpv` in another. "
+        f"One of: {', '.join(SOURCES)}.",
+    )
     root: File | None = None
     """Its folder; a relative path starts in the current folder. Only sets in packages need none."""
-    args: Arguments = Field(default_factory=dict)
-    """What else a source can be told: `official_val` of flowers102, `classes` of elpv, `lists` and
-    `domain` of text lists, `level` and `year` of inaturalist."""
+    args: Arguments = Field(
+        default_factory=dict, description=f"Further arguments of a source: {described_arguments()}."
+    )
     train_size: Count | None = None
     """Train on this many images, as many of each class as possible; all if not given."""
     val_fraction: ProperFraction = 0.1
@@ -97,8 +83,8 @@ class Data(Section):
     @field_validator("source")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in SOURCE_NAMES:
-            raise unknown_name("source", name, SOURCE_NAMES)
+        if name not in SOURCES:
+            raise unknown_name("source", name, SOURCES)
         return name
 
     @model_validator(mode="after")

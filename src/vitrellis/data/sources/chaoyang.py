@@ -47,3 +47,6 @@ def _read_split(folder: Path, name: str, channels: int | None) -> Split:
     rows = records(read_json(file), {"name": str, "label": int}, file, "its list of images")
     images = ImageFiles.unopened(folder, [row["name"] for row in rows], channels or 3)
     return Split(images, torch.tensor([row["label"] for row in rows], dtype=torch.int64))
+
+
+LAYOUTS = {"chaoyang": load_chaoyang}

@@ -166,3 +166,9 @@ def _labels(numbers: object, key: str, path: Path, num_classes: int) -> Tensor:
             f"{num_classes - 1}"
         )
     return torch.tensor(numbers, dtype=torch.int64)
+
+
+LAYOUTS = {
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+}

@@ -114,3 +114,6 @@ def _level(word: str) -> int | None:
         return None
     near = [level for level in range(len(_PROBABILITIES)) if abs(thirds - level) < 1e-3]
     return near[0] if near else None
+
+
+LAYOUTS = {"elpv": load_elpv}

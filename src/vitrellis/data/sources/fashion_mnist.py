@@ -77,3 +77,6 @@ def _find(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:
         if (folder / (name + suffix)).is_file():
             return folder / (name + suffix)
     raise VitrellisError(f"{folder}: has no {name}. It should hold {_FOUR_FILES}")
+
+
+LAYOUTS = {"fashion-mnist": load_fashion_mnist}

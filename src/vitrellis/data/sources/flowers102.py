@@ -86,3 +86,6 @@ def _numbers(file: Path, key: str, highest: int) -> npt.NDArray[np.int64]:
         wrong = numbers.min() if numbers.min() < 1 else numbers.max()
         raise VitrellisError(f"{file}: {key!r} has {wrong}; expected 1 to {highest}")
     return numbers
+
+
+LAYOUTS = {"flowers102": load_flowers102}

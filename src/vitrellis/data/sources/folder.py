@@ -200,3 +200,6 @@ def _notes(found: dict[str, _Classes]) -> tuple[str, ...]:
     if not others:
         return ()
     return (f"files that are not images were left out: {len(others)}, the first is {others[0]}",)
+
+
+LAYOUTS = {"folder": load_folder}

@@ -153,3 +153,6 @@ def _split(
     return Split(
         ImageFiles.unopened(folder, paths, channels or 3), torch.tensor(labels, dtype=torch.int64)
     )
+
+
+LAYOUTS = {"inaturalist": load_inaturalist}

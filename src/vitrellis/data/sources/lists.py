@@ -174,3 +174,10 @@ def _class_names(rows: _Rows, names_file: Path) -> tuple[str, ...]:
     if len(set(single)) == len(names_found) and "" not in single:
         return tuple(single)
     return tuple(str(label) for label in range(len(names_found)))
+
+
+LAYOUTS = {
+    "lists": load_lists,
+    "imagenet-lt": load_imagenet_lt,
+    "inaturalist-2018": load_inaturalist2018,
+}

@@ -91,3 +91,6 @@ def _lines(file: Path) -> list[str]:
     if not file.is_file():
         raise VitrellisError(f"{file}: no such file. The folder should hold {_WANTED}")
     return [line for line in file.read_text(errors="replace").splitlines() if line.strip()]
+
+
+LAYOUTS = {"tiny-imagenet": load_tiny_imagenet}
