@@ -17,7 +17,8 @@ import pytest
 from pydantic import BaseModel
 
 from tests.test_house_rules import ROOMS
-from vitrellis.recipe import SOURCE_NAMES, Recipe, load_recipe, packaged_recipes
+from vitrellis.data.sources import SOURCES
+from vitrellis.recipe import Recipe, load_recipe, packaged_recipes
 from vitrellis.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +159,7 @@ def exists(span: str) -> bool:
     if span.startswith("vitrellis."):
         return is_importable(span)
     if "-" in span:
-        return span in packaged_recipes() or span in SOURCE_NAMES
+        return span in packaged_recipes() or span in SOURCES
     if "." in span and span.islower():
         return is_key(span)
     if span in packaged_recipes():
@@ -199,11 +200,10 @@ def test_made_up_names_are_noticed(real: str, made_up: str) -> None:
 
 
 def test_the_rooms_are_those_of_the_house_rules() -> None:
-    rows = re.findall(
-        r"^\| `(\w+)(?:/|\.py)` \|[^|]*\| ?(.*?) ?\|$", CONTRIBUTING.read_text(), re.M
-    )
+    folders = {room for room in ROOMS if (PACKAGE / room).is_dir()}
+    rows = re.findall(r"^\| `(\w+)/` \|.*\| (.*) \|$", CONTRIBUTING.read_text(), re.MULTILINE)
     allowed = {}
     for room, cell in rows:
-        rooms = set(re.findall(r"`(\w+)`", cell))
-        allowed[room] = ROOMS.keys() - rooms - {room} if cell.startswith("all but") else rooms
-    assert allowed == ROOMS
+        named = set(re.findall(r"`(\w+)`", cell))
+        allowed[room] = folders - named - {room} if cell.startswith("all others") else named
+    assert allowed == {room: ROOMS[room] & folders for room in folders}
