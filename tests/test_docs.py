@@ -174,6 +174,13 @@ def test_everything_in_backticks_exists(page: Path) -> None:
     assert [span for span in names if not exists(span)] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_keys_and_modules_exist_on_every_page(page: Path) -> None:
+    first_words = ("vitrellis.", *(f"{section}." for section in Recipe.model_fields))
+    names = [span for span in spans(page) if span.startswith(first_words) or "=" in span]
+    assert [span for span in names if span not in FOREIGN_NAMES and not exists(span)] == []
+
+
 @pytest.mark.parametrize(
     ("real", "made_up"),
     [
