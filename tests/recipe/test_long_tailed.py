@@ -17,7 +17,7 @@ from vitrellis.recipe import (
 PUBLISHED_FOR_STUDENTS = {
     "data.val_fraction": 0,
     "data.long_tail.profile": "exp",
-    "data.long_tail.factor": 100,
+    "data.long_tail.imbalance_factor": 100,
     "data.long_tail.seed": 0,
     "data.long_tail.permute": False,
     "data.sampler": "uniform",

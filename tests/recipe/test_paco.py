@@ -51,7 +51,7 @@ PUBLISHED_FOR_ALL = {
 
 PUBLISHED_FOR_SMALL_SETS = {
     "data.long_tail.profile": "exp",
-    "data.long_tail.factor": 100,
+    "data.long_tail.imbalance_factor": 100,
     "data.long_tail.seed": 0,
     "data.val_fraction": 0,
     "input.img_size": 32,

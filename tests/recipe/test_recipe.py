@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from tests.recipe.published import values
 from vitrellis.errors import UsageError
 from vitrellis.objectives import AdaptiveWeight, OffAfterWeight, RampWeight
 from vitrellis.recipe import (
@@ -18,6 +19,7 @@ from vitrellis.recipe import (
     recipe_from,
     without_guidance,
 )
+from vitrellis.recipe.messages import RENAMED_KEYS
 
 LOCALITY = {"student_blocks": [0, 6, 11]}
 TEACHER = {"recipe": "cifar100-resnet56"}
@@ -199,7 +201,7 @@ def test_learned_blocks_need_no_pairs() -> None:
         ({"input": {"img_size": 0}}, "input.img_size: 0 is too small"),
         ({"input": {"img_size": [8, 0]}}, "input.img_size.1: 0 is too small"),
         ({"input": {"img_size": [8, 8, 3]}}, "input.img_size: [8, 8, 3] has too many values"),
-        ({"input": {"resident": "maybe"}}, "it must be 'auto', true or false"),
+        ({"input": {"cache": "maybe"}}, "it must be 'auto', true or false"),
         (
             {"input": {"normalization": "imagnet"}},
             "'imagenet', 'cifar' or 'measured', or a mapping with mean and std",
@@ -272,6 +274,16 @@ def test_a_mistake_is_one_clear_line(sections: Any, message: str) -> None:
     assert "pydantic" not in said
 
 
+@pytest.mark.parametrize(("old", "new"), RENAMED_KEYS.items())
+def test_a_key_of_an_older_recipe_is_answered_with_its_new_name(old: str, new: str) -> None:
+    for value in ("3", "null"):
+        with pytest.raises(UsageError) as caught:
+            recipe_from(minimal(), [f"{old}={value}"])
+        assert str(caught.value) == f"command line: {old}: this key is now called {new}"
+    recipe = recipe_from(minimal(), [f"{new.rpartition('.')[0]}={{}}"])
+    assert list(values(recipe, {new: None})) == [new]
+
+
 def test_all_mistakes_are_listed() -> None:
     said = mistake(minimal(modle={}, optimizer={"lr": "fast"}, seed=-1)).splitlines()
     assert said[0] == "3 mistakes in the recipe:"
@@ -315,14 +327,15 @@ def test_the_learning_rate_is_as_given_unless_it_is_per_batch() -> None:
 
 
 def test_a_long_tail_and_a_balanced_part_exclude_each_other() -> None:
-    data = {"train_size": 100, "long_tail": {"factor": 10}}
+    data = {"train_size": 100, "long_tail": {"imbalance_factor": 10}}
     message = mistake(minimal(data=data))
     assert "train_size" in message
     assert "data.long_tail.largest" in message
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("profile", "balanced"), ("factor", 0.5), ("seed", -1), ("largest", 0)]
+    ("key", "value"),
+    [("profile", "balanced"), ("imbalance_factor", 0.5), ("seed", -1), ("largest", 0)],
 )
 def test_a_long_tail_out_of_range(key: str, value: object) -> None:
     assert f"data.long_tail.{key}" in mistake(minimal(data={"long_tail": {key: value}}))

@@ -17,6 +17,12 @@ from pydantic_core import ErrorDetails
 
 from vitrellis.errors import UsageError
 
+RENAMED_KEYS = {
+    "data.long_tail.factor": "data.long_tail.imbalance_factor",
+    "input.resident": "input.cache",
+}
+"""Keys that recipes had before, and the keys that took their place."""
+
 Origins = Mapping[tuple[str, ...], str]
 """Where each key was written, by its path: a file, or the command line."""
 
@@ -91,6 +97,8 @@ def _written_path(
 def _reason(details: ErrorDetails, model: type[BaseModel]) -> str:
     kind, loc, context = details["type"], details["loc"], details.get("ctx", {})
     value = _shown(details["input"])
+    if kind == "extra_forbidden" and (new_key := RENAMED_KEYS.get(".".join(map(str, loc)))):
+        return f"this key is now called {new_key}"
     if kind == "extra_forbidden":
         return _unknown_key(str(loc[-1]), _section(model, loc[:-1]).model_fields)
     if kind == "missing" and isinstance(loc[-1], int):

@@ -44,8 +44,8 @@ class LongTailSection(Section):
 
     profile: Literal["exp", "step"] = "exp"
     """Sizes fall by the same ratio from class to class, or half the classes are small."""
-    factor: Annotated[Number, Field(ge=1)] = 100.0
-    """Images of the largest class over those of the smallest: the papers' imbalance factor."""
+    imbalance_factor: Annotated[Number, Field(ge=1)] = 100.0
+    """Images of the largest class over those of the smallest."""
     seed: Annotated[Index, Field(lt=2**32)] = 0
     """Decides which images are kept; papers use 0."""
     largest: Count | None = None
@@ -152,7 +152,7 @@ class Input(Section):
     """Other shapes become the model's by squashing, or by cropping the centre."""
     canvas: Size | None = None
     """Pixels at which images are stored before augmentation; chosen from the data if not given."""
-    resident: Literal["auto", True, False] = "auto"
+    cache: Literal["auto", True, False] = "auto"
     """Whether all images are held on the training device; `auto` if they fit."""
 
 
