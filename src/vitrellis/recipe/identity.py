@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vitrellis.recipe.recipe import Recipe
 from vitrellis.recipe.yaml import dump
+
+if TYPE_CHECKING:
+    from vitrellis.recipe.recipe import Recipe
 
 
 def describe(recipe: Recipe) -> str:

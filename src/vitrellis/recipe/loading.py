@@ -7,21 +7,21 @@ say. Its name and description are its own.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from vitrellis.errors import UsageError
 from vitrellis.recipe.messages import explain
-from vitrellis.recipe.recipe import Recipe
+from vitrellis.recipe.packaged import find_recipe, is_path
 from vitrellis.recipe.yaml import parse_value, read_mapping
 
+if TYPE_CHECKING:
+    from vitrellis.recipe.recipe import Recipe
+
 COMMAND_LINE = "command line"
-_FOLDER = Path(__file__).parents[1] / "recipes"
-_SUFFIXES = (".yaml", ".yml")
 _NOT_INHERITED = ("name", "description")
 
 
@@ -85,22 +85,6 @@ def teacher_recipe(recipe: Recipe, name: str = "teacher") -> Recipe:
     draft.merge(given, f"{recipe.name} (for its {name})")
     draft.merge(parse_overrides(settings.overrides), f"{recipe.name}: {name}.overrides")
     return draft.finish(label)
-
-
-def header(name_or_path: str | Path) -> str:
-    """The comment that a recipe opens with, without the comment signs.
-
-    Raises:
-        UsageError: If there is no such recipe.
-    """
-    path, label = find_recipe(name_or_path, Path())
-    read_mapping(path, label)  # refuses what is no recipe
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").removeprefix(" "))
-    return "\n".join(lines)
 
 
 class Draft:
@@ -170,6 +154,9 @@ class Draft:
 
     def finish(self, label: str) -> Recipe:
         """The validated recipe."""
+        # loads torch; a recipe that cannot be found or read is refused without it
+        from vitrellis.recipe.recipe import Recipe
+
         try:
             return Recipe.model_validate(self.values)
         except ValidationError as error:
@@ -182,36 +169,6 @@ class Draft:
             self.origins[*prefix, key] = origin
             if isinstance(value, Mapping):
                 self._remember(value, (*prefix, key), origin)
-
-
-def find_recipe(name_or_path: str | Path, folder: Path) -> tuple[Path, str]:
-    """The file of a recipe, and what the user calls it.
-
-    Args:
-        name_or_path: A packaged recipe's name, or a path that ends in `.yaml`.
-        folder: Where a relative path starts.
-
-    Raises:
-        UsageError: If there is no such recipe.
-    """
-    text = str(name_or_path)
-    if not (isinstance(name_or_path, Path) or _is_path(text)):
-        return _find_packaged(text), text
-    path = folder / Path(text).expanduser()
-    if path.is_dir():
-        inside = path / "recipe.yaml"
-        hint = f". Did you mean {inside}?" if inside.exists() else "; a recipe is a .yaml file"
-        raise UsageError(f"{text}: a folder{hint}")
-    if not path.exists():
-        nearest = difflib.get_close_matches(path.stem, packaged_recipes(), n=3, cutoff=0.4)
-        names = ", ".join(nearest or packaged_recipes())
-        raise UsageError(f"{text}: no such file. Packaged recipes, by name alone: {names}")
-    return path, str(path) if folder == Path() else text
-
-
-def packaged_recipes() -> list[str]:
-    """Names of the recipes that come with the package, sorted; without the bases of others."""
-    return sorted(path.stem for path in _FOLDER.glob("[!_]*.yaml"))
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -260,23 +217,7 @@ def _anchored_teacher(teacher: Any, folder: Path) -> Any:
     if not isinstance(teacher, Mapping):
         return teacher
     recipe = teacher.get("recipe")
-    if not isinstance(recipe, str) or not _is_path(recipe):
+    if not isinstance(recipe, str) or not is_path(recipe):
         return teacher
     path = (folder / Path(recipe).expanduser()).resolve()
     return {**teacher, "recipe": str(path)}
-
-
-def _find_packaged(name: str) -> Path:
-    path = _FOLDER / f"{name}.yaml"
-    if name and path.exists():
-        return path
-    nearest = difflib.get_close_matches(name, packaged_recipes(), n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise UsageError(
-        f"unknown recipe {name!r}.{hint} `vitrellis recipes` lists what there is; a file of "
-        "your own is given by its path, ending in .yaml"
-    )
-
-
-def _is_path(text: str) -> bool:
-    return text.endswith(_SUFFIXES) or "/" in text or "\\" in text

@@ -51,13 +51,14 @@ class Recipe(Section):
     model: Model
     """The student."""
     teacher: TeacherSection | None = None
-    """Who guides the student, if anyone does."""
+    """Who guides the student."""
     teachers: dict[str, NamedTeacher] = Field(default_factory=dict)
-    """Several who do, by names of your own, in place of `teacher`; what they say adds up."""
+    """Several teachers in place of `teacher`, by names of your own. Each has the keys of `teacher`
+    and two more, `weight` and `terms`; their losses are added."""
     objective: ObjectiveSection = ObjectiveSection()
     """The terms of the loss."""
     deferred: DeferredSection | None = None
-    """A last phase, in which classes count the same and images are no longer mixed."""
+    """A last phase, in which classes count the same."""
     optimizer: OptimizerSection = OptimizerSection()
     """How weights are changed."""
     schedule: Schedule = Schedule()
