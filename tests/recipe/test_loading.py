@@ -81,7 +81,7 @@ def test_extending_in_a_circle_is_refused(tmp_path: Path) -> None:
         ("extends: dmo\n", "extends: unknown recipe 'dmo'. Did you mean 'demo'?"),
         ("extends: gone.yaml\n", "extends: gone.yaml: no such file"),
         ("extends: [demo, 3]\n", "extends: 3 is not a recipe's name or path"),
-        ("", "empty; a recipe says at least model.name and training.epochs"),
+        ("", "empty; a recipe has at least model.name and training.epochs"),
         ("- 1\n- 2\n", "holds a list; a recipe is a mapping"),
         ("hello\n", "holds only text"),
         ("a: [1\nb: 2\n", "not valid YAML: line 2, column 2: expected ',' or ']'"),

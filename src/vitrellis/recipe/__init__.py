@@ -1,4 +1,4 @@
-"""What a run is: typed, validated once, read from YAML and the command line."""
+"""Recipes, which define runs: typed, validated once, read from YAML and the command line."""
 
 from typing import TYPE_CHECKING
 

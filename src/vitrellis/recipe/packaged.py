@@ -13,7 +13,7 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 def packaged_recipes() -> list[str]:
-    """Names of the recipes that come with the package, sorted; without the bases of others."""
+    """The sorted names of the recipes in the package, without those that are only bases."""
     return sorted(path.stem for path in _FOLDER.glob("[!_]*.yaml"))
 
 
@@ -44,7 +44,7 @@ def description_of(name: str) -> str | None:
 
 
 def find_recipe(name_or_path: str | Path, folder: Path) -> tuple[Path, str]:
-    """The file of a recipe, and what the user calls it.
+    """The file of a recipe, and the user's name for it.
 
     Args:
         name_or_path: A packaged recipe's name, or a path that ends in `.yaml`.
