@@ -164,21 +164,21 @@ def test_exact_standardization_of_zero_logits_explodes_as_published() -> None:
     assert gradient.norm() > 1e5
 
 
-def test_taming_changes_no_value_and_only_the_length_of_small_gradients() -> None:
+def test_limiting_changes_no_value_and_only_the_length_of_small_gradients() -> None:
     scales = torch.tensor([[1e-3], [GRADIENT_FLOOR / 2], [GRADIENT_FLOOR * 2], [3.0]])
     logits = scales * standardize(random_logits(4, 10))
     weights = random_logits(4, 10, seed=1)
 
-    def gradient(tamed: bool) -> Tensor:
+    def gradient(limited: bool) -> Tensor:
         leaf = logits.clone().requires_grad_()
-        inputs = limit_gradient(leaf) if tamed else leaf
+        inputs = limit_gradient(leaf) if limited else leaf
         assert torch.equal(inputs, logits)
         (gradient,) = torch.autograd.grad((weights * standardize(inputs)).sum(), leaf)
         return gradient
 
-    exact, tamed = gradient(tamed=False), gradient(tamed=True)
-    shares = (tamed / exact).mean(dim=-1)
-    torch.testing.assert_close(tamed, exact * shares[:, None])
+    exact, limited = gradient(limited=False), gradient(limited=True)
+    shares = (limited / exact).mean(dim=-1)
+    torch.testing.assert_close(limited, exact * shares[:, None])
     torch.testing.assert_close(shares, torch.tensor([1e-3 / GRADIENT_FLOOR, 0.5, 1.0, 1.0]))
 
 

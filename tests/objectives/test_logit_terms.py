@@ -154,7 +154,8 @@ def test_zero_logits_get_ordinary_gradients(kind: Callable[..., LogitTerm]) -> N
         assert student.grad is not None
         return student.grad.norm().item()
 
-    # untamed it would be 1e7 times as large; deviations of 2 and of the floor, 0.1, differ by 20
+    # without the limit it would be 1e7 times as large; the deviations 2 and 0.1 (the floor) differ
+    # by 20
     assert 0 < norm(0.0) < 100 * norm(1.0)
 
 
