@@ -288,12 +288,12 @@ def test_a_new_term_is_one_file_and_one_export(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     first, *table = ended.stdout.splitlines()
-    told = json.loads(first)
-    assert told["path"] == str(package / "__init__.py")
-    assert "objective.cautoin: unknown key. Did you mean 'caution'?" in told["misspelt"]
-    assert "objective.caution.power: -1 is too small" in told["out of range"]
-    assert "teacher: missing, but needed by objective.likeness" in told["without a teacher"]
-    guided, alone = told["guided"], told["alone"]
+    results = json.loads(first)
+    assert results["path"] == str(package / "__init__.py")
+    assert "objective.cautoin: unknown key. Did you mean 'caution'?" in results["misspelt"]
+    assert "objective.caution.power: -1 is too small" in results["out of range"]
+    assert "teacher: missing, but needed by objective.likeness" in results["without a teacher"]
+    guided, alone = results["guided"], results["alone"]
     assert guided["parts"]["likeness"] > 0
     assert alone["weights"] == {"cross_entropy": 1.0, "caution": 0.5}
     for row in (guided, alone):

@@ -126,8 +126,8 @@ def test_published_ctkd(case: dict[str, Any]) -> None:
     assert loss.item() == pytest.approx(case["loss"], rel=VALUE_TOLERANCE)
     assert_gradient(student.grad, case["grad_student"])
     assert term.raw_temperature.grad is not None
-    found = term.raw_temperature.grad.item()
-    assert found == pytest.approx(case["grad_raw_parameter"], rel=VALUE_TOLERANCE)
+    value = term.raw_temperature.grad.item()
+    assert value == pytest.approx(case["grad_raw_parameter"], rel=VALUE_TOLERANCE)
 
 
 @EVERY_TERM
@@ -188,10 +188,10 @@ def test_decoupled_distillation_is_the_definition() -> None:
         p_rest, q_rest = p[rest] / p[rest].sum(), q[rest] / q[rest].sum()
         others = (p_rest * (p_rest / q_rest).log()).sum()
         expected += (2 * two_way + 5 * others).item()
-    found = decoupled_distillation(
+    value = decoupled_distillation(
         student, teacher, LABELS, alpha=2.0, beta=5.0, temperature=temperature
     )
-    assert found.item() == pytest.approx(temperature**2 * expected / len(LABELS))
+    assert value.item() == pytest.approx(temperature**2 * expected / len(LABELS))
 
 
 def test_decoupled_parts_make_plain_distillation() -> None:

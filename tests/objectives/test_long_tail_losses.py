@@ -86,8 +86,8 @@ def test_ldam_is_the_definition() -> None:
 def test_logit_adjustment_is_the_definition(tau: float) -> None:
     prior = COUNTS.double() / COUNTS.sum()
     expected = F.cross_entropy(logits() + tau * prior.log(), LABELS)
-    found = logit_adjustment(logits(), ONE_HOT, log_prior=LOG_PRIOR, tau=tau)
-    torch.testing.assert_close(found, expected)
+    value = logit_adjustment(logits(), ONE_HOT, log_prior=LOG_PRIOR, tau=tau)
+    torch.testing.assert_close(value, expected)
 
 
 def test_balanced_softmax_is_the_definition() -> None:
@@ -107,28 +107,28 @@ def test_nothing_special_is_cross_entropy() -> None:
     same = torch.full((5,), 30)
     plain = F.cross_entropy(logits(), mixed())
     none = torch.zeros(5)
-    for found in (
+    for value in (
         ldam(logits(), mixed(), margins=none, scale=1.0),
         logit_adjustment(logits(), mixed(), log_prior=log_shares(same)),
         focal(logits(), mixed(), gamma=0.0),
     ):
-        torch.testing.assert_close(found, plain)
+        torch.testing.assert_close(value, plain)
 
 
 @EVERY_LOSS
 def test_mixed_targets_cost_the_mixture_of_the_costs(loss: Callable[..., Tensor]) -> None:
     others = F.one_hot(torch.tensor([3, 0, 2, 1, 4, 4]), 5).double()
-    found = loss(logits(), 0.3 * ONE_HOT + 0.7 * others)
-    torch.testing.assert_close(found, 0.3 * loss(logits(), ONE_HOT) + 0.7 * loss(logits(), others))
+    value = loss(logits(), 0.3 * ONE_HOT + 0.7 * others)
+    torch.testing.assert_close(value, 0.3 * loss(logits(), ONE_HOT) + 0.7 * loss(logits(), others))
 
 
 @EVERY_LOSS
 def test_weights_are_those_of_the_classes_and_divided_by(loss: Callable[..., Tensor]) -> None:
     weights = effective_number_weights(COUNTS)
-    found = loss(logits(), ONE_HOT, class_weights=weights)
+    value = loss(logits(), ONE_HOT, class_weights=weights)
     alone = [loss(logits()[[b]], ONE_HOT[[b]]) for b in range(len(LABELS))]
     own = weights[LABELS]
-    torch.testing.assert_close(found, (own * torch.stack(alone)).sum() / own.sum())
+    torch.testing.assert_close(value, (own * torch.stack(alone)).sum() / own.sum())
     torch.testing.assert_close(
         loss(logits(), mixed(), class_weights=torch.full((5,), 3.0)), loss(logits(), mixed())
     )
@@ -136,8 +136,8 @@ def test_weights_are_those_of_the_classes_and_divided_by(loss: Callable[..., Ten
 
 def test_weighted_labels_are_torchs_weighted_cross_entropy() -> None:
     weights = effective_number_weights(COUNTS)
-    found = focal(logits(), ONE_HOT, gamma=0.0, class_weights=weights)
-    torch.testing.assert_close(found, F.cross_entropy(logits(), LABELS, weight=weights))
+    value = focal(logits(), ONE_HOT, gamma=0.0, class_weights=weights)
+    torch.testing.assert_close(value, F.cross_entropy(logits(), LABELS, weight=weights))
 
 
 @EVERY_LOSS
@@ -165,8 +165,8 @@ def test_ldam_in_single_precision_near_certainty() -> None:
     target = F.one_hot(torch.tensor([0]), 5)
     margins = torch.full((5,), 0.5)
     exact = ldam(values.double(), target.double(), margins=margins.double())
-    found = ldam(values, target.float(), margins=margins)
-    assert found.item() == pytest.approx(exact.item(), rel=1e-4)
+    value = ldam(values, target.float(), margins=margins)
+    assert value.item() == pytest.approx(exact.item(), rel=1e-4)
     assert exact.item() == pytest.approx(
         math.log1p(sum(math.exp(30 * (z - 0.4)) for z in (-0.1, 0.1, 0.0, 0.2))), rel=1e-5
     )

@@ -186,8 +186,8 @@ def test_one_key_balances_student_and_teacher() -> None:
 
 
 def test_balance_leaves_what_is_given() -> None:
-    given = ["balance=true", "objective.cross_entropy.loss=softmax", "training.select_by=top1"]
-    recipe = load_recipe("photos-alone", given)
+    overrides = ["balance=true", "objective.cross_entropy.loss=softmax", "training.select_by=top1"]
+    recipe = load_recipe("photos-alone", overrides)
     assert recipe.objective.cross_entropy.loss == "softmax"
     assert recipe.training.select_by == "top1"
 

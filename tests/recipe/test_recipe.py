@@ -286,14 +286,14 @@ def test_a_key_of_an_older_recipe_is_answered_with_its_new_name(old: str, new: s
 
 
 def test_all_mistakes_are_listed() -> None:
-    said = mistake(minimal(modle={}, optimizer={"lr": "fast"}, seed=-1)).splitlines()
-    assert said[0] == "3 mistakes in the recipe:"
-    assert len(said) == 4
+    answer = mistake(minimal(modle={}, optimizer={"lr": "fast"}, seed=-1)).splitlines()
+    assert answer[0] == "3 mistakes in the recipe:"
+    assert len(answer) == 4
 
 
 def test_an_item_that_is_refused_does_not_make_its_list_too_short() -> None:
-    said = mistake(minimal(input={"normalization": {"mean": [0], "std": [0]}}))
-    assert said == "run: input.normalization.std.0: 0 is too small; it must be more than 0"
+    answer = mistake(minimal(input={"normalization": {"mean": [0], "std": [0]}}))
+    assert answer == "run: input.normalization.std.0: 0 is too small; it must be more than 0"
 
 
 def test_a_second_view_has_keys_of_its_own_that_can_be_overridden() -> None:

@@ -86,7 +86,7 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def attention_map(maps: Tensor) -> Tensor:
-    """Where a map is active: the mean over channels of its square, of length one per image.
+    """The activity of a map: the mean over channels of its square, of length one per image.
 
     Args:
         maps: `(B, C, H, W)`.
