@@ -24,7 +24,11 @@ COUNTS = [180, 120, 81, 54, 36, 24, 16, 11, 7, 5]
 @pytest.fixture(scope="module")
 def tail_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tail-place")
-    words = ["data.train_size=null", "data.long_tail.factor=36", "data.long_tail.largest=180"]
+    words = [
+        "data.train_size=null",
+        "data.long_tail.imbalance_factor=36",
+        "data.long_tail.largest=180",
+    ]
     words += ["model.name=deit_tiny_distilled_patch16_224", "--out", "runs/tail"]
     words += ["model.args.depth=1", "model.args.patch_size=7"]
     words += ["objective.kd.head=distillation", "teacher.recipe=null"]
@@ -96,7 +100,11 @@ def test_text_has_a_row_for_each_group_and_a_column_for_each_head(
 
 
 def test_training_prints_the_groups(tail_place: Path) -> None:
-    words = ["data.train_size=null", "data.long_tail.factor=36", "data.long_tail.largest=180"]
+    words = [
+        "data.train_size=null",
+        "data.long_tail.imbalance_factor=36",
+        "data.long_tail.largest=180",
+    ]
     words += ["model.name=vit_micro_patch7_28", "--out", "runs/plain"]
     printed = run("train", "demo-alone", *QUICK, *words, cwd=tail_place)
     assert "10 classes (5 to 180 training images each)" in printed

@@ -26,7 +26,7 @@ from vitrellis.teachers.teachers import Teachers
 COUNTS = torch.tensor([50, 20, 10])
 LONG_TAILED = [
     *TINY,
-    "data={train_size: null, long_tail: {factor: 4, largest: 10, permute: true}}",
+    "data={train_size: null, long_tail: {imbalance_factor: 4, largest: 10, permute: true}}",
     "data.sampler=square_root",
     "training.epochs=8",
     "training.accumulate=2",

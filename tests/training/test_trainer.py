@@ -180,7 +180,12 @@ def curve(folder: Path) -> list[float | None]:
 
 @pytest.mark.slow
 def test_the_best_epoch_can_be_chosen_by_balanced_accuracy(tmp_path: Path) -> None:
-    words = ["train", "demo-vit-alone", "data.long_tail.factor=20", "data.train_size=null"]
+    words = [
+        "train",
+        "demo-vit-alone",
+        "data.long_tail.imbalance_factor=20",
+        "data.train_size=null",
+    ]
     words += ["training.epochs=4", "schedule.warmup_epochs=0", "training.eval_every=1"]
     run(*words, "training.select_by=balanced_accuracy", "--out", "runs/x", cwd=tmp_path)
     directory = RunDirectory(tmp_path / "runs" / "x")

@@ -35,7 +35,7 @@ def train(
     from vitrellis.cli.console import console
     from vitrellis.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])  # wrong words end here, before torch is loaded
+    loaded = load_recipe(recipe, overrides or [])  # a wrong recipe ends here
 
     from vitrellis.assembly.launch import train as train_recipe
     from vitrellis.report.results_table import results_lines

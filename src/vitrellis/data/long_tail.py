@@ -34,15 +34,14 @@ class LongTail:
         profile: "exp" falls by the same ratio from class to class; "step" gives one half of the
             classes (the smaller one, if their number is odd) `largest` images, and the others the
             smallest number.
-        factor: Images of the largest class over those of the smallest, "imbalance factor" in
-            papers.
+        imbalance_factor: Images of the largest class over those of the smallest.
         seed: Of the images that are kept; papers use 0.
         largest: Images of the largest class; None for as many as every class has.
         permute: Draw which class is large from the run's seed; otherwise class 0 is the largest.
     """
 
     profile: Profile = "exp"
-    factor: float = 100.0
+    imbalance_factor: float = 100.0
     seed: int = 0
     largest: int | None = None
     permute: bool = False
@@ -68,7 +67,7 @@ def long_tailed(
     num_classes = len(class_names)
     available = np.bincount(labels.numpy(), minlength=num_classes)  # (K,)
     largest = int(available.min()) if settings.largest is None else settings.largest
-    sizes = profile_counts(settings.profile, settings.factor, largest, num_classes)
+    sizes = profile_counts(settings.profile, settings.imbalance_factor, largest, num_classes)
     places = _places(num_classes, seed) if settings.permute else list(range(num_classes))
     # the papers' generator is numpy's legacy one, of which this is a copy of our own
     shuffler = np.random.RandomState(settings.seed)
@@ -109,8 +108,8 @@ def _check(name: str, size: int, available: int, largest: int, settings: LongTai
         why = "" if settings.largest is not None else ", the number that every class has"
         raise VitrellisError(
             f"data.long_tail: class {name!r} would keep no image ({largest} in the largest class"
-            f"{why}, over factor {settings.factor:g}). Use a factor of at most {largest}, or "
-            "a larger data.long_tail.largest if the classes have so many images"
+            f"{why}, over imbalance_factor {settings.imbalance_factor:g}). Use at most {largest}, "
+            "or a larger data.long_tail.largest if the classes have so many images"
         )
     if size > available:
         raise VitrellisError(
