@@ -74,7 +74,7 @@ def test_figures_are_those_of_the_published_evaluation(case: dict[str, Any]) -> 
         class_counts=None,
         groupings=(grouping,),
     )
-    figures = breakdown.to_dict()
+    figures: dict[str, Any] = breakdown.to_json()
     for ours, theirs in {"class": "cls", "distillation": "dist", "average": "avg"}.items():
         head = figures["heads"][ours]
         for key, name in {"top1": "acc1", "top5": "acc5"}.items():
@@ -155,6 +155,6 @@ def test_published_cuts_are_shown_where_they_differ() -> None:
 
 
 def test_json_of_groups() -> None:
-    figures = by_count([200, 5]).to_dict(confusion_of([0.5, 0], [4, 4]))
+    figures: dict[str, Any] = by_count([200, 5]).to_json(confusion_of([0.5, 0], [4, 4]))
     assert figures["head"] == {"meaning": "more than 100", "classes": 1, "accuracy": 0.5}
     assert figures["mid"] == {"meaning": "20 to 100", "classes": 0, "accuracy": None}

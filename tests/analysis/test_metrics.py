@@ -11,7 +11,8 @@ import torch
 from sklearn import metrics as sk
 from torch import Tensor
 
-from vitrellis.analysis.metrics import Evaluation
+from vitrellis.analysis.breakdown import Breakdown
+from vitrellis.analysis.metrics import ClassFigures, Evaluation
 from vitrellis.errors import VitrellisError
 
 
@@ -41,10 +42,10 @@ def test_against_scikit_learn(num_classes: int) -> None:
     assert mine.confusion.tolist() == sk.confusion_matrix(labels, guess).tolist()
     precision, recall, f1, support = sk.precision_recall_fscore_support(labels, guess)
     for k, row in enumerate(mine.per_class()):
-        assert row["images"] == support[k]
-        assert row["precision"] == pytest.approx(precision[k])
-        assert row["recall"] == pytest.approx(recall[k])
-        assert row["f1"] == pytest.approx(f1[k])
+        assert row.images == support[k]
+        assert row.precision == pytest.approx(precision[k])
+        assert row.recall == pytest.approx(recall[k])
+        assert row.f1 == pytest.approx(f1[k])
 
 
 def test_top5_against_scikit_learn() -> None:
@@ -91,14 +92,8 @@ def test_a_class_that_does_not_occur() -> None:
         warnings.simplefilter("ignore")
         expected = sk.balanced_accuracy_score(labels[keep], guess)
     assert mine.balanced_accuracy == pytest.approx(expected)
-    assert mine.per_class()[2] == {
-        "class": "c2",
-        "images": 0,
-        "recall": None,
-        "precision": None,
-        "f1": None,
-    }
-    assert "NaN" not in json.dumps(mine.to_dict())
+    assert mine.per_class()[2] == ClassFigures("c2", 0, None, None, None)
+    assert "NaN" not in json.dumps(mine.per_class()[2].to_json())
 
 
 def test_equal_logits_count_as_the_first_class() -> None:
@@ -121,8 +116,8 @@ def test_a_diverged_model_is_not_right(value: float) -> None:
 
 def test_json_round_trip() -> None:
     mine = evaluate(*predictions(50, 4))
-    values = json.loads(json.dumps(mine.to_dict()))
+    values = json.loads(json.dumps(Breakdown(mine, {}, (), None).to_json()))
     assert values["confusion"] == mine.confusion.tolist()
-    assert values["per_class"] == mine.per_class()
+    assert values["per_class"] == [row.to_json() for row in mine.per_class()]
     assert values["images"] == 50
     assert values["nll"] == mine.nll

@@ -1,56 +1,29 @@
-"""A run that a short real training made, and the command run inside this process."""
+"""Runs that short trainings made, and images beside them."""
 
 from __future__ import annotations
 
-import io
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.training.command import run
-from vitrellis.cli.main import main
+from tests.cli.command import run_apart, run_here
+from vitrellis.assembly.process_settings import process_settings_kept
 from vitrellis.data.sources import Split, load_source
 
 QUICK = ["training.epochs=1", "schedule.warmup_epochs=0", "training.batch_size=16"]
 QUICK += ["machine.threads=1", "machine.accelerator=cpu"]
 
 
-class Ended(NamedTuple):
-    out: str
-    err: str
-
-
-Command = Callable[..., Ended]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`command(folder, *words, code=0, stdin="")` does what `vitrellis WORDS` does in `folder`."""
-
-    def invoke(folder: Path, *words: str, code: int = 0, stdin: str = "") -> Ended:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["vitrellis", *words])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        with pytest.raises(SystemExit) as end:
-            main()
-        ended = Ended(*capsys.readouterr())
-        assert (end.value.code or 0) == code, ended
-        return ended
-
-    return invoke
-
-
 @pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other would spin beside the tests of other processes."""
+    with process_settings_kept():
+        torch.set_num_threads(1)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, test_images: Split) -> Path:
     """A folder with `runs/x`, and the first eight test images as files in `images`."""
     folder = tmp_path_factory.mktemp("place")
     words = ["data.train_size=60", "model.name=vit_micro_patch7_28", "--out", "runs/x"]
-    run("train", "demo-alone", *QUICK, *words, cwd=folder)
+    run_apart("train", "demo-alone", *QUICK, *words, cwd=folder)
     (folder / "images" / "more").mkdir(parents=True)
     for index in range(8):
         where = folder / "images" / ("more" if index > 5 else "")
@@ -84,5 +57,5 @@ def photo_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image = pixels.integers(0, 255, (20, 24 + index, 3), dtype=np.uint8)
             Image.fromarray(image).save(folder / "photos" / name / f"{index}.png")
     words = ["data.root=photos", "model.name=vit_micro_patch8_64", "--out", "runs/photos"]
-    run("train", "photos-alone", *QUICK, *words, cwd=folder)
+    run_here("train", "photos-alone", *QUICK, *words, cwd=folder)
     return folder

@@ -1,4 +1,4 @@
-"""Bad input by the real command: one clear message, the right exit code, nothing half-written."""
+"""Bad input to a command: one clear message, the right exit code, nothing half-written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.command import run
+from tests.cli.command import run_apart, run_here
 
 QUICK = ["training.epochs=1", "schedule.warmup_epochs=0", "machine.accelerator=cpu"]
 QUICK += ["model.name=vit_micro_patch8_64", "machine.threads=1"]
@@ -27,9 +27,9 @@ def photos(folder: Path, classes: tuple[str, ...] = ("ash", "fir"), each: int = 
 
 
 def fails(tmp_path: Path, *words: str, code: int) -> str:
-    message = " ".join(run(*words, cwd=tmp_path, code=code).split())
-    assert "error:" in message
-    return message
+    ended = run_here(*words, cwd=tmp_path, code=code)
+    assert ended.err.startswith("error: ")
+    return ended.err
 
 
 def train_fails(tmp_path: Path, *words: str, code: int = 1) -> str:
@@ -38,8 +38,11 @@ def train_fails(tmp_path: Path, *words: str, code: int = 1) -> str:
     return message
 
 
-def test_a_missing_folder(tmp_path: Path) -> None:
-    assert "nowhere" in train_fails(tmp_path, "data.root=nowhere")
+def test_a_missing_folder_by_the_real_command(tmp_path: Path) -> None:
+    ended = run_apart("train", "photos-alone", "data.root=nowhere", cwd=tmp_path, code=1)
+    assert "nowhere" in ended.err
+    assert ended.err.count("\n") == 1
+    assert not list(tmp_path.glob("runs/**/*.yaml"))
 
 
 def test_arguments_that_the_source_does_not_take(tmp_path: Path) -> None:
@@ -77,10 +80,8 @@ def truncated(folder: Path) -> str:
 def test_spoilt_folders(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
     folder = photos(tmp_path / "photos")
     name = spoil(folder)
-    message = " ".join(
-        run("train", "photos-alone", *QUICK, "data.root=photos", cwd=tmp_path, code=1).split()
-    )
-    assert name in message
+    words = ["train", "photos-alone", *QUICK, "data.root=photos"]
+    assert name in run_here(*words, cwd=tmp_path, code=1).err
     assert not list(tmp_path.glob("runs/**/results.json"))
 
 
@@ -88,7 +89,7 @@ def test_a_class_with_one_image_is_learned_from(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos")
     photos(tmp_path / "more", classes=("yew",), each=1)
     (tmp_path / "more" / "yew").rename(folder / "yew")
-    out = run("train", "photos-alone", *QUICK, "data.root=photos", cwd=tmp_path)
+    out = run_here("train", "photos-alone", *QUICK, "data.root=photos", cwd=tmp_path).out
     assert "3 classes" in out
     assert "1 to 4" in out or "1 to 3" in out
 

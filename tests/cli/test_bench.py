@@ -9,16 +9,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.cli.command import assert_one_error, vitrellis
-from tests.cli.conftest import Command
+from tests.cli.command import assert_one_error, run_apart, run_here, vitrellis
+from vitrellis.analysis.cost import Cost, Measurement, Timing
 
 QUICK = ("--seconds", "0", "--threads", "1", "--batch-size", "4", "--device", "cpu")
 
 
-def test_models_sizes_and_precisions(tmp_path: Path, command: Command) -> None:
+def test_models_sizes_and_precisions(tmp_path: Path) -> None:
     words = ["bench", "vit_micro_patch7_28", "cifar_resnet8", "--img-size", "28", "--img-size"]
     words += ["14", "--precision", "float32", "--precision", "bfloat16", *QUICK]
-    figures = json.loads(command(tmp_path, *words, "--json").out)
+    figures = json.loads(run_here(*words, "--json", cwd=tmp_path).out)
     rows = figures["rows"]
     assert len(rows) == 2 * 2 * 2
     assert {row["model"] for row in rows} == {"vit_micro_patch7_28", "cifar_resnet8"}
@@ -32,12 +32,21 @@ def test_models_sizes_and_precisions(tmp_path: Path, command: Command) -> None:
     for row in rows:
         timing = row["step_ms"]
         assert 0 < timing["fastest"] <= timing["median"] <= timing["slowest"]
-        assert row["step_images_per_second"] == 4000 / timing["median"]
 
 
-def test_a_run_is_measured_and_drawn(place: Path, tmp_path: Path, command: Command) -> None:
+def test_times_become_speeds_and_milliseconds() -> None:
+    slow, fast = Timing(0.5, 0.4, 0.75), Timing(0.125, 0.1, 0.25)
+    cost = Cost(7, 9, 11, 13, None, latency=fast, forward=fast, step=slow, batch_size=8)
+    row = Measurement("m", (28, 14), "float32", False, None, cost).to_json()
+    assert row["forward_images_per_second"] == 64
+    assert row["step_images_per_second"] == 16
+    assert row["step_ms"] == {"median": 500, "fastest": 400, "slowest": 750}
+    assert row["img_size"] == [28, 14]
+
+
+def test_a_run_is_measured_and_drawn(place: Path, tmp_path: Path) -> None:
     picture = tmp_path / "speed.png"
-    out = command(place, "bench", "runs/x", *QUICK, "--csv", "--plot", str(picture)).out
+    out = run_here("bench", "runs/x", *QUICK, "--csv", "--plot", str(picture), cwd=place).out
     (row,) = csv.DictReader(io.StringIO(out))
     results = json.loads((place / "runs" / "x" / "results.json").read_text())
     assert row["model"] == "runs/x"
@@ -46,8 +55,8 @@ def test_a_run_is_measured_and_drawn(place: Path, tmp_path: Path, command: Comma
         assert image.width > 500
 
 
-def test_a_table_for_people(tmp_path: Path, command: Command) -> None:
-    out = command(tmp_path, "bench", "dhvt_micro_patch4", "--img-size", "28", *QUICK).out
+def test_a_table_for_people(tmp_path: Path) -> None:
+    out = run_apart("bench", "dhvt_micro_patch4", "--img-size", "28", *QUICK).out
     lines = out.splitlines()
     assert "torch" in lines[0]
     assert lines[1].split()[:4] == ["model", "pixels", "parameters", "MACs"]

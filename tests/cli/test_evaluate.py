@@ -12,14 +12,25 @@ import torch
 from PIL import Image
 from sklearn import metrics as sk
 
-from tests.cli.conftest import Command
-from tests.training.command import run
+from tests.cli.command import Ended, run_apart, run_here
 from vitrellis.data.sources import Split
 from vitrellis.runs.exported import load_exported
 
 
-def test_json_against_scikit_learn(command: Command, place: Path, test_images: Split) -> None:
-    figures: dict[str, Any] = json.loads(command(place, "eval", "runs/x", "--json").out)
+@pytest.fixture(scope="module")
+def figures(place: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(run_here("eval", "runs/x", "--json", cwd=place).out)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def of_photos(photo_place: Path) -> Ended:
+    return run_here("eval", "runs/photos", cwd=photo_place)
+
+
+def test_json_against_scikit_learn(
+    figures: dict[str, Any], place: Path, test_images: Split
+) -> None:
     trained = load_exported(place / "runs" / "x" / "model")
     images = torch.stack([test_images.images[index] for index in range(len(test_images))])
     guess, labels = trained.predict(images).argmax(dim=1), test_images.labels
@@ -32,9 +43,8 @@ def test_json_against_scikit_learn(command: Command, place: Path, test_images: S
     assert stored["best"]["test"]["top1"] == pytest.approx(figures["top1"])
 
 
-def test_text_agrees_with_json(command: Command, place: Path) -> None:
-    out, err = command(place, "eval", "runs/x")
-    figures = json.loads(command(place, "eval", "runs/x", "--json").out)
+def test_text_of_the_real_command_agrees_with_json(figures: dict[str, Any], place: Path) -> None:
+    out, err = run_apart("eval", "runs/x", cwd=place)
     lines = out.splitlines()
     assert err == ""
     assert lines[0] == "runs/x: best checkpoint, 4,000 test images"
@@ -48,69 +58,65 @@ def test_text_agrees_with_json(command: Command, place: Path) -> None:
     assert "\x1b" not in out
 
 
-def test_by_the_real_command(place: Path) -> None:
-    assert "runs/x: best checkpoint, 4,000 test" in run("eval", "runs/x", cwd=place)
-
-
 @pytest.mark.parametrize(("split", "count"), [("val", "1,000"), ("train", "60")])
-def test_other_images_and_weights(command: Command, place: Path, split: str, count: str) -> None:
+def test_other_images_and_weights(place: Path, split: str, count: str) -> None:
     words = ["eval", "runs/x", "--split", split, "--weights", "last"]
-    title = command(place, *words).out.splitlines()[0]
+    title = run_here(*words, cwd=place).out.splitlines()[0]
     assert title == f"runs/x: last checkpoint, {count} {split} images"
 
 
-def test_confusion_is_a_picture(command: Command, place: Path) -> None:
-    command(place, "eval", "runs/x", "--confusion", "pictures/c.png")
+def test_confusion_is_a_picture(place: Path) -> None:
+    run_here("eval", "runs/x", "--confusion", "pictures/c.png", cwd=place)
     with Image.open(place / "pictures" / "c.png") as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 500
 
 
-def test_a_picture_that_cannot_be_written(command: Command, place: Path) -> None:
+def test_a_picture_that_cannot_be_written(place: Path) -> None:
     (place / "file").write_text("")
-    err = command(place, "eval", "runs/x", "--confusion", "file/c.png", code=1).err
+    err = run_here("eval", "runs/x", "--confusion", "file/c.png", cwd=place, code=1).err
     assert "could not write file/c.png" in err
 
 
-def test_what_is_no_run(command: Command, place: Path) -> None:
-    assert "no run directory" in (err := command(place, "eval", "images", code=1).err)
+def test_what_is_no_run(place: Path) -> None:
+    assert "no run directory" in (err := run_here("eval", "images", cwd=place, code=1).err)
     assert "runs/x" in err
-    assert "does not exist" in command(place, "eval", "runs/y", code=1).err
+    assert "does not exist" in run_here("eval", "runs/y", cwd=place, code=1).err
 
 
-def test_an_unfinished_run(command: Command, place: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run(place: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(place / "runs" / "x", copy)
     (copy / "results.json").unlink()
-    ended = command(tmp_path, "eval", "copy")
+    ended = run_here("eval", "copy", cwd=tmp_path)
     assert "training is not complete" in ended.err
     assert "not complete" not in ended.out
     shutil.rmtree(copy / "last")
-    err = command(tmp_path, "eval", "copy", "--weights", "last", code=1).err
+    err = run_here("eval", "copy", "--weights", "last", cwd=tmp_path, code=1).err
     assert "copy/last: holds no model" in err
 
 
-def test_images_of_which_there_are_none(command: Command, photo_place: Path) -> None:
-    assert "val images" in command(photo_place, "eval", "runs/photos").out
-    err = command(photo_place, "eval", "runs/photos", "--split", "test", code=2).err
+def test_images_of_which_there_are_none(of_photos: Ended, photo_place: Path) -> None:
+    assert "val images" in of_photos.out
+    err = run_here("eval", "runs/photos", "--split", "test", cwd=photo_place, code=2).err
     assert "no test images, only train and val" in err
 
 
-def test_two_classes_have_no_top_5(command: Command, photo_place: Path) -> None:
-    assert "top-5" not in command(photo_place, "eval", "runs/photos").out
+def test_two_classes_have_no_top_5(of_photos: Ended) -> None:
+    assert "top-5" not in of_photos.out
 
 
-def test_moved_images(command: Command, photo_place: Path, tmp_path: Path) -> None:
+def test_moved_images(of_photos: Ended, photo_place: Path, tmp_path: Path) -> None:
     shutil.copytree(photo_place / "runs", tmp_path / "runs")
-    assert "--root" in command(tmp_path, "eval", "runs/photos", code=1).err
+    assert "--root" in run_here("eval", "runs/photos", cwd=tmp_path, code=1).err
     moved = tmp_path / "elsewhere"
     shutil.copytree(photo_place / "photos", moved)
     words = ["eval", "runs/photos", "--root", "elsewhere"]
-    assert command(tmp_path, *words) == command(photo_place, "eval", "runs/photos")
+    assert run_here(*words, cwd=tmp_path) == of_photos
 
     (moved / "ash" / "0.png").unlink()
-    assert "not the same images as in training" in command(tmp_path, *words).err
+    assert "not the same images as in training" in run_here(*words, cwd=tmp_path).err
 
     (moved / "fir").rename(moved / "oak")
-    err = command(tmp_path, *words, code=1).err
+    err = run_here(*words, cwd=tmp_path, code=1).err
     assert "the images lack fir; the model does not know oak" in err

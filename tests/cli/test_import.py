@@ -6,52 +6,62 @@ import json
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from tests.cli.command import assert_one_error, vitrellis
-from tests.cli.conftest import Command
-from tests.training.command import run
+from tests.cli.command import assert_one_error, run_apart, run_here, vitrellis
+from tests.training.command import TINY
+from vitrellis.data.sources import Split, load_source
 from vitrellis.models import create_model
+from vitrellis.runs.exported import load_exported
 
 
-def checkpoint(folder: Path, num_classes: int = 10) -> Path:
+def checkpoint(folder: Path, num_classes: int = 10) -> nn.Module:
+    """The model whose weights are in `c.pth`."""
     torch.manual_seed(0)
     model = create_model("dhvt_micro_patch4", num_classes=num_classes, in_chans=1)
     torch.save({"model": model.state_dict(), "epoch": 3}, folder / "c.pth")
-    return folder / "c.pth"
+    return model
 
 
 WORDS = ("--source", "dhvt", "--model", "dhvt_micro_patch4", "--out", "runs/it")
 
 
 def test_an_imported_model_is_evaluated_and_predicts_and_teaches(
-    tmp_path: Path, command: Command, place: Path
+    tmp_path: Path, place: Path, test_images: Split
 ) -> None:
-    checkpoint(tmp_path)
-    overrides = ["data.source=fashion-mnist", "input.img_size=28"]
-    out = run("import", "c.pth", *WORDS, *overrides, cwd=tmp_path)
+    original = checkpoint(tmp_path)
+    overrides = ["data.source=fashion-mnist", "data.train_size=60", "input.img_size=28"]
+    out = run_apart("import", "c.pth", *WORDS, *overrides, cwd=tmp_path).out
     assert "vitrellis predict runs/it" in out
-    ended = command(tmp_path, "eval", "runs/it", "--json")
-    assert ended.err == ""
-    assert json.loads(ended.out)["images"] == 4000
-    rows = json.loads(command(tmp_path, "predict", "runs/it", str(place / "images"), "--json").out)
-    assert len(rows) == 8
-    assert rows[0]["predictions"][0]["class"] in {"Trouser", "Bag", "Sandal"} | set(
-        json.loads((tmp_path / "runs" / "it" / "data.json").read_text())["class_names"]
-    )
-    quick = ["training.epochs=1", "schedule.warmup_epochs=0", "data.train_size=60"]
-    quick += ["teacher.recipe=null", "teacher.run=runs/it", "machine.threads=1"]
+
+    evaluated = run_here("eval", "runs/it", "--split", "train", "--json", cwd=tmp_path)
+    assert evaluated.err == ""
+    assert json.loads(evaluated.out)["images"] == 60
+
+    words = ["predict", "runs/it", str(place / "images"), "--json"]
+    rows = json.loads(run_here(*words, cwd=tmp_path).out)
+    images = torch.stack([test_images.images[index] for index in range(8)])
+    seen = load_exported(tmp_path / "runs" / "it" / "model").preprocessing.transform()(images)
+    with torch.no_grad():
+        answers = original.eval()(seen).argmax(dim=1).tolist()
+    names = [row["predictions"][0]["class"] for row in rows]
+    classes = load_source("fashion-mnist", None).class_names
+    assert names == [classes[answer] for answer in answers]
+
+    quick = [word for word in TINY if not word.startswith("teacher")]
+    quick += ["training.epochs=1", "teacher.recipe=null", "teacher.run=runs/it"]
     quick += ["objective.locality.teacher_blocks=[0, 1, 3]"]
-    assert "Run: " in run("train", "demo", *quick, cwd=tmp_path)
+    assert "Run: " in run_here("train", "demo", *quick, cwd=tmp_path).out
 
 
 def test_class_names_from_a_file(tmp_path: Path) -> None:
     checkpoint(tmp_path, num_classes=2)
     (tmp_path / "names.txt").write_text("ash\nfir\n", encoding="utf-8")
-    run("import", "c.pth", *WORDS, "--classes", "names.txt", cwd=tmp_path)
+    run_here("import", "c.pth", *WORDS, "--classes", "names.txt", cwd=tmp_path)
     data = json.loads((tmp_path / "runs" / "it" / "data.json").read_text())
     assert data["class_names"] == ["ash", "fir"]
 
 
-def test_what_must_be_said_is_asked_for(tmp_path: Path) -> None:
-    assert "Missing option '--source'" in vitrellis("import", "c.pth", cwd=tmp_path).stderr
+def test_missing_options_and_files_are_named(tmp_path: Path) -> None:
+    assert "Missing option '--source'" in run_here("import", "c.pth", cwd=tmp_path, code=2).err
     assert_one_error(vitrellis("import", "c.pth", *WORDS, cwd=tmp_path), 1, "c.pth: no such file")

@@ -14,8 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.cli.conftest import Command
-from tests.training.command import run
+from tests.cli.command import run_apart, run_here
 from vitrellis.analysis.inference import collect_logits
 from vitrellis.assembly.build import Place, build_eval_loader
 from vitrellis.data.sources import Split
@@ -25,8 +24,10 @@ from vitrellis.runs.exported import load_exported
 FILES = [f"images/{index}.png" for index in range(6)] + ["images/more/6.png", "images/more/7.png"]
 
 
-def test_the_same_as_in_evaluation(command: Command, place: Path, test_images: Split) -> None:
-    rows = json.loads(command(place, "predict", "runs/x", "images", "--json", "--top", "10").out)
+def test_the_same_as_in_evaluation(place: Path, test_images: Split) -> None:
+    rows = json.loads(
+        run_here("predict", "runs/x", "images", "--json", "--top", "10", cwd=place).out
+    )
     trained = load_exported(place / "runs" / "x" / "model")
     recipe = load_recipe(place / "runs" / "x" / "recipe.yaml")
     some = test_images.subset(torch.arange(8))
@@ -41,9 +42,9 @@ def test_the_same_as_in_evaluation(command: Command, place: Path, test_images: S
         assert list(mine.values()) == sorted(mine.values(), reverse=True)
 
 
-def test_batches_change_nothing(command: Command, place: Path) -> None:
+def test_batches_change_nothing(place: Path) -> None:
     words = ["predict", "runs/x", "images", "--json"]
-    together, apart = (json.loads(command(place, *words, *more).out) for more in ([], BATCHES))
+    together, apart = (json.loads(run_here(*words, *more, cwd=place).out) for more in ([], BATCHES))
     for one, other in zip(together, apart, strict=True):
         assert one["file"] == other["file"]
         assert one["predictions"][0]["class"] == other["predictions"][0]["class"]
@@ -56,16 +57,17 @@ BATCHES = ["--batch-size", "3"]
 
 
 def test_table_by_the_real_command(place: Path) -> None:
-    out = run("predict", "runs/x", "images/0.png", "images/more", "--top", "2", cwd=place)
+    words = ["predict", "runs/x", "images/0.png", "images/more", "--top", "2"]
+    out = run_apart(*words, cwd=place).out
     lines = [line.split() for line in out.splitlines()]
     assert lines[0] == ["file", *["class", "probability", "%"] * 2]
     assert [line[0] for line in lines[1:]] == ["images/0.png", *FILES[6:]]
     assert "\x1b" not in out
 
 
-def test_csv_of_a_list_on_stdin(command: Command, place: Path) -> None:
+def test_csv_of_a_list_on_stdin(place: Path) -> None:
     names = "images/0.png\r\n\nimages/3.png\n"
-    ended = command(place, "predict", "runs/x", "-", "--csv", "--top", "99", stdin=names)
+    ended = run_here("predict", "runs/x", "-", "--csv", "--top", "99", cwd=place, stdin=names)
     rows = list(csv.DictReader(io.StringIO(ended.out)))
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 11)] * 2
     assert {row["file"] for row in rows} == {"images/0.png", "images/3.png"}
@@ -73,15 +75,13 @@ def test_csv_of_a_list_on_stdin(command: Command, place: Path) -> None:
     assert ended.err == ""
 
 
-def test_bad_images_are_named_and_the_others_predicted(
-    command: Command, place: Path, tmp_path: Path
-) -> None:
+def test_bad_images_are_named_and_the_others_predicted(place: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("text")
     whole = tmp_path / "whole.jpg"
     Image.effect_noise((60, 50), 80).save(whole)
     (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     words = ["predict", str(place / "runs" / "x"), ".", "missing.png", "--csv"]
-    ended = command(tmp_path, *words, code=1)
+    ended = run_here(*words, cwd=tmp_path, code=1)
     assert [row["file"] for row in csv.DictReader(io.StringIO(ended.out))] == ["whole.jpg"]
     lines = ended.err.splitlines()
     assert [line.split(":")[:2] for line in lines] == [
@@ -91,40 +91,42 @@ def test_bad_images_are_named_and_the_others_predicted(
     ]
 
 
-def test_only_bad_images(command: Command, place: Path) -> None:
+def test_only_bad_images(place: Path) -> None:
     (place / "text.png").write_text("text")
-    ended = command(place, "predict", "runs/x", "text.png", code=1)
+    ended = run_here("predict", "runs/x", "text.png", cwd=place, code=1)
     assert ended.out == ""
-    assert json.loads(command(place, "predict", "runs/x", "text.png", "--json", code=1).out) == []
+    assert (
+        json.loads(run_here("predict", "runs/x", "text.png", "--json", cwd=place, code=1).out) == []
+    )
 
 
-def test_no_images(command: Command, place: Path, tmp_path: Path) -> None:
-    assert "holds no images" in command(place, "predict", "runs/x", str(tmp_path), code=1).err
-    assert "standard input names none" in command(place, "predict", "runs/x", "-", code=1).err
-    assert "IMAGE" in command(place, "predict", "runs/x", code=2).err
+def test_no_images(place: Path, tmp_path: Path) -> None:
+    assert "holds no images" in run_here("predict", "runs/x", str(tmp_path), cwd=place, code=1).err
+    assert "standard input names none" in run_here("predict", "runs/x", "-", cwd=place, code=1).err
+    assert "IMAGE" in run_here("predict", "runs/x", cwd=place, code=2).err
 
 
-def test_json_or_csv(command: Command, place: Path) -> None:
-    err = command(place, "predict", "runs/x", "images", "--json", "--csv", code=2).err
+def test_json_or_csv(place: Path) -> None:
+    err = run_here("predict", "runs/x", "images", "--json", "--csv", cwd=place, code=2).err
     assert err == "error: --json and --csv: choose one\n"
 
 
-def test_colour_for_a_grey_model_is_its_luma(command: Command, place: Path, tmp_path: Path) -> None:
+def test_colour_for_a_grey_model_is_its_luma(place: Path, tmp_path: Path) -> None:
     colours = Image.merge("RGB", [Image.effect_noise((40, 30), 90) for _ in range(3)])
     colours.save(tmp_path / "a.png")
     colours.convert("L").save(tmp_path / "b.png")
-    rows = json.loads(command(tmp_path, "predict", str(place / "runs" / "x"), ".", "--json").out)
+    rows = json.loads(
+        run_here("predict", str(place / "runs" / "x"), ".", "--json", cwd=tmp_path).out
+    )
     assert rows[0]["predictions"] == rows[1]["predictions"]
 
 
-def test_grey_for_a_colour_model_is_repeated(
-    command: Command, photo_place: Path, tmp_path: Path
-) -> None:
+def test_grey_for_a_colour_model_is_repeated(photo_place: Path, tmp_path: Path) -> None:
     grey = Image.effect_noise((40, 30), 90)
     grey.save(tmp_path / "a.png")
     grey.convert("RGB").save(tmp_path / "b.png")
     rows = json.loads(
-        command(tmp_path, "predict", str(photo_place / "runs" / "photos"), ".", "--json").out
+        run_here("predict", str(photo_place / "runs" / "photos"), ".", "--json", cwd=tmp_path).out
     )
     assert rows[0]["predictions"] == rows[1]["predictions"]
     assert rows[0]["predictions"][0]["class"] in ("ash", "fir")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vitrellis.analysis.groups import Grouping
 from vitrellis.analysis.inference import Predictions
@@ -13,14 +12,15 @@ from vitrellis.analysis.metrics import Evaluation
 
 @dataclass(frozen=True)
 class Breakdown:
-    """All that is known of how good a model is on a split.
+    """All figures of a model on a split.
 
     Attributes:
-        overall: Of the model as a whole.
-        heads: Of its class head, its distillation head and their average, which is `overall`; empty
-            if it has one head.
-        groupings: Ways to tell head, mid and tail classes apart; none if they are alike.
-        class_counts: Training images of each class, None if they are not known.
+        overall: The figures of the model as a whole.
+        heads: The figures of its class head, its distillation head and their average, which is
+            `overall`; empty if it has one head.
+        groupings: The ways to tell head, mid and tail classes apart; empty if the classes have
+            about as many images.
+        class_counts: The training images of each class; None if they are not known.
     """
 
     overall: Evaluation
@@ -40,10 +40,10 @@ class Breakdown:
         """Evaluates predictions.
 
         Args:
-            predictions: Of a split.
-            class_names: K of them.
-            class_counts: Training images of each class, None if they are not known.
-            groupings: Of the classes.
+            predictions: The predictions for a split.
+            class_names: The K class names.
+            class_counts: The training images of each class; None if they are not known.
+            groupings: The groups of the classes.
 
         Raises:
             VitrellisError: If there are no predictions, or some are not finite.
@@ -58,24 +58,35 @@ class Breakdown:
         counts = None if class_counts is None else tuple(class_counts)
         return cls(overall, heads, groupings, counts)
 
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        figures = self.overall.to_dict()
+    def to_json(self) -> dict[str, object]:
+        """All figures under the keys of `vitrellis eval --json`."""
+        overall = self.overall
+        rows = [row.to_json() for row in overall.per_class()]
         if self.class_counts is not None:
-            for row, count in zip(figures["per_class"], self.class_counts, strict=True):
+            for row, count in zip(rows, self.class_counts, strict=True):
                 row["training_images"] = count
-        figures["groups"] = self._groups(self.overall)
-        figures["heads"] = {
-            name: {
-                "top1": evaluation.top1,
-                "top5": evaluation.top5,
-                "balanced_accuracy": evaluation.balanced_accuracy,
-                "groups": self._groups(evaluation),
-                "recall": [row["recall"] for row in evaluation.per_class()],
-            }
-            for name, evaluation in self.heads.items()
+        return {
+            "images": overall.num_images,
+            "top1": overall.top1,
+            "top5": overall.top5,
+            "balanced_accuracy": overall.balanced_accuracy,
+            "macro_f1": overall.macro_f1,
+            "calibration_error": overall.calibration_error,
+            "nll": overall.nll,
+            "per_class": rows,
+            "confusion": overall.confusion.tolist(),
+            "groups": self._groups(overall),
+            "heads": {
+                name: {
+                    "top1": evaluation.top1,
+                    "top5": evaluation.top5,
+                    "balanced_accuracy": evaluation.balanced_accuracy,
+                    "groups": self._groups(evaluation),
+                    "recall": [row.recall for row in evaluation.per_class()],
+                }
+                for name, evaluation in self.heads.items()
+            },
         }
-        return figures
 
-    def _groups(self, evaluation: Evaluation) -> list[dict[str, Any]]:
-        return [grouping.to_dict(evaluation.confusion) for grouping in self.groupings]
+    def _groups(self, evaluation: Evaluation) -> list[dict[str, object]]:
+        return [grouping.to_json(evaluation.confusion) for grouping in self.groupings]

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -31,6 +31,15 @@ class Timing:
     median: float
     fastest: float
     slowest: float
+
+    @property
+    def spread(self) -> float:
+        """Half of the range, in per cent of the median."""
+        return 50 * (self.slowest - self.fastest) / self.median
+
+    def milliseconds(self) -> dict[str, float]:
+        """The three figures by name, in milliseconds."""
+        return {name: 1000 * seconds for name, seconds in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,59 @@ class Cost:
     forward: Timing
     step: Timing
     batch_size: int
+
+    def images_per_second(self, timing: Timing) -> float:
+        """The speed, from the time of a batch."""
+        return self.batch_size / timing.median
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The cost of one model, and what it was measured with.
+
+    Attributes:
+        model: The name of the model, or the run directory.
+        img_size: Height and width of the images, in pixels.
+        precision: The precision of the arithmetic.
+        compiled: Whether torch.compile was used for the timings.
+        top1: The test accuracy of a run; None if it is not known.
+        cost: The cost.
+    """
+
+    model: str
+    img_size: tuple[int, int]
+    precision: Precision
+    compiled: bool
+    top1: float | None
+    cost: Cost
+
+    @property
+    def pixels(self) -> str:
+        """The size of the images, such as "32" or "28x14"."""
+        height, width = self.img_size
+        return str(height) if height == width else f"{height}x{width}"
+
+    def to_json(self) -> dict[str, object]:
+        """The measurement as `vitrellis bench --json` prints it, with times in milliseconds."""
+        cost = self.cost
+        return {
+            "model": self.model,
+            "img_size": list(self.img_size),
+            "precision": self.precision,
+            "compiled": self.compiled,
+            "top1": self.top1,
+            "parameters": cost.parameters,
+            "trainable_parameters": cost.trainable_parameters,
+            "macs": cost.macs,
+            "activation_bytes_per_image": cost.activation_bytes,
+            "peak_bytes": cost.peak_bytes,
+            "batch_size": cost.batch_size,
+            "latency_ms": cost.latency.milliseconds(),
+            "forward_ms": cost.forward.milliseconds(),
+            "step_ms": cost.step.milliseconds(),
+            "forward_images_per_second": cost.images_per_second(cost.forward),
+            "step_images_per_second": cost.images_per_second(cost.step),
+        }
 
 
 def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:

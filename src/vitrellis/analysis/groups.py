@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ THRESHOLDS = (100, 20)
 """Head classes have more images than the first, tail classes fewer than the second."""
 
 COUNTED = "training images"
-"""What groups are told apart by, if not by rank."""
+"""The name of the rule by counts."""
 
 PUBLISHED_CUTS = {
     "cifar10": (3, 7),
@@ -34,7 +33,7 @@ PUBLISHED_CUTS = {
     "imagenet-lt": (390, 835),
     "inaturalist-2018": (842, 4543),
 }
-"""By source: how many classes are head classes, and how many head or mid classes."""
+"""For each source, the number of head classes, and the number of head and mid classes."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ class Grouping:
     """The classes in three groups.
 
     Attributes:
-        by: How they were told apart, in a few words.
-        meanings: What each of `GROUPS` stands for.
-        members: Class indices of each, ascending; a group may be empty.
+        by: The rule that tells them apart, in a few words.
+        meanings: The range of counts or ranks of each of `GROUPS`.
+        members: The class indices of each group, ascending; a group may be empty.
     """
 
     by: str
@@ -52,7 +51,7 @@ class Grouping:
     members: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
     def accuracies(self, confusion: Tensor) -> tuple[float | None, ...]:
-        """Mean recall of each group's classes that occur; None where none does.
+        """The mean recall of each group's classes that occur; None if none of them does.
 
         Args:
             confusion: `(K, K)` counts, rows are the true classes.
@@ -61,25 +60,26 @@ class Grouping:
         recall = confusion.diagonal().double() / true.clamp_min(1)  # (K,)
         means: list[float | None] = []
         for classes in self.members:
-            chosen = torch.tensor(classes, dtype=torch.int64)
-            chosen = chosen[true[chosen] > 0]
-            means.append(recall[chosen].mean().item() if len(chosen) else None)
+            indices = torch.tensor(classes, dtype=torch.int64)
+            indices = indices[true[indices] > 0]
+            means.append(recall[indices].mean().item() if len(indices) else None)
         return tuple(means)
 
-    def to_dict(self, confusion: Tensor) -> dict[str, Any]:
-        """Definition, number of classes and accuracy of each group, for JSON."""
+    def to_json(self, confusion: Tensor) -> dict[str, object]:
+        """The definition, the number of classes and the accuracy of each group."""
         parts = zip(GROUPS, self.meanings, self.members, self.accuracies(confusion), strict=True)
-        return {"by": self.by} | {
+        groups = {
             name: {"meaning": meaning, "classes": len(classes), "accuracy": accuracy}
             for name, meaning, classes, accuracy in parts
         }
+        return {"by": self.by, **groups}
 
 
 def by_count(class_counts: Sequence[int], thresholds: tuple[int, int] = THRESHOLDS) -> Grouping:
-    """Groups by the number of training images.
+    """Groups classes by their training images.
 
     Args:
-        class_counts: Training images of each class.
+        class_counts: The training images of each class.
         thresholds: Head classes have more than the first, tail classes fewer than the second.
     """
     many, few = thresholds
@@ -91,11 +91,11 @@ def by_count(class_counts: Sequence[int], thresholds: tuple[int, int] = THRESHOL
 
 
 def by_rank(class_counts: Sequence[int], cuts: tuple[int, int]) -> Grouping:
-    """Groups of the classes sorted by falling count; of equal counts the lower number is first.
+    """Groups classes sorted by falling count; of equal counts the lower number comes first.
 
     Args:
-        class_counts: Training images of each class.
-        cuts: How many classes are head classes, and how many head or mid classes.
+        class_counts: The training images of each class.
+        cuts: The number of head classes, and the number of head and mid classes.
     """
     order = sorted(range(len(class_counts)), key=lambda k: -class_counts[k])
     first, second = cuts
@@ -106,22 +106,22 @@ def by_rank(class_counts: Sequence[int], cuts: tuple[int, int]) -> Grouping:
 
 
 def groupings(class_counts: Sequence[int], source: str) -> tuple[Grouping, ...]:
-    """The definitions that say something about a training set.
+    """The definitions that tell something about a training set.
 
     Args:
-        class_counts: Training images of each class.
-        source: The data set's name, for the published cuts.
+        class_counts: The training images of each class.
+        source: The name of the dataset, for the published cuts.
 
     Returns:
-        None if the largest class has less than twice the images of the smallest. Otherwise groups
-        by count, unless one holds all classes, and those by published cuts, if they differ.
+        Nothing if the largest class has less than twice the images of the smallest. Otherwise the
+        groups by count, unless one holds all classes, and those by published cuts, if they differ.
     """
     if max(class_counts) < 2 * min(class_counts):
         return ()
     counted = by_count(class_counts)
-    found = [counted] if max(map(len, counted.members)) < len(class_counts) else []
+    result = [counted] if max(map(len, counted.members)) < len(class_counts) else []
     cuts = PUBLISHED_CUTS.get(source)
     if cuts is not None:
         ranked = by_rank(class_counts, cuts)
-        found += [ranked] if ranked.members != counted.members else []
-    return tuple(found)
+        result += [ranked] if ranked.members != counted.members else []
+    return tuple(result)

@@ -1,40 +1,41 @@
-"""Logits of a whole split."""
+"""Runs a model over a whole split."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from vitrellis.data.canvas import ProgressCallback
 from vitrellis.data.loader import EvalLoader
 from vitrellis.errors import VitrellisError
 from vitrellis.models import separate_heads
 
 HEADS = ("class", "distillation")
+"""The names of a distilled model's heads, in the order of its outputs."""
 
 
 class Predictions(NamedTuple):
-    """What a model says of a split, on the CPU."""
+    """The predictions of a model for a split, on the CPU."""
 
     logits: Tensor
-    """`(N, K)` float32, of the model as a whole."""
+    """The logits of the model as a whole: `(N, K)` float32."""
     labels: Tensor
-    """`(N,)` int64."""
+    """The true classes: `(N,)` int64."""
     heads: dict[str, Tensor]
-    """`(N, K)` of each of `HEADS`, if the model has both: `logits` is their mean."""
+    """The logits `(N, K)` of each of `HEADS`, if the model has both: `logits` is their mean."""
 
 
 def collect_logits(
-    model: nn.Module, loader: EvalLoader, progress: Callable[[], None] | None = None
+    model: nn.Module, loader: EvalLoader, progress: ProgressCallback | None = None
 ) -> tuple[Tensor, Tensor]:
     """Runs a model in eval mode over a split.
 
     Args:
         model: Its mode is restored afterwards.
-        loader: On the model's device.
-        progress: Called after each batch.
+        loader: The images of the split, on the model's device.
+        progress: Called after each batch, with the number of batches done and of all.
 
     Returns:
         Logits `(N, K)` float32 and labels `(N,)` int64, on the CPU.
@@ -48,14 +49,14 @@ def collect_logits(
 
 @torch.no_grad()
 def collect_predictions(
-    model: nn.Module, loader: EvalLoader, progress: Callable[[], None] | None = None
+    model: nn.Module, loader: EvalLoader, progress: ProgressCallback | None = None
 ) -> Predictions:
-    """Runs a model in eval mode over a split, and keeps what each of its heads says.
+    """Runs a model in eval mode over a split, and keeps the logits of each of its heads.
 
     Args:
         model: Its mode is restored afterwards.
-        loader: On the model's device.
-        progress: Called after each batch.
+        loader: The images of the split, on the model's device.
+        progress: Called after each batch, with the number of batches done and of all.
 
     Raises:
         VitrellisError: If the split is empty.
@@ -65,12 +66,12 @@ def collect_predictions(
     outputs, labels = [], []
     with separate_heads(model):
         for batch in loader:
-            found = model(batch.images)
-            heads = found if isinstance(found, tuple) else (found,)
-            outputs.append(torch.stack([logits.float().cpu() for logits in heads]))
+            logits = model(batch.images)
+            heads = logits if isinstance(logits, tuple) else (logits,)
+            outputs.append(torch.stack([head.float().cpu() for head in heads]))
             labels.append(batch.labels.cpu())
             if progress is not None:
-                progress()
+                progress(len(outputs), len(loader))
     model.train(was_training)
     if not outputs:
         raise VitrellisError("there are no images to evaluate on")

@@ -1,10 +1,9 @@
-"""How good predictions are. Computed by torchmetrics wherever it has the figure."""
+"""Accuracy, F1, calibration and confusion of predictions, by torchmetrics where it has them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,19 +19,48 @@ CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Figures of one split. Fractions, not percent.
+class ClassFigures:
+    """The figures of one class as fractions; None where a figure is undefined.
 
     Attributes:
-        class_names: In order of the class indices.
+        name: The name of the class.
+        images: The number of its images.
+        recall: The share of its images that are recognised.
+        precision: The share of images taken for it that are of it.
+        f1: The harmonic mean of recall and precision.
+    """
+
+    name: str
+    images: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+
+    def to_json(self) -> dict[str, object]:
+        """The figures under the keys of `vitrellis eval --json`."""
+        return {
+            "class": self.name,
+            "images": self.images,
+            "recall": self.recall,
+            "precision": self.precision,
+            "f1": self.f1,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one split, as fractions.
+
+    Attributes:
+        class_names: The class names, in order of the class indices.
         num_images: N.
-        top1: Share of images whose likeliest class is right.
-        top5: Share whose class is among the five likeliest (all, if there are fewer classes).
-        balanced_accuracy: Mean of the classes' recalls; of the classes that occur.
-        macro_f1: Mean of the classes' F1; of the classes that occur or are predicted.
-        calibration_error: Expected calibration error of the likeliest class, 15 bins (Guo et al.,
-            ICML 2017).
-        nll: Mean negative log likelihood, in nats.
+        top1: The share of images whose likeliest class is right.
+        top5: The share whose class is among the five likeliest (all, if there are fewer classes).
+        balanced_accuracy: The class-balanced accuracy: the mean recall of the classes that occur.
+        macro_f1: The mean F1 of the classes that occur or are predicted.
+        calibration_error: The expected calibration error of the likeliest class, with 15 bins (Guo
+            et al., ICML 2017).
+        nll: The mean negative log likelihood, in nats.
         confusion: `(K, K)` int64, rows are the true classes.
     """
 
@@ -60,20 +88,20 @@ class Evaluation:
         """
         if not len(labels):
             raise VitrellisError("there are no predictions to evaluate")
-        spoilt = int((~logits.isfinite().all(dim=1)).sum())
-        if spoilt:  # comparisons with NaN are false, so they would count as right
+        non_finite = int((~logits.isfinite().all(dim=1)).sum())
+        if non_finite:  # comparisons with NaN are false, so they would count as right
             raise VitrellisError(
-                f"{spoilt:,} of {len(labels):,} predictions are not finite numbers: the model has "
-                "diverged"
+                f"{non_finite:,} of {len(labels):,} predictions are not finite numbers: the model "
+                "has diverged"
             )
         num_classes = len(class_names)
         assert logits.shape == (len(labels), num_classes), tuple(logits.shape)
         # two classes make one binary problem for torchmetrics' top-k, so ranks are counted here
-        own = logits.gather(1, labels[:, None])
-        rank = (logits > own).sum(dim=1)
+        true_logits = logits.gather(1, labels[:, None])
+        rank = (logits > true_logits).sum(dim=1)
         # of equal logits the first class wins, as with argmax
         before = torch.arange(num_classes) < labels[:, None]
-        rank += ((logits == own) & before).sum(dim=1)
+        rank += ((logits == true_logits) & before).sum(dim=1)
         confusion = multiclass_confusion_matrix(logits.argmax(dim=1), labels, num_classes)
         probabilities = logits.softmax(dim=1)
         calibration = multiclass_calibration_error(
@@ -92,34 +120,20 @@ class Evaluation:
             confusion=confusion,
         )
 
-    def per_class(self) -> list[dict[str, Any]]:
-        """Name, images, recall, precision and F1 of each class; None where it is undefined."""
+    def per_class(self) -> list[ClassFigures]:
+        """The figures of each class, in order of the class indices."""
         recall, precision, f1 = _per_class(self.confusion)
         true, predicted = self.confusion.sum(dim=1), self.confusion.sum(dim=0)
         return [
-            {
-                "class": name,
-                "images": int(true[k]),
-                "recall": recall[k].item() if true[k] else None,
-                "precision": precision[k].item() if predicted[k] else None,
-                "f1": f1[k].item() if true[k] + predicted[k] else None,
-            }
+            ClassFigures(
+                name=name,
+                images=int(true[k]),
+                recall=recall[k].item() if true[k] else None,
+                precision=precision[k].item() if predicted[k] else None,
+                f1=f1[k].item() if true[k] + predicted[k] else None,
+            )
             for k, name in enumerate(self.class_names)
         ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return {
-            "images": self.num_images,
-            "top1": self.top1,
-            "top5": self.top5,
-            "balanced_accuracy": self.balanced_accuracy,
-            "macro_f1": self.macro_f1,
-            "calibration_error": self.calibration_error,
-            "nll": self.nll,
-            "per_class": self.per_class(),
-            "confusion": self.confusion.tolist(),
-        }
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:

@@ -133,5 +133,5 @@ def _test_figures(parts: Parts, folder: Path) -> SplitFigures | None:
         trained.class_names,
         class_counts=counts,
         groupings=groupings(counts, source.name),
-    ).to_dict()
+    ).to_json()
     return SplitFigures.from_json(figures, folder)

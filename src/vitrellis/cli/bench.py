@@ -1,20 +1,31 @@
-"""`vitrellis bench`: what models cost."""
+"""`vitrellis bench`: the cost of models."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-    from vitrellis.analysis.cost import Cost, Timing
+    from vitrellis.analysis.cost import Measurement, Precision
 
-Precision = Literal["float32", "bfloat16", "float16"]
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model to measure, with the shape of its images and the test accuracy of its run."""
+
+    name: str
+    model: nn.Module
+    channels: int
+    img_size: tuple[int, int]
+    top1: float | None
 
 
 def bench(
@@ -65,11 +76,13 @@ def bench(
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
-    on = _device(device, threads)
+    torch_device = _device(device, threads)
     rows = []
     for subject in _subjects(models, img_size, num_classes):
         for arithmetic, is_compiled in _settings(precision, compiled):
-            rows.append(_row(subject, on, batch_size, arithmetic, is_compiled, seconds))
+            rows.append(
+                _measure(subject, torch_device, batch_size, arithmetic, is_compiled, seconds)
+            )
     _print(rows, "json" if as_json else "csv" if as_csv else "table")
     if plot is not None:
         from vitrellis.report.speed import draw_speed
@@ -77,8 +90,8 @@ def bench(
         draw_speed(rows, plot)
 
 
-def _device(name: str, threads: int | None) -> Any:
-    """The device that is measured, with the threads that were asked for."""
+def _device(name: str, threads: int | None) -> torch.device:
+    """The device to measure; the threads of the process are set as asked for."""
     import torch
 
     from vitrellis.errors import UsageError
@@ -92,11 +105,13 @@ def _device(name: str, threads: int | None) -> Any:
 
 
 def _settings(names: list[str] | None, compiled: bool) -> list[tuple[Precision, bool]]:
+    """Every precision, without and with torch.compile."""
     precisions = [_precision(name) for name in names or ["float32"]]
     return list(itertools.product(precisions, [False, True] if compiled else [False]))
 
 
 def _precision(name: str) -> Precision:
+    from vitrellis.analysis.cost import Precision
     from vitrellis.errors import unknown_name
 
     for known in get_args(Precision):
@@ -105,12 +120,8 @@ def _precision(name: str) -> Precision:
     raise unknown_name("precision", name, get_args(Precision))
 
 
-def _subjects(
-    models: list[str], sizes: list[int] | None, num_classes: int
-) -> Iterator[dict[str, Any]]:
-    """Each model at each size: its name, a way to build it, and what its images are like."""
-    import timm
-
+def _subjects(models: list[str], sizes: list[int] | None, num_classes: int) -> Iterator[_Subject]:
+    """Each model by name at each size, and each run at its own."""
     from vitrellis.models import create_model
     from vitrellis.runs.directory import RunDirectory
 
@@ -119,153 +130,114 @@ def _subjects(
         if "/" in name or RunDirectory(folder).exists():
             yield _trained(folder)
             continue
-        cfg = timm.get_pretrained_cfg(name.split(".")[0])
-        height, width = cfg.input_size[1:] if cfg is not None else (224, 224)
-        for size in [(side, side) for side in sizes or []] or [(height, width)]:
+        for size in [(side, side) for side in sizes or []] or [default_size(name)]:
             model = create_model(name, num_classes=num_classes, img_size=size)
-            yield {"model": name, "built": model, "channels": 3, "img_size": size, "top1": None}
+            yield _Subject(name, model, 3, size, None)
 
 
-def _trained(folder: Path) -> dict[str, Any]:
+def default_size(name: str) -> tuple[int, int]:
+    """Height and width of the images that a model of timm or ours is made for, in pixels."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name.split(".")[0])
+    height, width = config.input_size[1:] if config is not None else (224, 224)
+    return int(height), int(width)
+
+
+def _trained(folder: Path) -> _Subject:
     from vitrellis.runs.directory import find_run
     from vitrellis.runs.exported import load_exported
 
     run = find_run(folder)
     trained = load_exported(run.best_model)
+    seen = trained.preprocessing
     top1 = None
     if run.results_file.exists():
         test = run.read_results().best.test
         top1 = None if test is None else test.top1
-    return {
-        "model": str(folder),
-        "built": trained.model,
-        "channels": trained.preprocessing.channels,
-        "img_size": trained.preprocessing.img_size,
-        "top1": top1,
-    }
+    return _Subject(str(folder), trained.model, seen.channels, seen.img_size, top1)
 
 
-def _row(
-    subject: dict[str, Any],
-    device: Any,
+def _measure(
+    subject: _Subject,
+    device: torch.device,
     batch_size: int,
     precision: Precision,
     is_compiled: bool,
     seconds: float,
-) -> dict[str, Any]:
-    """Plain values of one measurement."""
-    from vitrellis.analysis.cost import measure
+) -> Measurement:
+    from vitrellis.analysis.cost import Measurement, measure
     from vitrellis.cli.console import error_console
 
-    model: nn.Module = subject["built"]
-    with error_console.status(f"{subject['model']}, {_size(subject['img_size'])} pixels"):
+    with error_console.status(f"{subject.name}, {'x'.join(map(str, subject.img_size))} pixels"):
         cost = measure(
-            model.to(device),
-            shape=(subject["channels"], *subject["img_size"]),
+            subject.model.to(device),
+            shape=(subject.channels, *subject.img_size),
             batch_size=batch_size,
             precision=precision,
             compiled=is_compiled,
             seconds=seconds,
         )
-    return {
-        "model": subject["model"],
-        "img_size": list(subject["img_size"]),
-        "precision": precision,
-        "compiled": is_compiled,
-        "top1": subject["top1"],
-    } | _plain(cost)
+    return Measurement(subject.name, subject.img_size, precision, is_compiled, subject.top1, cost)
 
 
-def _plain(cost: Cost) -> dict[str, Any]:
-    def milliseconds(timing: Timing) -> dict[str, float]:
-        return {
-            "median": 1000 * timing.median,
-            "fastest": 1000 * timing.fastest,
-            "slowest": 1000 * timing.slowest,
-        }
-
-    return {
-        "parameters": cost.parameters,
-        "trainable_parameters": cost.trainable_parameters,
-        "macs": cost.macs,
-        "activation_bytes_per_image": cost.activation_bytes,
-        "peak_bytes": cost.peak_bytes,
-        "batch_size": cost.batch_size,
-        "latency_ms": milliseconds(cost.latency),
-        "forward_ms": milliseconds(cost.forward),
-        "step_ms": milliseconds(cost.step),
-        "forward_images_per_second": cost.batch_size / cost.forward.median,
-        "step_images_per_second": cost.batch_size / cost.step.median,
-    }
-
-
-def _print(rows: list[dict[str, Any]], form: str) -> None:
+def _print(rows: Sequence[Measurement], form: str) -> None:
     from vitrellis.cli.console import console, print_json
     from vitrellis.report.hardware import describe_hardware
 
     if form == "json":
-        print_json({"hardware": describe_hardware(), "rows": rows})
+        print_json({"hardware": describe_hardware(), "rows": [row.to_json() for row in rows]})
     elif form == "csv":
         _print_csv(rows)
     else:
         console.print(
-            f"{describe_hardware()}; batches of {rows[0]['batch_size']}",
+            f"{describe_hardware()}; batches of {rows[0].cost.batch_size}",
             highlight=False,
             soft_wrap=True,
         )
         _print_table(rows)
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
+def _print_table(rows: Sequence[Measurement]) -> None:
     from vitrellis.cli.console import new_table, print_table
 
-    has_peak = any(row["peak_bytes"] is not None for row in rows)
-    varied = len({(row["precision"], row["compiled"]) for row in rows}) > 1
-    columns = ["model", ">pixels", *(["arithmetic"] if varied else []), ">parameters", ">MACs"]
+    has_peak = any(row.cost.peak_bytes is not None for row in rows)
+    is_varied = len({(row.precision, row.compiled) for row in rows}) > 1
+    columns = ["model", ">pixels", *(["arithmetic"] if is_varied else []), ">parameters", ">MACs"]
     columns += [">keeps", *([">peak"] if has_peak else []), ">one image", ">forward", ">training"]
     table = new_table(*columns)
     for row in rows:
-        cells = [row["model"], _size(row["img_size"])]
-        if varied:
-            cells.append(row["precision"] + (", compiled" if row["compiled"] else ""))
-        cells += [f"{row['parameters'] / 1e6:.2f} M", f"{row['macs'] / 1e6:,.0f} M"]
-        cells.append(f"{row['activation_bytes_per_image'] / 2**20:.1f} MiB")
-        if has_peak:
-            cells.append(f"{row['peak_bytes'] / 2**20:,.0f} MiB")
-        cells.append(f"{row['latency_ms']['median']:.1f} ms")
+        cost = row.cost
+        cells = [row.model, row.pixels]
+        if is_varied:
+            cells.append(row.precision + (", compiled" if row.compiled else ""))
+        cells += [f"{cost.parameters / 1e6:.2f} M", f"{cost.macs / 1e6:,.0f} M"]
+        cells.append(f"{cost.activation_bytes / 2**20:.1f} MiB")
+        if cost.peak_bytes is not None:
+            cells.append(f"{cost.peak_bytes / 2**20:,.0f} MiB")
+        cells.append(f"{1000 * cost.latency.median:.1f} ms")
         cells += [
-            f"{row[f'{kind}_images_per_second']:,.0f} img/s ±{_spread(row[f'{kind}_ms']):.0f} %"
-            for kind in ("forward", "step")
+            f"{cost.images_per_second(timing):,.0f} img/s ±{timing.spread:.0f} %"
+            for timing in (cost.forward, cost.step)
         ]
         table.add_row(*cells)
     print_table(table)
 
 
-def _spread(timing: dict[str, float]) -> float:
-    """Half of the range, in per cent of the median."""
-    return 50 * (timing["slowest"] - timing["fastest"]) / timing["median"]
-
-
-def _print_csv(rows: list[dict[str, Any]]) -> None:
+def _print_csv(rows: Sequence[Measurement]) -> None:
+    """A line for each measurement; each figure of a timing has a column of its own."""
     import csv
     import sys
 
-    flat = [_flattened(row) for row in rows]
-    writer = csv.DictWriter(sys.stdout, fieldnames=list(flat[0]), lineterminator="\n")
+    lines = []
+    for row in rows:
+        line: dict[str, object] = {}
+        for key, value in (row.to_json() | {"img_size": row.pixels}).items():
+            if isinstance(value, dict):
+                line |= {f"{key}_{part}": f"{number:.4f}" for part, number in value.items()}
+            else:
+                line[key] = value
+        lines.append(line)
+    writer = csv.DictWriter(sys.stdout, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
-
-
-def _flattened(row: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}_{part}": f"{number:.4f}" for part, number in value.items()}
-        else:
-            flat[key] = _size(value) if key == "img_size" else value
-    return flat
-
-
-def _size(img_size: Any) -> str:
-    height, width = img_size
-    return str(height) if height == width else f"{height}x{width}"
+    writer.writerows(lines)

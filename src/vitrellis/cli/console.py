@@ -1,7 +1,7 @@
-"""Where the commands write: tables and lines on standard output, errors on standard error.
+"""Prints tables and lines on standard output, and errors on standard error.
 
-In a terminal, output is coloured and fitted to its width. Anywhere else it is plain, and lines are
-as long as they need to be.
+In a terminal, output is coloured and fitted to its width. Elsewhere it is plain, and lines are as
+long as they need to be.
 """
 
 from __future__ import annotations
@@ -23,41 +23,39 @@ from vitrellis.errors import VitrellisError
 _WIDE = 1000  # columns; no table of ours needs as many
 
 console = Console()
-"""Standard output."""
+"""The console for standard output."""
 
 error_console = Console(stderr=True)
-"""Standard error."""
+"""The console for standard error."""
 
 
 def fail(error: VitrellisError) -> None:
-    """Says what went wrong, in red and without a traceback."""
+    """Prints an error in red, without a traceback."""
     text = Text("error: ", style="bold red") + Text(str(error), style="red")
     error_console.print(text, soft_wrap=True)
 
 
-def print_json(values: Any) -> None:
-    """JSON, for other programs: nothing else may be printed beside it.
+def print_json(values: object) -> None:
+    """Prints JSON for other programs; nothing else may be printed beside it.
 
     Args:
-        values: Plain values.
+        values: Dictionaries, sequences, strings, numbers and None.
     """
     typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
 
 
-def new_table(*columns: str, title: str | None = None) -> Table:
-    """An empty table; columns that begin with `>` are for numbers, and align to the right.
+def new_table(*columns: str) -> Table:
+    """An empty table; columns whose heading begins with `>` align to the right, for numbers.
 
     Args:
-        *columns: Their headings.
-        title: Printed above.
+        *columns: The headings.
     """
     is_fancy = console.is_terminal
     table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD if is_fancy else None,
-        pad_edge=is_fancy,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=is_fancy,  # the box adds a column of its own between two
     )
     for position, column in enumerate(columns):
         table.add_column(

@@ -1,4 +1,4 @@
-"""`vitrellis eval`: how good a run's model is."""
+"""`vitrellis eval`: the figures of a run's model."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     split: Annotated[
         Literal["test", "val", "train"] | None,
-        typer.Option(help="Which images. By default test, or val if there are no test images."),
+        typer.Option(help="The images. By default test, or val if there are no test images."),
     ] = None,
     weights: Annotated[
         Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
     ] = "best",
     root: Annotated[
-        Path | None, typer.Option(help="Where the images are now, if they were moved.")
+        Path | None, typer.Option(help="The folder of the images, if they were moved.")
     ] = None,
     confusion: Annotated[
         Path | None, typer.Option(help="Draw the confusion matrix into this PNG file.")
@@ -35,7 +35,7 @@ def evaluate(
         typer.Option(
             metavar="MANY,FEW",
             help="Head classes have more training images than MANY, tail classes fewer than FEW. "
-            "By default 100,20 and published cuts, if classes differ much.",
+            "By default 100,20 and the published cuts, if class sizes differ by a factor of two.",
         ),
     ] = None,
     plot_counts: Annotated[
@@ -46,10 +46,10 @@ def evaluate(
 ) -> None:
     """Evaluate a run: accuracy, per class, per group, confusion, calibration.
 
-    The images are those of the run's recipe, with the same splits. Test images have chosen
-    nothing; figures on validation images are what the best checkpoint was chosen by.
+    The images are those of the run's recipe, with the same splits. Test images were not used for
+    model selection; the best checkpoint was chosen by its figures on the validation images.
 
-    Of a model with a distillation head, each head has figures of its own.
+    A model with a distillation head also has figures for each head.
 
     Examples:
       vitrellis eval runs/photos
@@ -63,9 +63,9 @@ def evaluate(
     from vitrellis.runs.directory import find_run
 
     thresholds = None if groups is None else _thresholds(groups)
-    found = find_run(run)
-    counts = _training_counts(found, is_needed=bool(groups or plot_counts))
-    name, breakdown = _evaluated(found, split, weights, root, counts, thresholds)
+    directory = find_run(run)
+    counts = _training_counts(directory, is_needed=bool(groups or plot_counts))
+    name, breakdown = _evaluated(directory, split, weights, root, counts, thresholds)
     title = f"{run}: {weights} checkpoint, {breakdown.overall.num_images:,} {name} images"
     if confusion is not None:
         from vitrellis.report.confusion import draw_confusion
@@ -76,7 +76,7 @@ def evaluate(
 
         draw_counts(breakdown, plot_counts, title=title)
     if as_json:
-        print_json({"run": str(run), "split": name, "weights": weights} | breakdown.to_dict())
+        print_json({"run": str(run), "split": name, "weights": weights} | breakdown.to_json())
     else:
         print_figures(breakdown, title)
 
@@ -92,10 +92,12 @@ def _evaluated(
     """The name of the split, and the figures."""
     from vitrellis.analysis.breakdown import Breakdown
     from vitrellis.analysis.groups import by_count, groupings
+    from vitrellis.analysis.inference import collect_predictions
     from vitrellis.assembly import build
-    from vitrellis.cli.progress import track_predictions
+    from vitrellis.cli.console import error_console
     from vitrellis.recipe import load_recipe
     from vitrellis.runs.exported import load_exported
+    from vitrellis.training.display import reading
 
     trained = load_exported(run.best_model if weights == "best" else run.last_model)
     recipe = load_recipe(run.recipe_file, [] if root is None else [f"data.root={root}"])
@@ -104,20 +106,21 @@ def _evaluated(
     name, images = _choose(source, split, run)
     place = build.evaluation_place()
     loader = build.build_eval_loader(recipe, images, trained.preprocessing, place)
-    predictions = track_predictions(trained.model.to(place.device), loader, f"{name} images")
+    model = trained.model.to(place.device)
+    with reading(error_console, f"{name} images") as progress:
+        predictions = collect_predictions(model, loader, progress)
     grouped: tuple[Grouping, ...] = ()
-    if counts is not None:
-        if thresholds is not None:
-            grouped = (by_count(counts, thresholds),)
-        else:
-            grouped = groupings(counts, source.name)
+    if counts is not None and thresholds is not None:
+        grouped = (by_count(counts, thresholds),)
+    elif counts is not None:
+        grouped = groupings(counts, source.name)
     return name, Breakdown.of(
         predictions, trained.class_names, class_counts=counts, groupings=grouped
     )
 
 
 def _thresholds(text: str) -> tuple[int, int]:
-    """`MANY,FEW` as numbers."""
+    """The two numbers of `MANY,FEW`."""
     from vitrellis.errors import UsageError
 
     parts = [part.strip() for part in text.split(",")]
@@ -132,42 +135,42 @@ def _thresholds(text: str) -> tuple[int, int]:
 
 
 def _training_counts(run: RunDirectory, *, is_needed: bool) -> list[int] | None:
-    """Training images of each class; None for a model imported without any."""
+    """The training images of each class; None for a model imported without images."""
     from vitrellis.errors import VitrellisError
 
     class_counts = run.read_data().class_counts
     counts = None if class_counts is None else list(class_counts)
     if counts is None and is_needed:
         raise VitrellisError(
-            f"{run.path}: how many images of each class it was trained on is not known, as it was "
+            f"{run.path}: the number of training images of each class is not known, as it was "
             "imported without images; leave out --groups and --plot-counts"
         )
     return counts
 
 
 def _source(recipe: Recipe, run: RunDirectory) -> Source:
-    """The recipe's images; if their folder is gone, `--root` is the way out."""
+    """The recipe's images; an error that names `--root` if their folder is gone."""
     from vitrellis.assembly.build import build_source
     from vitrellis.errors import VitrellisError
 
     root = recipe.data.root
     if root is not None and not root.expanduser().exists():
         raise VitrellisError(
-            f"{run.path}: its images are not in {root} (data.root). If they were moved, say where "
-            "they are with --root"
+            f"{run.path}: its images are not in {root} (data.root). If they were moved, give their "
+            "folder with --root"
         )
     return build_source(recipe)
 
 
 def _check_images(source: Source, class_names: tuple[str, ...], run: RunDirectory) -> None:
-    """Refuses other classes, and says so if the images or the run are not what they seem."""
+    """Refuses images of other classes, and notes other images or an incomplete run."""
     from vitrellis.cli.console import error_console
     from vitrellis.errors import VitrellisError
 
     if source.class_names != class_names:
-        lacking = sorted(set(class_names) - set(source.class_names))
+        missing = sorted(set(class_names) - set(source.class_names))
         unknown = sorted(set(source.class_names) - set(class_names))
-        parts = [f"the images lack {', '.join(lacking[:3])}"] if lacking else []
+        parts = [f"the images lack {', '.join(missing[:3])}"] if missing else []
         parts += [f"the model does not know {', '.join(unknown[:3])}"] if unknown else []
         reason = "; ".join(parts) or "they are in another order"
         raise VitrellisError(
@@ -178,25 +181,23 @@ def _check_images(source: Source, class_names: tuple[str, ...], run: RunDirector
     notes = []
     if data.fingerprint not in (None, source.fingerprint()):
         notes.append(
-            "these are not the same images as in training, so val and test may hold some of those "
-            "that were learned from"
+            "these are not the same images as in training, so val and test may hold training images"
         )
     if not (run.results_file.exists() or run.imported_file.exists()):
-        notes.append("training is not complete, this is what it has so far")
+        notes.append("training is not complete; these are the figures so far")
     for note in notes:
         error_console.print(f"note: {run.path}: {note}", markup=False, soft_wrap=True)
 
 
 def _choose(source: Source, split: str | None, run: RunDirectory) -> tuple[str, Split]:
-    """The images that were asked for; by default test, or else val."""
+    """The split that the user named; by default test, or else val."""
     from vitrellis.errors import UsageError
 
-    wanted = [split] if split is not None else ["test", "val"]
-    for name in wanted:
+    names = [split] if split is not None else ["test", "val"]
+    for name in names:
         if name in source.splits:
             return name, source.splits[name]
-    there = " and ".join(source.splits)
     raise UsageError(
-        f"{run.path}: its data has no {' or '.join(wanted)} images, only {there}. "
-        f"Choose with --split"
+        f"{run.path}: its data has no {' or '.join(names)} images, only "
+        f"{' and '.join(source.splits)}. Choose with --split"
     )

@@ -1,4 +1,4 @@
-"""What is known of how good a model is, as tables."""
+"""The figures of a model as tables, each at most 80 columns wide for ten classes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from vitrellis.analysis.metrics import Evaluation
 
 LARGEST_MATRIX = 20
-"""Classes up to which the confusion matrix is printed."""
+"""The most classes for which the confusion matrix is printed."""
 
 
 def print_figures(breakdown: Breakdown, title: str) -> None:
-    """The figures as a whole, of groups and heads if there are any, of classes, and confusion.
+    """Prints the figures of the model, of its heads and of groups, of classes, and the confusion.
 
     Args:
-        breakdown: All of it.
-        title: In the first line.
+        breakdown: The figures.
+        title: The first line.
     """
     evaluation = breakdown.overall
     console.print(title, markup=False, highlight=False, soft_wrap=True)
@@ -52,23 +52,25 @@ def _print_overall(evaluation: Evaluation) -> None:
 
 
 def _groups(breakdown: Breakdown) -> Table:
-    """A row for each group, a column for each head."""
+    """A row for each group of classes, and a column for each head."""
     from vitrellis.analysis.groups import GROUPS
     from vitrellis.analysis.inference import HEADS
 
-    columns = breakdown.heads or {"accuracy": breakdown.overall}
-    headings = [f">{name} head %" if name in HEADS else f">{name} %" for name in columns]
-    table = new_table("mean over", "", ">classes", *headings)
+    columns = breakdown.heads or {"accuracy %": breakdown.overall}
+    headings = [f">{name} head" if name in HEADS else f">{name}" for name in columns]
+    first = "accuracy %, mean over" if breakdown.heads else "mean over"
+    table = new_table(first, ">classes", *headings)
     top1 = (_percent(evaluation.top1) for evaluation in columns.values())
-    table.add_row("all images", "", "", *top1)
+    table.add_row("all images", "", *top1)
     balanced = (_percent(evaluation.balanced_accuracy) for evaluation in columns.values())
-    table.add_row("all classes", "", f"{len(breakdown.overall.class_names):,}", *balanced)
+    table.add_row("all classes", f"{len(breakdown.overall.class_names):,}", *balanced)
     for grouping in breakdown.groupings:
+        table.add_row(f"by {grouping.by}:")
         accuracies = [grouping.accuracies(evaluation.confusion) for evaluation in columns.values()]
         for k, name in enumerate(GROUPS):
-            meaning = f"{grouping.by}: {grouping.meanings[k]}"
-            figures = (_percent(of_head[k]) for of_head in accuracies)
-            table.add_row(f"{name} classes", meaning, f"{len(grouping.members[k]):,}", *figures)
+            figures = (_percent(by_group[k]) for by_group in accuracies)
+            classes = f"{len(grouping.members[k]):,}"
+            table.add_row(f"  {name}: {grouping.meanings[k]}", classes, *figures)
     return table
 
 
@@ -78,10 +80,10 @@ def _classes(breakdown: Breakdown) -> Table:
     headings = (">recall %", ">precision %", ">F1 %", "most taken for")
     table = new_table("class", *trained, ">images", *headings)
     for k, row in enumerate(evaluation.per_class()):
-        figures = (_percent(row[key]) for key in ("recall", "precision", "f1"))
+        figures = (_percent(figure) for figure in (row.recall, row.precision, row.f1))
         trained = () if counts is None else (f"{counts[k]:,}",)
         other = _most_taken_for(evaluation, k)
-        table.add_row(row["class"], *trained, f"{row['images']:,}", *figures, other)
+        table.add_row(row.name, *trained, f"{row.images:,}", *figures, other)
     return table
 
 

@@ -1,17 +1,28 @@
-"""`vitrellis models`: what can be trained."""
+"""`vitrellis models`: the models that can be trained."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
+from vitrellis.cli.bench import default_size
 from vitrellis.cli.console import error_console, new_table, print_json, print_table
 from vitrellis.errors import UsageError
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A model; parameters and multiply-adds are None where they were not counted."""
+
+    name: str
+    parameters: int | None
+    img_size: tuple[int, int]
+    macs: int | None
 
 
 def models(
@@ -28,9 +39,9 @@ def models(
 ) -> None:
     """List the models that can be students or teachers.
 
-    Those of the published systems, from this package or from timm, each with its parameters and
-    its multiply-adds for one image of these pixels. With --all and no filter, names only. What
-    models cost here, at any size, `vitrellis bench` measures.
+    The list has the models of the published systems, from this package or from timm, with their
+    parameters and their multiply-adds for one image of the size shown. With --all and no filter,
+    it has names only. `vitrellis bench` measures the cost of models here, at any size.
 
     Examples:
       vitrellis models
@@ -40,23 +51,22 @@ def models(
     names = _names(pattern, all_models)
     rows = _rows(names, num_classes, counted=bool(pattern) or not all_models)
     if as_json:
-        print_json(rows)
+        print_json([asdict(row) for row in rows])
         return
     table = new_table("model", f">parameters ({num_classes} classes)", ">pixels", ">MACs")
     for row in rows:
-        parameters, macs = row["parameters"], row["macs"]
-        height, width = row["img_size"]
+        height, width = row.img_size
         table.add_row(
-            row["name"],
-            "" if parameters is None else f"{parameters:,}",
+            row.name,
+            "" if row.parameters is None else f"{row.parameters:,}",
             str(height) if height == width else f"{height}x{width}",
-            "" if macs is None else f"{macs / 1e6:,.0f} M",
+            "" if row.macs is None else f"{row.macs / 1e6:,.0f} M",
         )
     print_table(table)
 
 
 def _names(pattern: str, all_models: bool) -> list[str]:
-    """Models that the pattern chooses: this package's, then timm's."""
+    """The names that match the pattern: models of this package, then of timm."""
     import timm
 
     from vitrellis.models import IN_TIMM, list_models
@@ -66,32 +76,33 @@ def _names(pattern: str, all_models: bool) -> list[str]:
     return _matching(pattern, [*ours, *theirs], all_models)
 
 
-def _rows(names: Sequence[str], num_classes: int, *, counted: bool) -> list[dict[str, Any]]:
-    rows = []
-    with Progress(
-        console=error_console, transient=True, disable=not error_console.is_terminal
-    ) as progress:
-        for name in progress.track(names, description="Counting"):
-            size = _default_size(name)
-            parameters, macs = _count(name, num_classes, size) if counted else (None, None)
-            rows.append({"name": name, "parameters": parameters, "img_size": size, "macs": macs})
-    return rows
-
-
 def _matching(pattern: str, names: Sequence[str], all_models: bool) -> list[str]:
     is_glob = any(sign in pattern for sign in "*?[")
-    wanted = pattern if is_glob else f"*{pattern}*"
-    chosen = [name for name in names if fnmatch.fnmatchcase(name, wanted)]
-    if not chosen:
+    glob = pattern if is_glob else f"*{pattern}*"
+    matching = [name for name in names if fnmatch.fnmatchcase(name, glob)]
+    if not matching:
         nearest = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
         hint = f" Did you mean {', '.join(nearest)}?" if nearest else ""
         more = "" if all_models else " `vitrellis models --all` also has the models of timm."
         raise UsageError(f"no model matches {pattern!r}.{hint}{more}")
-    return chosen
+    return matching
+
+
+def _rows(names: Sequence[str], num_classes: int, *, counted: bool) -> list[_Row]:
+    from vitrellis.training.display import reading
+
+    rows = []
+    with reading(error_console, "counting") as progress:
+        for name in names:
+            size = default_size(name)
+            parameters, macs = _count(name, num_classes, size) if counted else (None, None)
+            rows.append(_Row(name, parameters, size, macs))
+            progress(len(rows), len(names))
+    return rows
 
 
 def _count(name: str, num_classes: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Parameters and multiply-adds."""
+    """The parameters and the multiply-adds of a model."""
     import torch
 
     from vitrellis.analysis.cost import count_macs
@@ -100,11 +111,3 @@ def _count(name: str, num_classes: int, size: tuple[int, int]) -> tuple[int, int
     with torch.device("meta"):  # shapes without memory
         model = create_model(name, num_classes=num_classes)
     return sum(parameter.numel() for parameter in model.parameters()), count_macs(model, (3, *size))
-
-
-def _default_size(name: str) -> tuple[int, int]:
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
-    height, width = config.input_size[1:] if config is not None else (224, 224)
-    return int(height), int(width)

@@ -1,18 +1,45 @@
-"""`vitrellis predict`: labels with probabilities."""
+"""`vitrellis predict`: the likeliest classes of images."""
 
 from __future__ import annotations
 
 import csv
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from vitrellis.errors import VitrellisError
     from vitrellis.runs.exported import Trained
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """A class of an image, and its probability."""
+
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An image file, and its likeliest classes."""
+
+    file: str
+    predictions: list[_Prediction]
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "file": self.file,
+            "predictions": [
+                {"class": guess.name, "probability": guess.probability}
+                for guess in self.predictions
+            ],
+        }
 
 
 def predict(
@@ -21,11 +48,11 @@ def predict(
         list[str],
         typer.Argument(metavar="IMAGE...", help="Files, folders, or - for a list on stdin."),
     ],
-    top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="The number of classes for each image.")] = 1,
     weights: Annotated[
         Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
     ] = "best",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images computed together.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
@@ -39,53 +66,59 @@ def predict(
       vitrellis predict runs/photos new-photos/ --top 3
       find . -name "*.jpg" | vitrellis predict runs/photos - --csv > labels.csv
     """
-    from rich.progress import Progress
-
     from vitrellis.assembly.build import evaluation_place
-    from vitrellis.cli.console import error_console, fail, new_table, print_json, print_table
+    from vitrellis.cli.console import error_console, fail, print_json
     from vitrellis.errors import UsageError, VitrellisError
     from vitrellis.runs.directory import find_run
     from vitrellis.runs.exported import load_exported
+    from vitrellis.training.display import reading
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
-    found = find_run(run)
-    trained = load_exported(found.best_model if weights == "best" else found.last_model)
+    directory = find_run(run)
+    trained = load_exported(directory.best_model if weights == "best" else directory.last_model)
     top = min(top, len(trained.class_names))
     files = _files(paths)
     trained.model.to(evaluation_place().device)
-    rows: list[dict[str, Any]] = []
-    failed: list[VitrellisError] = []
-    with Progress(
-        console=error_console, transient=True, disable=not error_console.is_terminal
-    ) as progress:
-        task = progress.add_task("images", total=len(files))
+    rows: list[_Row] = []
+    errors: list[VitrellisError] = []
+    with reading(error_console, "images") as progress:
         for start in range(0, len(files), batch_size):
             part = files[start : start + batch_size]
-            rows += _predict(trained, part, top, failed)
-            progress.advance(task, len(part))
+            rows += _predict(trained, part, top, errors)
+            progress(start + len(part), len(files))
     if as_json:
-        print_json(rows)
+        print_json([row.to_json() for row in rows])
     elif as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["file", "rank", "class", "probability"])
-        for row in rows:
-            for rank, guess in enumerate(row["predictions"], start=1):
-                writer.writerow([row["file"], rank, guess["class"], f"{guess['probability']:.6f}"])
+        _print_csv(rows)
     elif rows:
-        table = new_table("file", *(["class", ">probability %"] * top))
-        for row in rows:
-            cells = ((g["class"], f"{100 * g['probability']:.1f}") for g in row["predictions"])
-            table.add_row(row["file"], *(cell for pair in cells for cell in pair))
-        print_table(table)
-    for error in failed:
+        _print_table(rows, top)
+    for error in errors:
         fail(error)
-    if failed:
+    if errors:
         raise typer.Exit(VitrellisError.exit_code)
 
 
+def _print_csv(rows: Sequence[_Row]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["file", "rank", "class", "probability"])
+    for row in rows:
+        for rank, guess in enumerate(row.predictions, start=1):
+            writer.writerow([row.file, rank, guess.name, f"{guess.probability:.6f}"])
+
+
+def _print_table(rows: Sequence[_Row], top: int) -> None:
+    from vitrellis.cli.console import new_table, print_table
+
+    table = new_table("file", *(["class", ">probability %"] * top))
+    for row in rows:
+        cells = ((guess.name, f"{100 * guess.probability:.1f}") for guess in row.predictions)
+        table.add_row(row.file, *(cell for pair in cells for cell in pair))
+    print_table(table)
+
+
 def _files(paths: list[str]) -> list[Path]:
-    """The images that are meant, folders walked in order of name."""
+    """The image files, with those inside folders in order of name."""
     from vitrellis.data.sources import list_images
     from vitrellis.errors import VitrellisError
 
@@ -114,9 +147,9 @@ def _expanded(paths: list[str]) -> Iterator[Path]:
 
 
 def _predict(
-    trained: Trained, files: list[Path], top: int, failed: list[Any]
-) -> list[dict[str, Any]]:
-    """A row for each readable file; errors go to `failed`."""
+    trained: Trained, files: Sequence[Path], top: int, errors: list[VitrellisError]
+) -> list[_Row]:
+    """A row for each file that can be read; the errors of the others are added to `errors`."""
     from vitrellis.data.sources import read_image
     from vitrellis.errors import VitrellisError
 
@@ -126,17 +159,14 @@ def _predict(
             images.append(read_image(file, trained.preprocessing.channels))
             readable.append(file)
         except VitrellisError as error:
-            failed.append(error)
+            errors.append(error)
     if not images:
         return []
     probabilities, classes = trained.predict(images).topk(top)
     return [
-        {
-            "file": os.fsencode(file).decode(errors="replace"),
-            "predictions": [
-                {"class": trained.class_names[k], "probability": p}
-                for p, k in zip(ps, ks, strict=True)
-            ],
-        }
+        _Row(
+            os.fsencode(file).decode(errors="replace"),
+            [_Prediction(trained.class_names[k], p) for p, k in zip(ps, ks, strict=True)],
+        )
         for file, ps, ks in zip(readable, probabilities.tolist(), classes.tolist(), strict=True)
     ]

@@ -14,22 +14,22 @@ from vitrellis.analysis.metrics import Evaluation
 from vitrellis.runs.atomic import atomic_write
 
 MOST_NUMBERS = 25
-"""Classes up to which counts are written into the cells."""
+"""The most classes whose counts are written into the cells."""
 MOST_NAMES = 100
-"""Classes up to which names are written along the sides."""
+"""The most classes whose names are written along the sides."""
 LONGEST_NAME = 24
-"""Letters of a name that are shown."""
+"""The most letters of a name that are written."""
 
 
 def draw_confusion(evaluation: Evaluation, path: Path, *, title: str) -> None:
-    """Draws rows of true classes, shaded by the share of the row.
+    """Draws a row for each true class, shaded by the share of the row.
 
-    Shades go by the square root, so that the rare confusions can be seen.
+    Shades follow the square root, so that rare confusions can be seen.
 
     Args:
-        evaluation: Its confusion matrix is drawn.
+        evaluation: The figures whose confusion matrix is drawn.
         path: The PNG file.
-        title: Above the picture.
+        title: The title above the picture.
 
     Raises:
         VitrellisError: If the file cannot be written.
@@ -55,24 +55,24 @@ def draw_confusion(evaluation: Evaluation, path: Path, *, title: str) -> None:
 
 
 def _write_names(axes: Axes, names: tuple[str, ...]) -> None:
-    shown = [n if len(n) <= LONGEST_NAME else n[: LONGEST_NAME - 1] + "…" for n in names]
+    labels = [n if len(n) <= LONGEST_NAME else n[: LONGEST_NAME - 1] + "…" for n in names]
     size = 10 if len(names) <= MOST_NUMBERS else max(5, 10 - len(names) / 20)
     turn = 45 if len(names) <= MOST_NUMBERS else 90
     anchor = "right" if turn == 45 else "center"
     axes.set_xticks(
-        range(len(names)), shown, rotation=turn, ha=anchor, fontsize=size, parse_math=False
+        range(len(names)), labels, rotation=turn, ha=anchor, fontsize=size, parse_math=False
     )
-    axes.set_yticks(range(len(names)), shown, fontsize=size, parse_math=False)
+    axes.set_yticks(range(len(names)), labels, fontsize=size, parse_math=False)
     axes.tick_params(length=2)
 
 
 def _write_counts(axes: Axes, counts: Tensor, shares: Tensor) -> None:
-    """The counts other than 0, in the cells.
+    """Writes the counts other than 0 into the cells.
 
     Args:
-        axes: With the matrix in it.
-        counts: `(K, K)`.
-        shares: `(K, K)`, of the rows.
+        axes: The axes with the matrix.
+        counts: `(K, K)` images.
+        shares: `(K, K)` shares of the rows.
     """
     for row, column in counts.nonzero().tolist():
         colour = "white" if shares[row, column] > 0.3 else "black"

@@ -13,17 +13,17 @@ from vitrellis.report.curves import COLOURS
 from vitrellis.runs.atomic import atomic_write
 
 MOST_NAMES = 25
-"""Classes up to which names are written beside the points."""
+"""The most classes whose names are written beside the points."""
 _MARKERS = ("o", "^", "s")
 
 
 def draw_counts(breakdown: Breakdown, path: Path, *, title: str) -> None:
-    """Draws a point for each class, and of a model with two heads one for each head.
+    """Draws a point for each class; for a model with two heads, one for each head.
 
     Args:
-        breakdown: With known training counts.
+        breakdown: The figures, with known training counts.
         path: The PNG file.
-        title: Above the picture.
+        title: The title above the picture.
 
     Raises:
         VitrellisError: If the file cannot be written.
@@ -36,9 +36,9 @@ def draw_counts(breakdown: Breakdown, path: Path, *, title: str) -> None:
     for number, (name, evaluation) in enumerate(columns.items()):
         rows = evaluation.per_class()
         points = [
-            (count, 100 * row["recall"])
+            (count, 100 * row.recall)
             for count, row in zip(counts, rows, strict=True)
-            if row["recall"] is not None
+            if row.recall is not None
         ]
         x, y = zip(*points, strict=True)
         axes.plot(x, y, _MARKERS[number], color=COLOURS[number], alpha=0.7, label=name)
@@ -60,10 +60,10 @@ def draw_counts(breakdown: Breakdown, path: Path, *, title: str) -> None:
 def _write_names(axes: Axes, breakdown: Breakdown) -> None:
     assert breakdown.class_counts is not None
     for row, count in zip(breakdown.overall.per_class(), breakdown.class_counts, strict=True):
-        if row["recall"] is not None:
+        if row.recall is not None:
             axes.annotate(
-                row["class"],
-                (count, 100 * row["recall"]),
+                row.name,
+                (count, 100 * row.recall),
                 xytext=(5, 5),
                 textcoords="offset points",
                 fontsize=8,

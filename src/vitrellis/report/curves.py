@@ -22,7 +22,7 @@ def learning_curves(runs: Mapping[str, Sequence[EpochRow]], path: Path, *, title
         runs: The epochs of each run, by its name. Epochs that were not validated are left out. A
             run with "teacher" in its name is drawn dashed.
         path: The PNG file.
-        title: Above the picture.
+        title: The title above the picture.
 
     Raises:
         VitrellisError: If the file cannot be written.

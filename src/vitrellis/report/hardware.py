@@ -1,4 +1,4 @@
-"""What something ran on, in a line."""
+"""The hardware of this machine, in a line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def describe_hardware() -> str:
-    """Processor or GPU, threads and version of torch."""
+    """The processor, the GPU if there is one, the threads, and the version of torch."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
