@@ -28,7 +28,7 @@ Profile = Literal["exp", "step"]
 
 @dataclass(frozen=True)
 class LongTail:
-    """How many images the classes keep.
+    """The numbers of images that the classes keep.
 
     Attributes:
         profile: "exp" falls by the same ratio from class to class; "step" gives one half of the
@@ -36,7 +36,7 @@ class LongTail:
             smallest number.
         factor: Images of the largest class over those of the smallest, "imbalance factor" in
             papers.
-        seed: Of the images that are kept; papers use 0.
+        seed: Decides which images are kept; papers use 0.
         largest: Images of the largest class; None for as many as every class has.
         permute: Draw which class is large from the run's seed; otherwise class 0 is the largest.
     """
@@ -56,7 +56,7 @@ def long_tailed(
     Args:
         labels: `(N,)` int64.
         class_names: K of them, for the messages.
-        settings: What to make.
+        settings: The long tail to make.
         seed: Decides which class is large, if that is permuted.
 
     Returns:
@@ -70,26 +70,26 @@ def long_tailed(
     largest = int(available.min()) if settings.largest is None else settings.largest
     sizes = profile_counts(settings.profile, settings.factor, largest, num_classes)
     places = _places(num_classes, seed) if settings.permute else list(range(num_classes))
-    # the papers' generator is numpy's legacy one, of which this is a copy of our own
+    # the papers' generator is numpy's legacy one, of which this is our own instance
     shuffler = np.random.RandomState(settings.seed)
-    chosen = []
+    parts = []
     for label, place in enumerate(places):
         size = sizes[place]
         _check(class_names[label], size, int(available[label]), largest, settings)
         indices = np.flatnonzero(labels.numpy() == label)
         shuffler.shuffle(indices)
-        chosen.append(indices[:size])
-    return torch.from_numpy(np.concatenate(chosen))
+        parts.append(indices[:size])
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def profile_counts(profile: Profile, factor: float, largest: int, num_classes: int) -> list[int]:
-    """How many images each place keeps, the largest first: rounded down, as published.
+    """The number of images that each place keeps, the largest first: rounded down, as published.
 
     Args:
         profile: See `LongTail`.
-        factor: Largest over smallest.
+        factor: Images of the largest class over those of the smallest.
         largest: Images of the first place.
-        num_classes: K, at least two.
+        num_classes: Number of classes K, at least two.
     """
     ratio = 1 / factor
     if profile == "exp":

@@ -29,8 +29,8 @@ def read_idx_split(images: Path, labels: Path, *, size: tuple[int, int], classes
     Args:
         images: File of `(N, H, W)` bytes.
         labels: File of `(N,)` bytes.
-        size: What `(H, W)` must be.
-        classes: Labels must be below this.
+        size: `(H, W)` that the images must have.
+        classes: Number of classes; labels must be below it.
 
     Raises:
         VitrellisError: If a file is missing, damaged or of another shape, or the two do not match.
@@ -61,7 +61,7 @@ def read_idx(path: Path, *, dimensions: int) -> npt.NDArray[np.uint8]:
 
     Args:
         path: The file.
-        dimensions: How many the array must have.
+        dimensions: Number of dimensions that the array must have.
 
     Raises:
         VitrellisError: If the file is missing, is no idx file of bytes, is shorter or longer than

@@ -1,4 +1,4 @@
-"""JSON files of data sets: read whole, with errors that name the file and the key."""
+"""JSON files of datasets: read whole, with errors that name the file and the key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitrellis.errors import VitrellisError
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
         VitrellisError: If it is missing or damaged.
@@ -30,10 +30,10 @@ def records(values: Any, keys: Mapping[str, type], file: Path, where: str) -> li
     """A list of objects that have certain keys.
 
     Args:
-        values: What should be such a list.
+        values: A value that should be such a list.
         keys: The type of each key's value.
-        file: For the message.
-        where: What the list is called, for the message.
+        file: The file's name in the message.
+        where: The list's name in the message.
 
     Raises:
         VitrellisError: If it is something else; names the first object that is wrong.

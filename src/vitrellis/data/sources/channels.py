@@ -18,8 +18,8 @@ def to_channels(images: Tensor, channels: int, name: str) -> Tensor:
 
     Args:
         images: uint8 `(..., C, H, W)`.
-        channels: How many are wanted.
-        name: What the images are called in the error message.
+        channels: Number of channels of the result.
+        name: The images' name in the error message.
 
     Returns:
         uint8 `(..., channels, H, W)`; the same tensor if nothing had to change.
@@ -27,17 +27,17 @@ def to_channels(images: Tensor, channels: int, name: str) -> Tensor:
     Raises:
         VitrellisError: If it is neither 1 to 3 nor 3 to 1.
     """
-    own = images.shape[-3]
-    if own == channels:
+    stored = images.shape[-3]
+    if stored == channels:
         return images
-    if (own, channels) == (1, 3):
+    if (stored, channels) == (1, 3):
         return images.repeat_interleave(3, dim=-3)
-    if (own, channels) == (3, 1):
+    if (stored, channels) == (3, 1):
         red, green, blue = images.to(torch.int32).unbind(dim=-3)  # (..., H, W)
         luma = (red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2] + (1 << 15)) >> 16
         return luma.to(torch.uint8).unsqueeze(-3)  # (..., 1, H, W)
     raise VitrellisError(
-        f"{name}: has {own} channels where {channels} are wanted; "
+        f"{name}: has {stored} channels where {channels} are needed; "
         "only 1 can be made 3, and 3 be made 1"
     )
 
