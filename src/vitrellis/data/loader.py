@@ -31,7 +31,6 @@ class Batch:
     Attributes:
         images: float32 `(b, C, H, W)`, normalised.
         targets: float32 `(b, K)` class probabilities: one-hot, or mixed.
-        labels: `(b,)` int64, of the images before mixing.
         indices: `(b,)` int64 numbers of the images in their split.
         keys: `(b,)` int64 on the CPU, the samples' keys for random numbers.
         size: Images in the whole batch, over all processes.
@@ -40,7 +39,6 @@ class Batch:
 
     images: Tensor
     targets: Tensor
-    labels: Tensor
     indices: Tensor
     keys: Tensor
     size: int
@@ -51,14 +49,14 @@ class Batch:
 
     def chunks(self, count: int) -> list[Batch]:
         """The same samples in up to so many parts; each keeps the size of the whole batch."""
-        fields = (self.images, self.targets, self.labels, self.indices, self.keys)
+        fields = (self.images, self.targets, self.indices, self.keys)
         parts = list(zip(*(field.chunk(count) for field in fields), strict=True))
         views: Sequence[Tensor | None] = [None] * len(parts)
         if self.second_view is not None:
             views = self.second_view.chunk(count)
         return [
-            Batch(images, targets, labels, indices, keys, self.size, view)
-            for (images, targets, labels, indices, keys), view in zip(parts, views, strict=True)
+            Batch(images, targets, indices, keys, self.size, view)
+            for (images, targets, indices, keys), view in zip(parts, views, strict=True)
         ]
 
 
@@ -190,8 +188,7 @@ class TrainLoader:
     def _batch(self, share: _Share, stored: Tensor) -> Batch:
         device = stored.device
         indices = share.indices.to(device, non_blocking=True)
-        labels = self._labels[indices]
-        targets = self._one_hot(labels)
+        targets = self._one_hot(self._labels[indices])
         views = self.transform(stored, torch.cat([share.keys, share.partner_keys]))
         images, partner_images = views.split([len(indices), len(share.rows)])
         if self.mix is not None and len(share.rows):
@@ -207,7 +204,7 @@ class TrainLoader:
         if self.second_view is not None:
             keys = child_keys(share.keys, "second-view")
             second_view = self.second_view(stored[: len(indices)], keys)
-        return Batch(images, targets, labels, indices, share.keys, share.size, second_view)
+        return Batch(images, targets, indices, share.keys, share.size, second_view)
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels, self.num_classes).float()
@@ -246,12 +243,10 @@ class EvalBatch:
     Attributes:
         images: float32 `(b, C, H, W)`, normalised.
         labels: `(b,)` int64.
-        indices: `(b,)` int64 numbers of the images in their split.
     """
 
     images: Tensor
     labels: Tensor
-    indices: Tensor
 
 
 class EvalLoader:
@@ -268,7 +263,6 @@ class EvalLoader:
         fit: How images are brought to the canvas.
         resident: Hold all of this process's images as one tensor on the device.
         workers: Number of processes that read images if they are not resident.
-        progress: Called after every image that is read while the loader is built.
 
     Raises:
         VitrellisError: If an image cannot be read.
@@ -287,7 +281,6 @@ class EvalLoader:
         fit: Fit = "squash",
         resident: bool = True,
         workers: int = 0,
-        progress: ProgressCallback | None = None,
     ) -> None:
         self._indices = torch.arange(len(split)).tensor_split(world_size)[rank]
         part = split if world_size == 1 else split.subset(self._indices)
@@ -302,7 +295,7 @@ class EvalLoader:
             fit=fit,
             resident=resident,
             workers=workers,
-            progress=progress,
+            progress=None,
         )
 
     def __len__(self) -> int:
@@ -313,8 +306,4 @@ class EvalLoader:
         parts = torch.arange(count).split(self.batch_size) if count else ()
         for part, stored in zip(parts, self._store.read(parts), strict=True):
             first, last = int(part[0]), int(part[-1])
-            yield EvalBatch(
-                self.transform(stored),
-                self._labels[first : last + 1],
-                self._indices[first : last + 1].to(self.device, non_blocking=True),
-            )
+            yield EvalBatch(self.transform(stored), self._labels[first : last + 1])

@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitrellis.data.randomness import philox
 from vitrellis.errors import VitrellisError
-
-_PERMUTATION_STREAM = 3  # the splits have 1 and 2
 
 Profile = Literal["exp", "step"]
 
@@ -99,8 +98,7 @@ def profile_counts(profile: Profile, factor: float, largest: int, num_classes: i
 
 def _places(num_classes: int, seed: int) -> list[int]:
     """Each class's place in a random order, from 0 for the largest."""
-    numbers = np.random.Philox(key=np.array([seed % 2**64, _PERMUTATION_STREAM], dtype=np.uint64))
-    order = np.argsort(numbers.random_raw(num_classes), kind="stable")
+    order = np.argsort(philox(seed, "long tail").random_raw(num_classes), kind="stable")
     return np.argsort(order).tolist()
 
 

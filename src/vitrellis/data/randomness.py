@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import zlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
+_PHILOX_STREAMS = {"validation": 1, "subset": 2, "long tail": 3, "folds": 4}
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
@@ -104,6 +106,16 @@ def beta(keys: Tensor, stream: str, alpha: float) -> Tensor:
 def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
     """A seed for what a step draws in order, such as dropout masks: nonnegative, 63 bits."""
     return _mix_int(_mix_int(_mix_int(_mix_int(seed) + epoch) + step) + rank) >> 1
+
+
+def philox(seed: int, stream: str) -> np.random.Philox:
+    """Random bits that decide once, before training, which images a run uses.
+
+    Args:
+        seed: The seed of the images.
+        stream: "validation", "subset", "long tail" or "folds"; streams are independent.
+    """
+    return np.random.Philox(key=np.array([seed % 2**64, _PHILOX_STREAMS[stream]], dtype=np.uint64))
 
 
 def epoch_order(num_images: int, seed: int, epoch: int, repeats: int = 1) -> tuple[Tensor, Tensor]:

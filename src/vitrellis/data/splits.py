@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.long_tail import LongTail, long_tailed
+from vitrellis.data.randomness import philox
 from vitrellis.data.source import Source
 from vitrellis.errors import UsageError, VitrellisError
 
@@ -86,11 +87,6 @@ def with_fold(source: Source, *, folds: int, fold: int, seed: int) -> Source:
     )
 
 
-_VALIDATION_STREAM = 1
-_SUBSET_STREAM = 2
-_FOLD_STREAM = 4  # data/long_tail.py has 3
-
-
 def stratified_split(
     labels: Tensor, fraction: float, seed: int, num_classes: int
 ) -> tuple[Tensor, Tensor]:
@@ -114,7 +110,7 @@ def stratified_split(
     check_fraction(fraction)
     if fraction == 0:
         return torch.arange(len(labels)), torch.empty(0, dtype=torch.int64)
-    ranks, class_order = _ranks(labels, seed, _VALIDATION_STREAM, num_classes)
+    ranks, class_order = _ranks(labels, seed, "validation", num_classes)
     counts = np.bincount(labels.numpy(), minlength=num_classes)  # (K,)
     exact = fraction * counts
     quotas = np.minimum(np.floor(exact).astype(np.int64), np.maximum(counts - 1, 0))
@@ -139,7 +135,7 @@ def stratified_folds(labels: Tensor, folds: int, seed: int, num_classes: int) ->
     Returns:
         `(N,)` int64 in [0, folds).
     """
-    ranks, _ = _ranks(labels, seed, _FOLD_STREAM, num_classes)
+    ranks, _ = _ranks(labels, seed, "folds", num_classes)
     counts = np.bincount(labels.numpy(), minlength=num_classes)
     # the first image of a class goes to the part after that of the last image of the class before
     before = np.cumsum(counts) - counts  # (K,)
@@ -174,16 +170,16 @@ def balanced_subset(labels: Tensor, size: int, seed: int, num_classes: int) -> T
             f"data.train_size={size}: fewer than the {num_classes} classes; "
             "each needs at least one image"
         )
-    ranks, class_order = _ranks(labels, seed, _SUBSET_STREAM, num_classes)
+    ranks, class_order = _ranks(labels, seed, "subset", num_classes)
     by_turns = np.lexsort((class_order[labels.numpy()], ranks))  # (N,)
     return torch.from_numpy(np.sort(by_turns[:size]))
 
 
 def _ranks(
-    labels: Tensor, seed: int, stream: int, num_classes: int
+    labels: Tensor, seed: int, stream: str, num_classes: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
     """Each image's place in a random order of its class, `(N,)`, and a random order of classes."""
-    numbers = np.random.Philox(key=np.array([seed % 2**64, stream], dtype=np.uint64))
+    numbers = philox(seed, stream)
     class_order = numbers.random_raw(num_classes)  # (K,)
     image_order = numbers.random_raw(len(labels))  # (N,)
     classes = labels.numpy()

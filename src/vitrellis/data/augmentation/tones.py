@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.augmentation.resampling import cached_parts
+from vitrellis.data.channels import luma
 
 
 def look_up(images: Tensor, tables: Tensor) -> Tensor:
@@ -201,13 +202,12 @@ def _away_from(least: Tensor, images: Tensor, factors: Tensor) -> Tensor:
 
 
 def _greyscale(images: Tensor) -> Tensor:
-    """`(B, 1, H, W)` int32: ITU-R 601 luma of three channels, else the mean, rounded."""
+    """`(B, 1, H, W)` int32: the luma of three channels, else the mean, rounded."""
     channels = images.shape[1]
     if channels != 3:
         total = images.sum(dim=1, keepdim=True, dtype=torch.int32)
         return (2 * total + channels) // (2 * channels) if channels > 1 else total
-    red, green, blue = images.int().split(1, dim=1)
-    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    return luma(images)
 
 
 def _histograms(images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vitrellis.data.formats import read_file
 from vitrellis.errors import VitrellisError
 
 
@@ -16,12 +17,9 @@ def read_json(file: Path) -> Any:
     Raises:
         VitrellisError: If it is missing or damaged.
     """
+    content = read_file(file)
     try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise VitrellisError(f"{file}: no such file") from None
-    except OSError as error:
-        raise VitrellisError(f"{file}: cannot be read: {error.strerror}") from None
+        return json.loads(content)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise VitrellisError(f"{file}: is not JSON, or damaged or cut off ({error})") from None
 

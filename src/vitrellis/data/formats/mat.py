@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vitrellis.data.formats import read_file
 from vitrellis.errors import VitrellisError
 
 _HEADER = 128
@@ -47,12 +48,7 @@ def read_mat(path: Path, name: str) -> npt.NDArray[Any]:
     Raises:
         VitrellisError: If the file is missing or damaged, or has no such array.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise VitrellisError(f"{path}: no such file") from None
-    except OSError as error:
-        raise VitrellisError(f"{path}: cannot be read: {error.strerror}") from None
+    content = read_file(path)
     order = {b"IM": "<", b"MI": ">"}.get(content[126:_HEADER])
     if order is None:
         raise VitrellisError(

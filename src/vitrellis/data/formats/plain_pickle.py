@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vitrellis.data.formats import read_file
 from vitrellis.errors import VitrellisError
 
 
@@ -29,12 +30,7 @@ def read_plain_pickle(path: Path) -> object:
     Raises:
         VitrellisError: If it is missing, damaged, or names anything but plain arrays.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise VitrellisError(f"{path}: no such file") from None
-    except OSError as error:
-        raise VitrellisError(f"{path}: cannot be read: {error.strerror}") from None
+    content = read_file(path)
     try:
         _check_lengths(content)
         return _unwrap(_PlainUnpickler(io.BytesIO(content), encoding="bytes").load())

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vitrellis.data.channels import to_channels
 from vitrellis.data.formats.plain_pickle import read_plain_pickle
 from vitrellis.data.source import Source, Split, TensorImages, root_folder
-from vitrellis.data.sources.channels import to_channels
 from vitrellis.errors import VitrellisError
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vitrellis.data.channels import to_channels
 from vitrellis.data.formats.idx import read_idx_split
 from vitrellis.data.source import Source, Split, TensorImages, root_folder
-from vitrellis.data.sources.channels import to_channels
 from vitrellis.errors import VitrellisError
 
 CLASS_NAMES = (

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from vitrellis.data.sources.channels import common_channels
+from vitrellis.data.channels import common_channels
 from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, Header, read_header, read_image
 from vitrellis.errors import VitrellisError
 

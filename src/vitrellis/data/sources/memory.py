@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vitrellis.data.channels import common_channels, to_channels
 from vitrellis.data.source import Images, Source, Split, TensorImages
-from vitrellis.data.sources.channels import common_channels, to_channels
 from vitrellis.data.sources.decoding import image_pixels
 from vitrellis.errors import VitrellisError
 
