@@ -18,7 +18,7 @@ class View(
     PolicyKeys,
     CropKeys,
 ):
-    """How one image is varied, in the order of the keys."""
+    """The augmentation of one image, in the order of the keys."""
 
     # the bases stand in the reverse order, because pydantic puts the keys of the last base first
 

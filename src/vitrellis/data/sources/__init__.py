@@ -1,4 +1,4 @@
-"""Data sets as they lie on disk or in memory, read into one form: a `Source`."""
+"""Datasets on disk or in memory, read into one form: a `Source`."""
 
 from vitrellis.data.source import Images, Source, Split, Subset, TensorImages
 from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, image_pixels, read_header, read_image
