@@ -1,4 +1,4 @@
-"""The real command on a few images, in this process or in one that can be killed."""
+"""The real command on a few images, in this process or in one of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.training import stopped
 from vitrellis.cli.main import main
 from vitrellis.data.sources import TensorImages, load_source
 
@@ -39,7 +38,7 @@ FEW_IMAGES = "data.root=fashion"
 
 def run(*words: str, cwd: Path, code: int = 0) -> str:
     """Does what `vitrellis WORDS` does in `cwd`, in this process, and returns what it prints."""
-    _write_few_images(words, cwd)
+    write_few_images(words, cwd)
     printed = io.StringIO()
     ended: str | int | None = 0
     with (
@@ -56,18 +55,11 @@ def run(*words: str, cwd: Path, code: int = 0) -> str:
     return printed.getvalue()
 
 
-def start(*words: str, cwd: Path, stop: tuple[int, int, int] | None = None) -> Process:
-    """Starts `vitrellis WORDS` in a process of its own and returns at once.
-
-    Args:
-        *words: The command line.
-        cwd: Where it runs.
-        stop: Epoch, step and signal: see `stopped.signal_after`.
-    """
-    _write_few_images(words, cwd)
-    program = ["-m", "vitrellis"] if stop is None else [stopped.__file__, *map(str, map(int, stop))]
+def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
+    """Starts `python -m vitrellis WORDS` and returns at once."""
+    write_few_images(words, cwd)
     return subprocess.Popen(
-        [sys.executable, *program, *words],
+        [sys.executable, "-m", "vitrellis", *words],
         cwd=cwd,
         text=True,
         stdout=subprocess.PIPE,
@@ -76,10 +68,7 @@ def start(*words: str, cwd: Path, stop: tuple[int, int, int] | None = None) -> P
     )
 
 
-Process = subprocess.Popen[str]
-
-
-def finish(process: Process, code: int = 0) -> str:
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     """Waits for the command, checks its exit code, and returns what it printed."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
@@ -109,7 +98,8 @@ def assert_same_weights(first: Path, second: Path) -> None:
     assert not different, different
 
 
-def _write_few_images(words: tuple[str, ...], cwd: Path) -> None:
+def write_few_images(words: tuple[str, ...], cwd: Path) -> None:
+    """Writes the images that `FEW_IMAGES` names, if a command line does."""
     folder = cwd / "fashion"
     if FEW_IMAGES in words and not folder.exists():
         folder.mkdir()

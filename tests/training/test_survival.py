@@ -25,6 +25,7 @@ from tests.training.command import (
     start,
     weights,
 )
+from tests.training.stopped import begin
 
 # a teacher in train mode drifts, so that its batch norms have to be resumed as well
 WORDS = [
@@ -88,16 +89,16 @@ def kill_and_continue(folder: Path, reference: Path, kills: int, seed: int) -> N
     moments = random.Random(seed)
     checkpoint = folder / "runs" / "killed" / "checkpoints" / "last.ckpt"
     for _ in range(kills):
-        process = start(*words, cwd=folder)
+        process, _ = begin(*words, cwd=folder)
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
         deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.is_alive() and time.monotonic() < deadline:
             if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
                 break  # a step is done; now at any moment
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.15))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.join()
     out = run(*words, cwd=folder)
     assert "continues" in out or "complete" in out
     assert_same_weights(reference, folder / "runs" / "killed")
@@ -117,7 +118,7 @@ def test_stopped_politely_then_killed_in_the_last_phase(reference: Path, folder:
     words = [*WORDS, "--out", "runs/stopped"]
     stopped = folder / "runs" / "stopped"
     for epoch, step, number in ((1, 1, signal.SIGTERM), (2, 3, signal.SIGINT)):
-        said = finish(start(*words, cwd=folder, stop=(epoch, step, number)), code=1)
+        said = begin(*words, cwd=folder, stop=(epoch, step, number)).finish(code=1)
         said = " ".join(said.split())
         assert f"in epoch {epoch + 1} of 6, after step {step} of " in said
         assert "The same command continues" in said
@@ -128,10 +129,8 @@ def test_stopped_politely_then_killed_in_the_last_phase(reference: Path, folder:
     message = run(*words, "training.epochs=9", cwd=folder, code=2)
     assert "training.epochs: 6" in message
     assert "--fresh" in message
-    killed = start(*words, cwd=folder, stop=(4, 2, signal.SIGKILL))
-    out, _ = killed.communicate(timeout=300)
-    assert killed.returncode == -signal.SIGKILL
-    assert "continues in epoch 3" in out
+    killed = begin(*words, cwd=folder, stop=(4, 2, signal.SIGKILL))
+    assert "continues in epoch 3" in killed.finish(code=-signal.SIGKILL)
     assert "continues in epoch 5 after step 1" in run(*words, cwd=folder)
     assert_same_weights(reference, stopped)
     assert epochs_logged(stopped) == list(range(EPOCHS))
