@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 RENAMED = {
+    "cli.progress": "training.display",
     "comparison": "experiments.comparison",
     "demonstration": "experiments.demonstration",
     "data.augmentation.Augment": "data.augmentation.transforms.TrainTransform",
@@ -23,6 +24,7 @@ RENAMED = {
     "data.operations": "data.augmentation.operations",
     "data.rand_augment": "data.augmentation.policies",
     "data.sources.base": "data.source",
+    "data.sources.channels": "data.channels",
     "data.sources.idx": "data.formats.idx",
     "data.sources.json_files": "data.formats.json_files",
     "data.sources.mat": "data.formats.mat",
