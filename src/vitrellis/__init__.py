@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from typing import TYPE_CHECKING
+
+from vitrellis.public_names import OldNames, names_of
 
 if TYPE_CHECKING:
     from vitrellis.assembly.launch import train
@@ -24,19 +26,16 @@ __all__ = [
     "train",
 ]
 
-_ROOMS = {
-    "create_model": "vitrellis.models",
-    "forward_with_maps": "vitrellis.models",
-    "from_dataset": "vitrellis.data.sources",
-    "from_tensors": "vitrellis.data.sources",
-    "load_exported": "vitrellis.runs.exported",
-    "load_recipe": "vitrellis.recipe",
-    "train": "vitrellis.assembly.launch",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Imports a public name when it is first used: `vitrellis --help` must not load torch."""
-    if name not in _ROOMS:
-        raise AttributeError(f"module 'vitrellis' has no attribute {name!r}")
-    return getattr(importlib.import_module(_ROOMS[name]), name)
+__getattr__ = names_of(  # `vitrellis --help` must not load torch
+    __name__,
+    on_demand={
+        "create_model": "vitrellis.models",
+        "forward_with_maps": "vitrellis.models",
+        "from_dataset": "vitrellis.data.sources",
+        "from_tensors": "vitrellis.data.sources",
+        "load_exported": "vitrellis.runs.exported",
+        "load_recipe": "vitrellis.recipe",
+        "train": "vitrellis.assembly.launch",
+    },
+)
+sys.meta_path.append(OldNames)

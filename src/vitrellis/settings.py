@@ -1,4 +1,4 @@
-"""What the sections of a recipe are made of: a strict base, and numbers that know their range."""
+"""The base of all recipe sections, which is strict, and the types of their keys with ranges."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pydantic_core import PydanticKnownError
 
 
 class Section(BaseModel):
-    """Part of a recipe: typed, never changed afterwards, no key that it does not know.
+    """A part of a recipe: typed, frozen, and without unknown keys.
 
-    A key set to null counts as not written, so that a recipe can take back what its base says.
+    A key set to null counts as not given, so that a recipe can remove the value of its base.
     """
 
     model_config = ConfigDict(
@@ -41,7 +41,7 @@ class Section(BaseModel):
 
 
 def _refuse_bool(value: object) -> object:
-    """YAML's `true` is a number to Python, and a slip of the pen in a recipe."""
+    """Refuses true and false, which Python would take for the numbers 1 and 0."""
     if isinstance(value, bool):
         raise PydanticKnownError("int_type")
     return value

@@ -54,7 +54,7 @@ def test_arguments_that_the_source_does_not_take(tmp_path: Path) -> None:
 
 def test_a_long_tail_that_the_images_do_not_allow(tmp_path: Path) -> None:
     words = [f"data.root={photos(tmp_path / 'photos')}", "data.val_fraction=0"]
-    message = train_fails(tmp_path, *words, "data.long_tail.factor=9")
+    message = train_fails(tmp_path, *words, "data.long_tail.imbalance_factor=9")
     assert "data.long_tail: class 'fir' would keep no image" in message
     message = train_fails(tmp_path, *words, "data.long_tail.largest=9")
     assert "class 'ash' has 4 images to train on and should keep 9" in message

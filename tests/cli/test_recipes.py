@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.cli.command import assert_one_error, vitrellis
 from vitrellis.cli.recipes import _TITLES
-from vitrellis.recipe import load_recipe, packaged_recipes
+from vitrellis.objectives import TERMS
+from vitrellis.recipe import Recipe, load_recipe, packaged_recipes
+from vitrellis.recipe.explanation import explained_keys
 
 
 def test_the_list_has_every_packaged_recipe_and_no_base() -> None:
@@ -36,6 +42,7 @@ def test_the_list_as_json() -> None:
     assert rows["cifar100-deit-ti-alg"]["published"] == "82.06"
     assert "doi 10.1109/TNNLS.2024.3515076" in rows["cifar100-deit-ti-alg"]["reproduces"]
     assert rows["demo"]["published"] is None
+    assert all(row["description"] == load_recipe(name).description for name, row in rows.items())
 
 
 def test_what_is_shown_can_be_loaded(tmp_path: Path) -> None:
@@ -73,9 +80,52 @@ def test_keys_are_explained_with_their_defaults() -> None:
 
 
 def test_keys_of_one_section() -> None:
-    lines = vitrellis("recipes", "keys", "objective.locality").stdout.splitlines()[1:]
+    section, *lines = vitrellis("recipes", "keys", "objective.locality").stdout.splitlines()[1:]
+    assert section.startswith("objective.locality ")
     assert lines
     assert all(line.startswith("objective.locality.") for line in lines)
+
+
+def test_sections_are_explained_and_said_to_be_off_where_they_are() -> None:
+    rows = {row.key: row for row in explained_keys(Recipe) if row.is_section}
+    assert rows["optimizer.sam"].default == "off unless given"
+    assert "arXiv 2010.01412" in rows["optimizer.sam"].meaning
+    off = {key for key, row in rows.items() if row.default}
+    guided = {f"objective.{term.key}" for term in TERMS} - {"objective.cross_entropy"}
+    assert off == {"data.long_tail", "teacher", "deferred", "optimizer.sam"} | guided
+    for term in TERMS:
+        first_line = str(term.__doc__).splitlines()[0]
+        assert rows[f"objective.{term.key}"].meaning.startswith(first_line)
+    row = next(
+        line
+        for line in vitrellis("recipes", "keys").stdout.splitlines()
+        if line.startswith("optimizer.sam ")
+    )
+    assert row.split()[1:4] == ["off", "unless", "given"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipes"],
+        ["recipes", "--json"],
+        ["recipes", "show", "dmo"],
+        ["recipes", "show", "demo", "=3"],
+        ["train", "dmo"],
+    ],
+)
+def test_recipes_are_listed_and_sought_without_torch(words: list[str]) -> None:
+    script = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\n"
+        f"sys.argv = ['vitrellis', *{words}]\n"
+        "from vitrellis.cli.main import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert ended.stdout.splitlines()[-1] == "False", ended.stderr
 
 
 def test_words_are_listed_where_one_of_them_may_be_given() -> None:

@@ -49,7 +49,7 @@ def test_images_are_the_published_ones_in_their_order(case: dict[str, Any]) -> N
     rule = case["labels"]
     generator = np.random.Generator(np.random.Philox(key=rule["seed"]))
     labels = torch.from_numpy(generator.permutation(rule["n"]) % rule["classes"])
-    settings = LongTail(factor=1 / case["imb_factor"])
+    settings = LongTail(imbalance_factor=1 / case["imb_factor"])
     chosen = long_tailed(labels, names(rule["classes"]), settings, seed=5)
     assert chosen.tolist() == case["selected_sample_indices_in_order"]
     assert labels[chosen].tolist() == case["targets_in_order"]
@@ -77,7 +77,7 @@ def test_cifar_sized_sets_against_a_copy_of_the_generator() -> None:
 
 def test_the_global_random_numbers_are_left_alone() -> None:
     before = np.random.get_state(legacy=False)["state"]["key"]  # noqa: NPY002
-    long_tailed(torch.arange(40) % 2, names(2), LongTail(factor=2), seed=0)
+    long_tailed(torch.arange(40) % 2, names(2), LongTail(imbalance_factor=2), seed=0)
     after = np.random.get_state(legacy=False)["state"]["key"]  # noqa: NPY002
     assert np.array_equal(before, after)
 
@@ -90,7 +90,7 @@ def test_a_step_has_a_size_for_every_class(num_classes: int) -> None:
 
 def test_factor_one_keeps_the_classes_equal() -> None:
     labels = torch.tensor([0] * 5 + [1] * 3 + [2] * 4)
-    chosen = long_tailed(labels, names(3), LongTail(factor=1), seed=0)
+    chosen = long_tailed(labels, names(3), LongTail(imbalance_factor=1), seed=0)
     assert counts(labels, chosen, 3) == [3, 3, 3]
 
 
@@ -99,7 +99,9 @@ def test_a_permutation_moves_sizes_between_classes_and_no_class_its_number() -> 
     expected = profile_counts("exp", 10, 100, 10)
     found = []
     for seed in (0, 0, 1):
-        chosen = long_tailed(labels, names(10), LongTail(factor=10, permute=True), seed=seed)
+        chosen = long_tailed(
+            labels, names(10), LongTail(imbalance_factor=10, permute=True), seed=seed
+        )
         found.append(counts(labels, chosen, 10))
         assert sorted(found[-1], reverse=True) == expected
     assert found[0] == found[1] != found[2]
@@ -108,7 +110,7 @@ def test_a_permutation_moves_sizes_between_classes_and_no_class_its_number() -> 
 
 def test_every_class_may_become_the_largest() -> None:
     labels = torch.arange(200) % 4
-    settings = LongTail(factor=5, permute=True)
+    settings = LongTail(imbalance_factor=5, permute=True)
     first = [
         int(np.argmax(counts(labels, long_tailed(labels, names(4), settings, seed=seed), 4)))
         for seed in range(400)
@@ -118,14 +120,16 @@ def test_every_class_may_become_the_largest() -> None:
 
 def test_the_largest_class_can_be_chosen() -> None:
     labels = torch.tensor([0] * 90 + [1] * 30 + [2] * 20)
-    chosen = long_tailed(labels, names(3), LongTail(factor=9, largest=90), seed=0)
+    chosen = long_tailed(labels, names(3), LongTail(imbalance_factor=9, largest=90), seed=0)
     assert counts(labels, chosen, 3) == [90, 30, 10]
 
 
 def test_validation_images_are_balanced_and_set_aside_first() -> None:
     source = source_of(torch.arange(1000) % 5)
     whole = prepare(source, train_size=None, val_fraction=0.2, seed=1)
-    tail = prepare(source, train_size=None, val_fraction=0.2, seed=1, long_tail=LongTail(factor=10))
+    tail = prepare(
+        source, train_size=None, val_fraction=0.2, seed=1, long_tail=LongTail(imbalance_factor=10)
+    )
     assert whole.val is not None
     assert tail.val is not None
     assert tail.val.images.fingerprint() == whole.val.images.fingerprint()
@@ -136,11 +140,11 @@ def test_validation_images_are_balanced_and_set_aside_first() -> None:
 
 def test_a_class_that_would_keep_nothing() -> None:
     with pytest.raises(VitrellisError, match=r"class 'c1' would keep no image .* at most 20"):
-        long_tailed(torch.arange(40) % 2, names(2), LongTail(factor=21), seed=0)
+        long_tailed(torch.arange(40) % 2, names(2), LongTail(imbalance_factor=21), seed=0)
 
 
 def test_a_class_with_too_few_images() -> None:
     labels = torch.tensor([0] * 9 + [1] * 30)
     message = r"class 'c0' has 9 images to train on and should keep 10; .*data\.long_tail\.largest"
     with pytest.raises(VitrellisError, match=message):
-        long_tailed(labels, names(2), LongTail(largest=10, factor=2), seed=0)
+        long_tailed(labels, names(2), LongTail(largest=10, imbalance_factor=2), seed=0)

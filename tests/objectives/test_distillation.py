@@ -140,8 +140,7 @@ def test_of_two_standardized_classes_only_the_order_is_left() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [3, 10, 100])
-@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-7, 1e-4, 1e-2])
-def test_gradients_of_logits_that_hardly_vary_are_ordinary(scale: float, num_classes: int) -> None:
+def test_gradients_of_logits_that_hardly_vary_are_ordinary(num_classes: int) -> None:
     teacher = 3 * random_logits(8, num_classes, seed=1)
 
     def gradient_norm(student: Tensor) -> float:
@@ -150,10 +149,11 @@ def test_gradients_of_logits_that_hardly_vary_are_ordinary(scale: float, num_cla
         (gradient,) = torch.autograd.grad(loss, student)
         return float(gradient.norm())
 
-    norm = gradient_norm(scale * random_logits(8, num_classes))
-    assert 0.1 < norm < 10
     at_the_floor = gradient_norm(GRADIENT_FLOOR * standardize(random_logits(8, num_classes)))
-    assert norm == pytest.approx(at_the_floor, rel=0.8)
+    for scale in (0.0, 1e-12, 1e-7, 1e-4, 1e-2):
+        norm = gradient_norm(scale * random_logits(8, num_classes))
+        assert 0.1 < norm < 10, scale
+        assert norm == pytest.approx(at_the_floor, rel=0.8), scale
 
 
 def test_exact_standardization_of_zero_logits_explodes_as_published() -> None:
@@ -164,21 +164,21 @@ def test_exact_standardization_of_zero_logits_explodes_as_published() -> None:
     assert gradient.norm() > 1e5
 
 
-def test_taming_changes_no_value_and_only_the_length_of_small_gradients() -> None:
+def test_limiting_changes_no_value_and_only_the_length_of_small_gradients() -> None:
     scales = torch.tensor([[1e-3], [GRADIENT_FLOOR / 2], [GRADIENT_FLOOR * 2], [3.0]])
     logits = scales * standardize(random_logits(4, 10))
     weights = random_logits(4, 10, seed=1)
 
-    def gradient(tamed: bool) -> Tensor:
+    def gradient(limited: bool) -> Tensor:
         leaf = logits.clone().requires_grad_()
-        inputs = limit_gradient(leaf) if tamed else leaf
+        inputs = limit_gradient(leaf) if limited else leaf
         assert torch.equal(inputs, logits)
         (gradient,) = torch.autograd.grad((weights * standardize(inputs)).sum(), leaf)
         return gradient
 
-    exact, tamed = gradient(tamed=False), gradient(tamed=True)
-    shares = (tamed / exact).mean(dim=-1)
-    torch.testing.assert_close(tamed, exact * shares[:, None])
+    exact, limited = gradient(limited=False), gradient(limited=True)
+    shares = (limited / exact).mean(dim=-1)
+    torch.testing.assert_close(limited, exact * shares[:, None])
     torch.testing.assert_close(shares, torch.tensor([1e-3 / GRADIENT_FLOOR, 0.5, 1.0, 1.0]))
 
 

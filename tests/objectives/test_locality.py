@@ -87,22 +87,15 @@ def test_published_values_and_gradients(case: dict[str, Any]) -> None:
                 assert_gradient(parameter.grad, pair["conv1x1"][f"grad_{name}"])
 
 
-PAIRS = [
-    pytest.param(case, i, id=f"{case['name']}-{i}")
-    for case in GUIDANCE
-    for i in range(len(case["pairs"]))
-]
-
-
-@pytest.mark.parametrize(("case", "i"), PAIRS)
-def test_published_values_of_single_pairs(case: dict[str, Any], i: int) -> None:
-    pair = case["pairs"][i]
-    student, teacher = described_input(pair["student"]), described_input(pair["teacher"])
-    if case["transform"] == "linear":
-        weight, bias = (described_weight(pair["conv1x1"][name]) for name in ("weight", "bias"))
-        student = F.conv2d(student, weight, bias)
-    loss = locality_loss(student, teacher, transform=case["transform"])
-    assert loss.item() == pytest.approx(pair["loss"], rel=VALUE_TOLERANCE)
+@pytest.mark.parametrize("case", GUIDANCE, ids=lambda case: case["name"])
+def test_published_values_of_single_pairs(case: dict[str, Any]) -> None:
+    for i, pair in enumerate(case["pairs"]):
+        student, teacher = described_input(pair["student"]), described_input(pair["teacher"])
+        if case["transform"] == "linear":
+            weight, bias = (described_weight(pair["conv1x1"][name]) for name in ("weight", "bias"))
+            student = F.conv2d(student, weight, bias)
+        loss = locality_loss(student, teacher, transform=case["transform"])
+        assert loss.item() == pytest.approx(pair["loss"], rel=VALUE_TOLERANCE), i
 
 
 @pytest.mark.parametrize("learned", [False, True])

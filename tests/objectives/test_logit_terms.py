@@ -126,8 +126,8 @@ def test_published_ctkd(case: dict[str, Any]) -> None:
     assert loss.item() == pytest.approx(case["loss"], rel=VALUE_TOLERANCE)
     assert_gradient(student.grad, case["grad_student"])
     assert term.raw_temperature.grad is not None
-    found = term.raw_temperature.grad.item()
-    assert found == pytest.approx(case["grad_raw_parameter"], rel=VALUE_TOLERANCE)
+    value = term.raw_temperature.grad.item()
+    assert value == pytest.approx(case["grad_raw_parameter"], rel=VALUE_TOLERANCE)
 
 
 @EVERY_TERM
@@ -154,7 +154,8 @@ def test_zero_logits_get_ordinary_gradients(kind: Callable[..., LogitTerm]) -> N
         assert student.grad is not None
         return student.grad.norm().item()
 
-    # untamed it would be 1e7 times as large; deviations of 2 and of the floor, 0.1, differ by 20
+    # without the limit it would be 1e7 times as large; the deviations 2 and 0.1 (the floor) differ
+    # by 20
     assert 0 < norm(0.0) < 100 * norm(1.0)
 
 
@@ -187,10 +188,10 @@ def test_decoupled_distillation_is_the_definition() -> None:
         p_rest, q_rest = p[rest] / p[rest].sum(), q[rest] / q[rest].sum()
         others = (p_rest * (p_rest / q_rest).log()).sum()
         expected += (2 * two_way + 5 * others).item()
-    found = decoupled_distillation(
+    value = decoupled_distillation(
         student, teacher, LABELS, alpha=2.0, beta=5.0, temperature=temperature
     )
-    assert found.item() == pytest.approx(temperature**2 * expected / len(LABELS))
+    assert value.item() == pytest.approx(temperature**2 * expected / len(LABELS))
 
 
 def test_decoupled_parts_make_plain_distillation() -> None:

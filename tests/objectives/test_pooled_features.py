@@ -36,27 +36,27 @@ def signals() -> Signals:
 
 
 def test_pairs_are_pooled_projected_and_summed() -> None:
-    imitation, given = term(), signals()
+    imitation, batch = term(), signals()
     expected = torch.zeros(())
     for mine, theirs, layer in zip((0, 3), (1, 2), imitation.projections, strict=True):
-        pooled = F.adaptive_avg_pool2d(given.student_maps[mine], 1).flatten(1)
-        target = F.adaptive_avg_pool2d(given.teacher_maps[theirs], 1).flatten(1)
+        pooled = F.adaptive_avg_pool2d(batch.student_maps[mine], 1).flatten(1)
+        target = F.adaptive_avg_pool2d(batch.teacher_maps[theirs], 1).flatten(1)
         expected = expected + F.mse_loss(layer(pooled), target)
-    torch.testing.assert_close(imitation(given), expected)
+    torch.testing.assert_close(imitation(batch), expected)
     assert imitation.needs.student_blocks == (0, 3)
     assert imitation.needs.teacher_blocks == (1, 2)
 
 
 def test_what_is_spatial_is_not_imitated() -> None:
-    imitation, given = term(), signals()
-    turned = {block: taken.flip(-1).roll(1, -2) for block, taken in given.student_maps.items()}
+    imitation, batch = term(), signals()
+    turned = {block: taken.flip(-1).roll(1, -2) for block, taken in batch.student_maps.items()}
     other = Signals(
-        logits=given.logits,
-        targets=given.targets,
+        logits=batch.logits,
+        targets=batch.targets,
         student_maps=turned,
-        teacher_maps=given.teacher_maps,
+        teacher_maps=batch.teacher_maps,
     )
-    torch.testing.assert_close(imitation(other), imitation(given))
+    torch.testing.assert_close(imitation(other), imitation(batch))
 
 
 def test_equal_features_cost_nothing_and_the_cosine_ignores_length() -> None:
@@ -69,11 +69,11 @@ def test_equal_features_cost_nothing_and_the_cosine_ignores_length() -> None:
 
 
 def test_the_teacher_gets_no_gradient_and_every_projection_does() -> None:
-    imitation, given = term(), signals()
-    for taken in given.teacher_maps.values():
+    imitation, batch = term(), signals()
+    for taken in batch.teacher_maps.values():
         taken.requires_grad_()
-    imitation(given).backward()
-    assert all(taken.grad is None for taken in given.teacher_maps.values())
+    imitation(batch).backward()
+    assert all(taken.grad is None for taken in batch.teacher_maps.values())
     for parameter in imitation.parameters():
         assert parameter.grad is not None
         assert parameter.grad.abs().sum() > 0

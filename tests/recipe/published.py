@@ -8,11 +8,11 @@ from vitrellis.recipe import Recipe
 
 
 def values(recipe: Recipe, keys: dict[str, Any]) -> dict[str, Any]:
-    """What a recipe says, by dotted keys such as `optimizer.lr`."""
-    found: dict[str, Any] = {}
+    """The values of a recipe, by dotted keys such as `optimizer.lr`."""
+    by_key: dict[str, Any] = {}
     for key in keys:
         value: Any = recipe
         for part in key.split("."):
             value = getattr(value, part)
-        found[key] = value
-    return found
+        by_key[key] = value
+    return by_key

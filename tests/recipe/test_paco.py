@@ -51,7 +51,7 @@ PUBLISHED_FOR_ALL = {
 
 PUBLISHED_FOR_SMALL_SETS = {
     "data.long_tail.profile": "exp",
-    "data.long_tail.factor": 100,
+    "data.long_tail.imbalance_factor": 100,
     "data.long_tail.seed": 0,
     "data.val_fraction": 0,
     "input.img_size": 32,
@@ -130,10 +130,10 @@ def test_large_sets_are_as_published(name: str, weight_decay: float) -> None:
 
 def test_inaturalist_is_normalised_by_its_own_colours() -> None:
     assert load_recipe(LARGE[0]).input.normalization == "imagenet"
-    given = values(
+    statistics = values(
         load_recipe(LARGE[1]), {"input.normalization.mean": 0, "input.normalization.std": 0}
     )
-    assert list(given.values()) == [(0.466, 0.471, 0.380), (0.195, 0.194, 0.192)]
+    assert list(statistics.values()) == [(0.466, 0.471, 0.380), (0.195, 0.194, 0.192)]
 
 
 @pytest.mark.parametrize("name", LARGE)

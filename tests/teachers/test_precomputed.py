@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.training.command import TINY, run, weights
+from tests.training.command import FEW_IMAGES, TINY, run, weights
 from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
 from vitrellis.data.augmentation.warps import sample_maps
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
@@ -222,7 +222,7 @@ def test_digests_tell_weights_apart() -> None:
 
 
 def test_offline_training_equals_online_training_on_images_as_they_are(tmp_path: Path) -> None:
-    words = ["demo", *TINY, "augmentation.crop=none", "augmentation.flip=0"]
+    words = ["demo", *TINY, FEW_IMAGES, "augmentation.crop=none", "augmentation.flip=0"]
     words += ["augmentation.interpolation=bilinear", "input.interpolation=bilinear"]
     run("train", *words, "--out", "runs/online", cwd=tmp_path)
     said = run("features", *words, "--out", "runs/offline", cwd=tmp_path)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import vitrellis
-from tests.training.command import TINY, run
+from tests.training.command import FEW_IMAGES, TINY, run
 from vitrellis.errors import UsageError
 from vitrellis.objectives import KD, CrossEntropy, Objective, Signals, TeacherOutput
 from vitrellis.recipe import recipe_from
@@ -103,7 +103,7 @@ teachers:
   other: {model: cifar_resnet14, terms: [kd]}
 """)
     words = [word for word in TINY if not word.startswith("teacher.")]
-    said = run("train", "two.yaml", *words, "--out", "runs/x", cwd=tmp_path)
+    said = run("train", "two.yaml", *words, FEW_IMAGES, "--out", "runs/x", cwd=tmp_path)
     times = "\N{MULTIPLICATION SIGN}"
     for text in (
         f"locality_cnn {times} 1.25",

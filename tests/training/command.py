@@ -1,16 +1,23 @@
-"""Runs the real command on a miniature of the demo's data, for tests that kill and compare it."""
+"""The real command on a few images, in this process or in one of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import struct
 import subprocess
 import sys
-import time
+from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from vitrellis.cli.main import main
+from vitrellis.data.sources import TensorImages, load_source
 
 TINY = [
     "data.train_size=60",
@@ -25,9 +32,32 @@ TINY = [
 ]
 """Makes `demo` a matter of seconds."""
 
+FEW_IMAGES = "data.root=fashion"
+"""Takes 120 training and 40 test images, where the packaged data has 7,000 to evaluate and read."""
+
+
+def run(*words: str, cwd: Path, code: int = 0) -> str:
+    """Does what `vitrellis WORDS` does in `cwd`, in this process, and returns what it prints."""
+    write_few_images(words, cwd)
+    printed = io.StringIO()
+    ended: str | int | None = 0
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+        mock.patch.object(sys, "argv", ["vitrellis", *words]),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            ended = end.code
+    assert (ended or 0) == code, f"exit code {ended}\n{printed.getvalue()}"
+    return printed.getvalue()
+
 
 def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
-    """Starts `vitrellis WORDS` and returns at once."""
+    """Starts `python -m vitrellis WORDS` and returns at once."""
+    write_few_images(words, cwd)
     return subprocess.Popen(
         [sys.executable, "-m", "vitrellis", *words],
         cwd=cwd,
@@ -46,24 +76,14 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     return out + err
 
 
-def run(*words: str, cwd: Path, code: int = 0) -> str:
-    """Runs `vitrellis WORDS` to its end."""
-    return finish(start(*words, cwd=cwd), code)
-
-
-def wait_for(event: str, path: Path, process: subprocess.Popen[str]) -> None:
-    """Waits until a file exists that marks an event; fails if the command ends before it."""
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, f"it ended before: {event}"
-        assert time.monotonic() < deadline, f"did not happen: {event}"
-        time.sleep(0.01)
-
-
 def weights(run_directory: Path) -> dict[str, Tensor]:
-    """The last weights of a run, and the whole state it would continue from."""
+    """The last weights of a run, and the whole state that it would be resumed from."""
     state = torch.load(run_directory / "checkpoints" / "last.ckpt", weights_only=True)
-    flat = {f"guided.{name}": value for name, value in state["guided"].items()}
+    flat = {
+        f"{part}.{name}": value
+        for part in ("guided", "ema", "teachers")
+        for name, value in state.get(part, {}).items()
+    }
     for number, moments in state["optimizer"]["state"].items():
         flat |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
     flat |= load_file(run_directory / "last" / "model.safetensors")
@@ -71,8 +91,35 @@ def weights(run_directory: Path) -> dict[str, Tensor]:
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
-    """Bit by bit: student, projections, optimizer moments."""
+    """Bit by bit: student, projections, moving average, optimizer moments, drifting teachers."""
     mine, theirs = weights(first), weights(second)
     assert mine.keys() == theirs.keys()
     different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
     assert not different, different
+
+
+def write_few_images(words: tuple[str, ...], cwd: Path) -> None:
+    """Writes the images that `FEW_IMAGES` names, if a command line does."""
+    folder = cwd / "fashion"
+    if FEW_IMAGES in words and not folder.exists():
+        folder.mkdir()
+        for name, content in _few_images().items():
+            (folder / name).write_bytes(content)
+
+
+@cache
+def _few_images() -> dict[str, bytes]:
+    """The four idx files with the first 12 training and 4 test images of each class."""
+    source = load_source("fashion-mnist", None)
+    files = {}
+    for name, split, count in (("train", source.train, 12), ("t10k", source.test, 4)):
+        assert split is not None
+        assert isinstance(split.images, TensorImages)
+        rows = torch.cat([(split.labels == k).nonzero()[:count, 0] for k in range(10)])
+        for kind, values in (
+            ("images-idx3", split.images.tensor[rows, 0]),
+            ("labels-idx1", split.labels[rows].to(torch.uint8)),
+        ):
+            header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+            files[f"{name}-{kind}-ubyte"] = header + values.numpy().tobytes()
+    return files

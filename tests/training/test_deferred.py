@@ -1,18 +1,13 @@
-"""The last phase of a run: what begins when, and that an interruption in it changes nothing."""
+"""The last phase of a run: when it begins, and which losses it changes."""
 
 from __future__ import annotations
 
-import json
-import signal
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.training.command import TINY, assert_same_weights, run, start
 from vitrellis.assembly.terms import build_objective
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model
@@ -24,19 +19,6 @@ from vitrellis.teachers.teacher import Teacher
 from vitrellis.teachers.teachers import Teachers
 
 COUNTS = torch.tensor([50, 20, 10])
-LONG_TAILED = [
-    *TINY,
-    "data={train_size: null, long_tail: {factor: 4, largest: 10, permute: true}}",
-    "data.sampler=square_root",
-    "training.epochs=8",
-    "training.accumulate=2",
-    "optimizer={lr: 2.0e-3, lr_per_batch: 32}",
-    "objective={locality: null, kd: null, hard: {head: distillation}}",
-    "objective.cross_entropy={loss: balanced_softmax, label_smoothing: 0.1}",
-    "model.distillation_head=true",
-    "augmentation={mixup: 0.8, cutmix: 1.0}",
-    "deferred={after_epochs: 3, reweight: both}",
-]
 
 
 def objective(counts: torch.Tensor = COUNTS, **sections: Any) -> Objective:
@@ -133,39 +115,3 @@ def test_balance_says_which_class_is_empty() -> None:
 
 def test_plain_cross_entropy_asks_for_no_counts() -> None:
     assert objective(torch.tensor([9, 0, 3])).terms.keys() == {"cross_entropy"}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a last phase that nobody interrupts."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    out = run("train", "demo", *LONG_TAILED, "--out", "runs/whole", cwd=folder)
-    assert "re-weighted" in out
-    assert "from epoch 4 of 8 on, without mixing images" in out
-    assert "balanced softmax" in out
-    assert "lr 0.001 (0.002 for a batch of 32)" in out  # of 16 in two portions
-    return folder
-
-
-def epochs_done(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.exists() else 0
-
-
-def test_killed_in_the_last_phase(undisturbed: Path) -> None:
-    words = ["train", "demo", *LONG_TAILED, "--out", "runs/killed"]
-    killed = undisturbed / "runs" / "killed"
-    process = start(*words, "training.checkpoint_minutes=0", cwd=undisturbed)
-    deadline = time.monotonic() + 120
-    while epochs_done(killed) < 5:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    state = torch.load(killed / "checkpoints" / "last.ckpt", weights_only=True)
-    assert 3 < state["progress"]["epoch"] < 8
-    assert "continues" in run(*words, "training.checkpoint_minutes=0", cwd=undisturbed)
-    assert_same_weights(undisturbed / "runs" / "whole", killed)
-    lines = (killed / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == list(range(8))

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import vitrellis
-from tests.training.command import assert_same_weights, finish, run, start, wait_for
+from tests.training.command import assert_same_weights, run
+from tests.training.stopped import signal_after
 from tests.training.tiny import tiny
 from vitrellis.assembly.build import Place, build_preprocessing, build_train_loader
 from vitrellis.data.augmentation.transforms import TrainTransform
@@ -17,6 +18,7 @@ from vitrellis.data.randomness import child_keys
 from vitrellis.data.sources import from_tensors
 from vitrellis.errors import UsageError
 from vitrellis.recipe import load_recipe, recipe_from, without_guidance
+from vitrellis.training.interrupts import Interrupted
 
 SIMCLR: dict[str, Any] = {
     "scale": (0.2, 0.9),
@@ -66,22 +68,13 @@ def test_keys_enter_the_queue_once_a_step(tmp_path: Path, sam: dict[str, float] 
     assert int(steps) == 2 * 3 * 2
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
-    words = ["train", "demo-teacher", "data.train_size=64", "training.epochs=12"]
-    words += ["training.batch_size=16", "schedule.warmup_epochs=0", "machine.threads=1"]
-    words += ["machine.accelerator=cpu", "model.name=cifar_resnet8", "optimizer.sam.rho=0.05"]
-    words += ["objective.cross_entropy.weight=0", "objective.paco={queue: 40}"]
-    words += ["training.checkpoint_minutes=0"]
-    out = run(*words, "--out", "runs/whole", cwd=tmp_path)
-    assert "paco" in out
-    stopped = tmp_path / "runs" / "stopped"
-    process = start(*words, "--out", "runs/stopped", cwd=tmp_path)
-    wait_for("first epoch", stopped / "metrics.jsonl", process)
-    process.terminate()
-    finish(process, code=1)
-    assert "continues in epoch" in run(*words, "--out", "runs/stopped", cwd=tmp_path)
-    assert_same_weights(tmp_path / "runs" / "whole", stopped)
+    settings: dict[str, Any] = {**PACO, "optimizer__sam": {"rho": 0.05}}
+    whole = tiny(tmp_path, "whole", **settings)
+    with signal_after(1, 2), pytest.raises(Interrupted, match="after step 2 of 3"):
+        tiny(tmp_path, "stopped", **settings)
+    stopped = tiny(tmp_path, "stopped", **settings)
+    assert_same_weights(whole.run.path, stopped.run.path)
 
 
 @pytest.mark.parametrize("second", [None, SIMCLR], ids=["as the first", "of its own"])

@@ -10,23 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.training.command import assert_same_weights, finish, run, start, wait_for
+from tests.training.command import assert_same_weights
+from tests.training.stopped import signal_after
 from tests.training.tiny import guided_weights, tiny
 from vitrellis.errors import UsageError
 from vitrellis.recipe import load_recipe
+from vitrellis.training.interrupts import Interrupted
 from vitrellis.training.sam import SharpnessAware, plain_gradient
-
-ALONE = [
-    "data.train_size=64",
-    "training.epochs=3",
-    "training.batch_size=16",
-    "schedule.warmup_epochs=0",
-    "machine.threads=1",
-    "machine.accelerator=cpu",
-    "model.name=vit_micro_patch7_28",
-    "optimizer.sam.rho=0.1",
-]
-"""Makes `demo-vit-alone` a matter of seconds."""
 
 
 def quadratic(model: nn.Linear, curvature: Tensor) -> Callable[[], None]:
@@ -184,16 +174,14 @@ def test_what_cannot_be_is_refused_with_the_recipe(words: list[str], says: str) 
 
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     """With batch norms, parts of batches and clipping, while rho moves."""
-    words = ["train", "demo-vit-alone", *ALONE, "training.epochs=12", "training.accumulate=2"]
-    words += ["optimizer.sam.rho=[[0, 0.05], [2, 0.1]]", "training.checkpoint_minutes=0"]
-    words += ["model.name=cifar_resnet8", "training.clip_grad=1"]
-    out = run(*words, "--out", "runs/whole", cwd=tmp_path)
-    assert "SAM rho 0.05, 0.1 from epoch 3" in out
-    stopped = tmp_path / "runs" / "stopped"
-    process = start(*words, "--out", "runs/stopped", cwd=tmp_path)
-    wait_for("first epoch", stopped / "metrics.jsonl", process)
-    process.terminate()
-    finish(process, code=1)
-    out = run(*words, "--out", "runs/stopped", cwd=tmp_path)
-    assert "continues in epoch" in out
-    assert_same_weights(tmp_path / "runs" / "whole", stopped)
+    settings: dict[str, Any] = {
+        "model": {"name": "cifar_resnet8"},
+        "training": {"epochs": 4, "batch_size": 12, "clip_grad": 1.0, "accumulate": 2},
+        "optimizer__sam": {"rho": [[0, 0.05], [2, 0.1]]},
+    }
+    whole = tiny(tmp_path, "whole", **settings)
+    for epoch, step in ((0, 2), (2, 1)):
+        with signal_after(epoch, step), pytest.raises(Interrupted, match=f"after step {step} of 3"):
+            tiny(tmp_path, "stopped", **settings)
+    stopped = tiny(tmp_path, "stopped", **settings)
+    assert_same_weights(whole.run.path, stopped.run.path)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import vitrellis
-from tests.training.command import run
+from tests.training.command import FEW_IMAGES, finish, run, start
 from tests.training.tiny import guided_weights, tiny
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.runs.directory import RunDirectory
@@ -180,7 +180,12 @@ def curve(folder: Path) -> list[float | None]:
 
 @pytest.mark.slow
 def test_the_best_epoch_can_be_chosen_by_balanced_accuracy(tmp_path: Path) -> None:
-    words = ["train", "demo-vit-alone", "data.long_tail.factor=20", "data.train_size=null"]
+    words = [
+        "train",
+        "demo-vit-alone",
+        "data.long_tail.imbalance_factor=20",
+        "data.train_size=null",
+    ]
     words += ["training.epochs=4", "schedule.warmup_epochs=0", "training.eval_every=1"]
     run(*words, "training.select_by=balanced_accuracy", "--out", "runs/x", cwd=tmp_path)
     directory = RunDirectory(tmp_path / "runs" / "x")
@@ -195,11 +200,12 @@ def test_the_best_epoch_can_be_chosen_by_balanced_accuracy(tmp_path: Path) -> No
 )
 def test_two_processes_give_the_curve_of_one(tmp_path: Path, sam: str) -> None:
     """The hybrid's batch norms see half a batch each, so this is a plain ViT without a teacher."""
-    words = ["train", "demo-vit-alone", "data.train_size=64", "training.epochs=3"]
+    words = ["train", "demo-vit-alone", FEW_IMAGES, "data.train_size=64", "training.epochs=2"]
     words += ["model.name=vit_micro_patch7_28", "schedule.warmup_epochs=0", "machine.threads=1"]
     words += ["machine.accelerator=cpu", "training.batch_size=16", "training.eval_every=1"]
     words += [f"optimizer.sam={sam}"]
     run(*words, "--out", "runs/one", cwd=tmp_path)
-    run(*words, "machine.devices=2", "--out", "runs/two", cwd=tmp_path)
+    # each process starts the command anew
+    finish(start(*words, "machine.devices=2", "--out", "runs/two", cwd=tmp_path))
     one, two = curve(tmp_path / "runs" / "one"), curve(tmp_path / "runs" / "two")
     assert two == pytest.approx(one, rel=1e-3, abs=2e-3)

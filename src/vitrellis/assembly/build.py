@@ -313,7 +313,7 @@ def build_train_loader(
         sampler=recipe.data.sampler,
         canvas=preprocessing.canvas,
         fit=preprocessing.fit,
-        resident=_is_resident(recipe, source.train, preprocessing, place),
+        resident=_is_cached(recipe, source.train, preprocessing, place),
         workers=place.workers,
         progress=progress,
     )
@@ -351,14 +351,14 @@ def build_eval_loader(
         world_size=place.world_size,
         canvas=preprocessing.canvas,
         fit=preprocessing.fit,
-        resident=_is_resident(recipe, split, preprocessing, place),
+        resident=_is_cached(recipe, split, preprocessing, place),
         workers=place.workers,
     )
 
 
-def _is_resident(recipe: Recipe, split: Split, preprocessing: Preprocessing, place: Place) -> bool:
-    if isinstance(recipe.input.resident, bool):
-        return recipe.input.resident
+def _is_cached(recipe: Recipe, split: Split, preprocessing: Preprocessing, place: Place) -> bool:
+    if isinstance(recipe.input.cache, bool):
+        return recipe.input.cache
     return fits_in_memory(len(split), preprocessing.channels, preprocessing.canvas, place.device)
 
 

@@ -64,7 +64,7 @@ def compare(
     from vitrellis.cli.console import console, error_console
     from vitrellis.errors import unknown_name
 
-    recipes = _recipes(words)  # fails early, before torch is loaded
+    recipes = _recipes(words)  # fails early on a wrong recipe
     names = [recipe.name for _, recipe in recipes]
     if baseline is not None and baseline not in names:
         raise unknown_name("baseline", baseline, names)

@@ -1,20 +1,14 @@
-"""`vitrellis recipes`: which there are, what one says in full, what can be said at all."""
+"""`vitrellis recipes`: lists the recipes, prints one in full, and explains the keys of all."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
 from vitrellis.cli.console import help_of, new_table, print_json, print_table
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-    from pydantic.fields import FieldInfo
 
 _TITLES = {
     "demo": "The demo",
@@ -30,7 +24,7 @@ _TITLES = {
     "imagenet-lt": "ImageNet-LT, as published",
     "inaturalist-2018": "iNaturalist-2018, as published",
 }
-"""What the list puts together: recipes whose names begin so, under which title."""
+"""The titles of the list, by the beginning of the names of the recipes below them."""
 _OTHERS = "Others"
 
 recipes = typer.Typer(rich_markup_mode=None)
@@ -92,7 +86,7 @@ def keys(
         str, typer.Argument(help="Only this section, such as optimizer or objective.locality.")
     ] = "",
 ) -> None:
-    """Explain the keys that a recipe may have, with their defaults.
+    """Explain the sections and keys that a recipe may have, with their defaults.
 
     Examples:
       vitrellis recipes keys
@@ -100,22 +94,21 @@ def keys(
     """
     from vitrellis.errors import unknown_name
     from vitrellis.recipe import Recipe
+    from vitrellis.recipe.explanation import explained_keys
 
-    rows = list(_explained(Recipe))
-    chosen = [row for row in rows if f"{row[0]}.".startswith(f"{section}." if section else "")]
-    if not chosen:
-        raise unknown_name(
-            "section", section, {key.rpartition(".")[0] for key, _, _ in rows} - {""}
-        )
+    rows = list(explained_keys(Recipe))
+    selected = [row for row in rows if not section or f"{row.key}.".startswith(f"{section}.")]
+    if not selected:
+        raise unknown_name("section", section, [row.key for row in rows if row.is_section])
     table = new_table("key", "default", "meaning")
-    for row in chosen:
-        table.add_row(*row)
+    for row in selected:
+        table.add_row(row.key, row.default, row.meaning)
     print_table(table)
 
 
 def _rows() -> Iterator[dict[str, Any]]:
-    """What the list shows of each packaged recipe, with the comment that it opens with."""
-    from vitrellis.recipe import header, load_recipe, packaged_recipes
+    """The list's row for each packaged recipe, with the facts of its opening comment."""
+    from vitrellis.recipe.packaged import description_of, header, packaged_recipes
 
     for name in packaged_recipes():
         notes = header(name)
@@ -125,7 +118,7 @@ def _rows() -> Iterator[dict[str, Any]]:
             "section": max(
                 (s for s in _TITLES if f"{name}-".startswith(f"{s}-")), key=len, default=_OTHERS
             ),
-            "description": load_recipe(name).description,
+            "description": description_of(name),
             "reproduces": _note(notes, "Reproduces"),
             "published": published.split()[0].rstrip(",")
             if published and published[0].isdigit()
@@ -135,57 +128,16 @@ def _rows() -> Iterator[dict[str, Any]]:
 
 
 def _note(notes: str, name: str) -> str | None:
-    """What follows `name:` in a recipe's opening comment, its indented next lines included."""
-    found: list[str] = []
+    """The text after `name:` in a recipe's opening comment, its indented next lines included."""
+    note: list[str] = []
     for line in notes.splitlines():
         if line.startswith(f"{name}:"):
-            found.append(line.partition(":")[2].strip())
-        elif found and line.startswith(" "):
-            found.append(line.strip())
-        elif found:
+            note.append(line.partition(":")[2].strip())
+        elif note and line.startswith(" "):
+            note.append(line.strip())
+        elif note:
             break
-    return " ".join(found) or None
-
-
-def _explained(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Key, default and meaning of every key of a section, and of the sections within it."""
-    for name, field in section.model_fields.items():
-        inner = _inner_section(field)
-        if inner is not None:
-            yield from _explained(inner, f"{prefix}{name}.")
-            continue
-        meaning = " ".join((field.description or "").split())
-        words = _words(field)
-        if words:
-            meaning += f" One of: {', '.join(words)}."
-        yield f"{prefix}{name}", _default(field), meaning
-
-
-def _words(field: FieldInfo) -> list[str]:
-    """What may be said, where it is one of a few words, or one of them or nothing."""
-    for choice in (field.annotation, *get_args(field.annotation)):
-        if get_origin(choice) is Literal:
-            return [str(word).lower() for word in get_args(choice)]
-    return []
-
-
-def _inner_section(field: FieldInfo) -> type[BaseModel] | None:
-    """The class of a field that holds a section, or a section or nothing."""
-    from pydantic import BaseModel
-
-    choices = [c for c in get_args(field.annotation) or [field.annotation] if c is not NoneType]
-    if len(choices) == 1 and isinstance(choices[0], type) and issubclass(choices[0], BaseModel):
-        return choices[0]
-    return None
-
-
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "(required)"
-    value = field.get_default(call_default_factory=True)
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
+    return " ".join(note) or None
 
 
 recipes.callback(invoke_without_command=True, help=help_of(_list))(_list)

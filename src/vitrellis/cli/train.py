@@ -38,7 +38,7 @@ def train(
     from vitrellis.cli.console import console
     from vitrellis.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])  # fails early, before torch is loaded
+    loaded = load_recipe(recipe, overrides or [])  # fails early on a wrong recipe
 
     from vitrellis.assembly.launch import train as train_recipe
     from vitrellis.report.results_table import results_lines

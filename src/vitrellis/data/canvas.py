@@ -20,29 +20,29 @@ from vitrellis.data.source import Images, Split, Subset, TensorImages
 
 Fit = Literal["squash", "crop"]
 ProgressCallback = Callable[[int, int], None]
-"""Told how many images of how many are done."""
+"""Called with the number of images that are done, and the number of all."""
 
 MARGIN = 1.15
-"""A stored image has at most so many times the model's pixels on a side: room for crops."""
+"""Greatest side of a stored image over the side that the model sees: room for crops."""
 MEASURED_IMAGES = 2000
-"""Most image files that a normalisation is measured on, evenly spread."""
+"""Greatest number of image files that a normalisation is measured on, evenly spread."""
 MEMORY_SHARE = 0.3
 """Share of the free memory that images may take."""
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Where Linux says how many bytes a container may use, or `max`."""
+"""The file in which Linux says how many bytes a container may use, or `max`."""
 
 
 def canvas_for(images: Images, img_size: tuple[int, int]) -> tuple[int, int]:
     """The size at which images are stored: their own, if they all have it and it is not too large.
 
     Args:
-        images: Of the training split.
-        img_size: `(H, W)` that the model sees.
+        images: The images of the training split.
+        img_size: `(H, W)` in pixels that the model sees.
     """
     limit = (round(MARGIN * img_size[0]), round(MARGIN * img_size[1]))
-    own = images.size
-    if own is not None and own[0] <= limit[0] and own[1] <= limit[1]:
-        return own
+    size = images.size
+    if size is not None and size[0] <= limit[0] and size[1] <= limit[1]:
+        return size
     return limit
 
 
@@ -64,8 +64,8 @@ def to_canvas(image: Tensor, canvas: tuple[int, int], fit: Fit) -> Tensor:
         return _resize(image, canvas)
     factor = max(canvas[0] / height, canvas[1] / width)
     # the far ends of a panorama are cut off beforehand: enlarged, they could take gigabytes
-    kept = [2 * -(-side // factor) + 8 for side in canvas]
-    height, width = min(height, int(kept[0])), min(width, int(kept[1]))
+    limits = [2 * -(-side // factor) + 8 for side in canvas]
+    height, width = min(height, int(limits[0])), min(width, int(limits[1]))
     image = TF.center_crop(image, [height, width])
     size = (max(canvas[0], round(height * factor)), max(canvas[1], round(width * factor)))
     return TF.center_crop(_resize(image, size), list(canvas))
@@ -77,10 +77,10 @@ def read_canvases(
     """All images, decoded by threads.
 
     Args:
-        images: To be read.
+        images: The images to read.
         canvas: `(H, W)` in pixels.
-        fit: How they are brought to it.
-        progress: Told of every image.
+        fit: How images are brought to the canvas.
+        progress: Called after every image.
 
     Returns:
         uint8 `(N, C, *canvas)` on the CPU, possibly the images' own memory.
@@ -88,9 +88,9 @@ def read_canvases(
     Raises:
         VitrellisError: Naming an image that cannot be read.
     """
-    held = _held_in_memory(images)
-    if held is not None and held.shape[-2:] == canvas:
-        return held
+    tensor = _held_in_memory(images)
+    if tensor is not None and tensor.shape[-2:] == canvas:
+        return tensor
     out = torch.empty(len(images), images.channels, *canvas, dtype=torch.uint8)
 
     def read(index: int) -> None:
@@ -109,16 +109,16 @@ def measure_normalization(
     """Mean and standard deviation of each channel over the images, in [0, 1].
 
     Args:
-        split: The training split. Of files, at most `MEASURED_IMAGES` are looked at.
+        split: The training split; at most `MEASURED_IMAGES` of its files are read.
         canvas: `(H, W)` at which images are stored.
-        fit: How they are brought to it.
+        fit: How images are brought to the canvas.
     """
     count = len(split)
     if _held_in_memory(split.images) is None:
         count = min(count, MEASURED_IMAGES)
-    some = torch.arange(count) * len(split) // count
+    sample = torch.arange(count) * len(split) // count
     histogram = torch.zeros(split.images.channels, 256, dtype=torch.int64)
-    for part in some.split(500):
+    for part in sample.split(500):
         pixels = read_canvases(split.subset(part).images, canvas, fit)  # (n, C, H, W)
         for counts, channel in zip(histogram, pixels.unbind(dim=1), strict=True):
             counts += torch.bincount(channel.flatten(), minlength=256)
@@ -136,10 +136,10 @@ def fits_in_memory(
     """Whether images can be held as one uint8 tensor on the device.
 
     Args:
-        num_images: N.
-        channels: C.
+        num_images: Number of images, N.
+        channels: Number of channels, C.
         canvas: `(H, W)`.
-        device: Where they would be held.
+        device: The device that would hold them.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -163,7 +163,7 @@ def _held_in_memory(images: Images) -> Tensor | None:
 
 
 def _free_memory() -> int:
-    """Bytes that can be had without swapping; caches count, because they make room."""
+    """Bytes of memory that are free without swapping; caches count, because they make room."""
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if Path("/proc/meminfo").exists():
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())

@@ -1,6 +1,6 @@
-"""Where loaders get stored images from: one tensor on the device, or processes that read files.
+"""Stored images for the loaders: one tensor on the device, or processes that read files.
 
-Either gives uint8 images at the canvas's size, on the device, by their numbers.
+Either yields uint8 images at the canvas's size, on the device, by their numbers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def open_store(
     workers: int,
     progress: ProgressCallback | None,
 ) -> ImageStore:
-    """A store as a loader wants it; its arguments are the loader's.
+    """The store that a loader needs; its arguments are the loader's.
 
     Raises:
         VitrellisError: If an image cannot be read.
@@ -73,16 +73,16 @@ class Resident:
 
 
 class Stream:
-    """Reads images when they are wanted, some batches ahead, in processes of its own.
+    """Reads images when they are needed, some batches ahead, in worker processes.
 
     The processes live on from one `read` to the next, and end with their parent.
 
     Args:
-        images: To be read.
-        device: Where batches go.
+        images: The images to read.
+        device: The device that batches are moved to.
         canvas: `(H, W)` in pixels.
         fit: How images are brought to it.
-        workers: How many processes; 0 reads in this one.
+        workers: Number of processes; 0 reads in this one.
     """
 
     def __init__(
@@ -118,15 +118,15 @@ class Stream:
         """
         self._schedule.batches = batches
         with _sigterm_blocked(), _torch_handles_no_deaths():
-            stored = iter(self._batches)  # the first time, this starts the workers
-        while (images := _next(stored)) is not None:
+            images_ahead = iter(self._batches)  # the first time, this starts the workers
+        while (images := _next(images_ahead)) is not None:
             if isinstance(images, _Failure):
                 raise VitrellisError(images.message)
             yield images.to(self._device, non_blocking=True)
 
 
 class _Schedule:
-    """What to read next. The processes live on from epoch to epoch, this changes."""
+    """The batches to read next; it changes from epoch to epoch, while the processes live on."""
 
     def __init__(self) -> None:
         self.batches: Iterable[Tensor] = ()
@@ -161,10 +161,10 @@ class _Canvases(Dataset[Any]):
             return _Failure(str(error))
 
 
-def _next(stored: Iterator[Tensor | _Failure]) -> Tensor | _Failure | None:
+def _next(batches: Iterator[Tensor | _Failure]) -> Tensor | _Failure | None:
     """The next batch, or None after the last."""
     try:
-        return next(stored, None)
+        return next(batches, None)
     except (RuntimeError, EOFError, ConnectionError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise

@@ -31,16 +31,14 @@ class Batch:
     Attributes:
         images: float32 `(b, C, H, W)`, normalised.
         targets: float32 `(b, K)` class probabilities: one-hot, or mixed.
-        labels: `(b,)` int64, of the images before mixing.
         indices: `(b,)` int64 numbers of the images in their split.
-        keys: `(b,)` int64 on the CPU, what the samples were varied by.
+        keys: `(b,)` int64 on the CPU, the samples' keys for random numbers.
         size: Images in the whole batch, over all processes.
-        second_view: The same images, varied independently; None where none was asked for.
+        second_view: The same images, augmented independently; None if the run needs no such view.
     """
 
     images: Tensor
     targets: Tensor
-    labels: Tensor
     indices: Tensor
     keys: Tensor
     size: int
@@ -51,14 +49,14 @@ class Batch:
 
     def chunks(self, count: int) -> list[Batch]:
         """The same samples in up to so many parts; each keeps the size of the whole batch."""
-        fields = (self.images, self.targets, self.labels, self.indices, self.keys)
+        fields = (self.images, self.targets, self.indices, self.keys)
         parts = list(zip(*(field.chunk(count) for field in fields), strict=True))
         views: Sequence[Tensor | None] = [None] * len(parts)
         if self.second_view is not None:
             views = self.second_view.chunk(count)
         return [
-            Batch(images, targets, labels, indices, keys, self.size, view)
-            for (images, targets, labels, indices, keys), view in zip(parts, views, strict=True)
+            Batch(images, targets, indices, keys, self.size, view)
+            for (images, targets, indices, keys), view in zip(parts, views, strict=True)
         ]
 
 
@@ -68,26 +66,26 @@ class TrainLoader:
     Args:
         split: The images.
         num_classes: K.
-        batch_size: Of all processes together. A set smaller than that is one batch.
+        batch_size: Images in a batch of all processes together. A smaller set is one batch.
         transform: The augmentation of an image.
         mix: The mixing of two images; None for none.
         mix_epochs: Epochs in which images are mixed; None for all.
-        seed: Of the run.
-        device: Where batches are made.
-        rank: Of this process.
-        world_size: How many processes there are.
+        seed: The seed of the run.
+        device: The device on which batches are made.
+        rank: The rank of this process.
+        world_size: The number of processes.
         drop_last: Leave out an epoch's last batch if it is not full, and not the only one. One
             that has not an image for every process is left out anyway.
         repeats: Views of the same image in an epoch.
-        second_view: What becomes of an image in its second view, which is in the same batch and
-            not mixed; None for no such view.
-        sampler: How often each class is shown, see `ClassSampler`; "uniform" shows every image
+        second_view: The augmentation of an image's second view, which is in the same batch and not
+            mixed; None for no such view.
+        sampler: Frequency of the classes, see `ClassSampler`; "uniform" shows every image
             once. Partners for mixing are drawn in the same way.
         canvas: `(H, W)` at which images are stored.
-        fit: How they are brought to it.
+        fit: How images are brought to the canvas.
         resident: Hold all of them as one tensor on the device.
-        workers: Processes that read images if they are not resident.
-        progress: Told of every image that is read while the loader is built.
+        workers: Number of processes that read images if they are not resident.
+        progress: Called after every image that is read while the loader is built.
 
     Raises:
         UsageError: If there are fewer images than processes.
@@ -161,7 +159,7 @@ class TrainLoader:
             start_step: Batches to skip, at no cost.
         """
         ahead, here = itertools.tee(self._shares(epoch, start_step))
-        batches = self._store.read(share.wanted for share in ahead)
+        batches = self._store.read(share.to_read for share in ahead)
         for stored, share in zip(batches, here, strict=True):
             yield self._batch(share, stored)
 
@@ -175,8 +173,8 @@ class TrainLoader:
         for step in range(start_step, self.steps_per_epoch):
             first = step * self.batch_size
             whole = torch.arange(first, min(first + self.batch_size, len(order)))
-            own = whole.tensor_split(self._world_size)[self._rank]
-            yield self._share(order[own], keys[own], len(whole), mix)
+            part = whole.tensor_split(self._world_size)[self._rank]
+            yield self._share(order[part], keys[part], len(whole), mix)
 
     def _share(self, indices: Tensor, keys: Tensor, size: int, mix: Mix | None) -> _Share:
         if mix is None:
@@ -190,10 +188,9 @@ class TrainLoader:
     def _batch(self, share: _Share, stored: Tensor) -> Batch:
         device = stored.device
         indices = share.indices.to(device, non_blocking=True)
-        labels = self._labels[indices]
-        targets = self._one_hot(labels)
-        shown = self.transform(stored, torch.cat([share.keys, share.partner_keys]))
-        images, partner_images = shown.split([len(indices), len(share.rows)])
+        targets = self._one_hot(self._labels[indices])
+        views = self.transform(stored, torch.cat([share.keys, share.partner_keys]))
+        images, partner_images = views.split([len(indices), len(share.rows)])
         if self.mix is not None and len(share.rows):
             rows = share.rows.to(device, non_blocking=True)
             images[rows], targets[rows] = self.mix(
@@ -207,7 +204,7 @@ class TrainLoader:
         if self.second_view is not None:
             keys = child_keys(share.keys, "second-view")
             second_view = self.second_view(stored[: len(indices)], keys)
-        return Batch(images, targets, labels, indices, share.keys, share.size, second_view)
+        return Batch(images, targets, indices, share.keys, share.size, second_view)
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels, self.num_classes).float()
@@ -215,15 +212,15 @@ class TrainLoader:
 
 @dataclass(frozen=True)
 class _Share:
-    """What a process is to make of a batch; all on the CPU.
+    """The part of a batch that one process makes; all tensors are on the CPU.
 
     Attributes:
-        indices: `(b,)` images.
-        keys: `(b,)` of the samples.
+        indices: `(b,)` numbers of the images.
+        keys: `(b,)` keys of the samples.
         size: Images in the whole batch.
-        rows: `(m,)` which samples are mixed.
-        partners: `(m,)` images they are mixed with.
-        partner_keys: `(m,)` of the partners' views.
+        rows: `(m,)` positions of the samples that are mixed.
+        partners: `(m,)` numbers of the images that they are mixed with.
+        partner_keys: `(m,)` keys of the partners' views.
     """
 
     indices: Tensor
@@ -234,8 +231,8 @@ class _Share:
     partner_keys: Tensor
 
     @property
-    def wanted(self) -> Tensor:
-        """Images to read: its own, and the partners behind them, `(b + m,)`."""
+    def to_read(self) -> Tensor:
+        """Numbers of the images to read: `indices`, then `partners`, `(b + m,)`."""
         return torch.cat([self.indices, self.partners])
 
 
@@ -246,12 +243,10 @@ class EvalBatch:
     Attributes:
         images: float32 `(b, C, H, W)`, normalised.
         labels: `(b,)` int64.
-        indices: `(b,)` int64 numbers of the images in their split.
     """
 
     images: Tensor
     labels: Tensor
-    indices: Tensor
 
 
 class EvalLoader:
@@ -259,16 +254,15 @@ class EvalLoader:
 
     Args:
         split: The images.
-        transform: From the canvas to the model.
-        batch_size: Of this process.
-        device: Where batches are made.
-        rank: Of this process.
-        world_size: How many processes there are.
+        transform: Brings images from the canvas to the model's size.
+        batch_size: Images in a batch of this process.
+        device: The device on which batches are made.
+        rank: The rank of this process.
+        world_size: The number of processes.
         canvas: `(H, W)` at which images are stored.
-        fit: How they are brought to it.
+        fit: How images are brought to the canvas.
         resident: Hold all of this process's images as one tensor on the device.
-        workers: Processes that read images if they are not resident.
-        progress: Told of every image that is read while the loader is built.
+        workers: Number of processes that read images if they are not resident.
 
     Raises:
         VitrellisError: If an image cannot be read.
@@ -287,22 +281,21 @@ class EvalLoader:
         fit: Fit = "squash",
         resident: bool = True,
         workers: int = 0,
-        progress: ProgressCallback | None = None,
     ) -> None:
         self._indices = torch.arange(len(split)).tensor_split(world_size)[rank]
-        own = split if world_size == 1 else split.subset(self._indices)
+        part = split if world_size == 1 else split.subset(self._indices)
         self.transform = transform
         self.batch_size = batch_size
         self.device = device
-        self._labels = own.labels.to(device)
+        self._labels = part.labels.to(device)
         self._store = open_store(
-            own.images,
+            part.images,
             device=device,
             canvas=canvas,
             fit=fit,
             resident=resident,
             workers=workers,
-            progress=progress,
+            progress=None,
         )
 
     def __len__(self) -> int:
@@ -313,8 +306,4 @@ class EvalLoader:
         parts = torch.arange(count).split(self.batch_size) if count else ()
         for part, stored in zip(parts, self._store.read(parts), strict=True):
             first, last = int(part[0]), int(part[-1])
-            yield EvalBatch(
-                self.transform(stored),
-                self._labels[first : last + 1],
-                self._indices[first : last + 1].to(self.device, non_blocking=True),
-            )
+            yield EvalBatch(self.transform(stored), self._labels[first : last + 1])

@@ -19,30 +19,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitrellis.data.randomness import philox
 from vitrellis.errors import VitrellisError
-
-_PERMUTATION_STREAM = 3  # the splits have 1 and 2
 
 Profile = Literal["exp", "step"]
 
 
 @dataclass(frozen=True)
 class LongTail:
-    """How many images the classes keep.
+    """The numbers of images that the classes keep.
 
     Attributes:
         profile: "exp" falls by the same ratio from class to class; "step" gives one half of the
             classes (the smaller one, if their number is odd) `largest` images, and the others the
             smallest number.
-        factor: Images of the largest class over those of the smallest, "imbalance factor" in
-            papers.
-        seed: Of the images that are kept; papers use 0.
+        imbalance_factor: Images of the largest class over those of the smallest.
+        seed: Decides which images are kept; papers use 0.
         largest: Images of the largest class; None for as many as every class has.
         permute: Draw which class is large from the run's seed; otherwise class 0 is the largest.
     """
 
     profile: Profile = "exp"
-    factor: float = 100.0
+    imbalance_factor: float = 100.0
     seed: int = 0
     largest: int | None = None
     permute: bool = False
@@ -56,7 +54,7 @@ def long_tailed(
     Args:
         labels: `(N,)` int64.
         class_names: K of them, for the messages.
-        settings: What to make.
+        settings: The long tail to make.
         seed: Decides which class is large, if that is permuted.
 
     Returns:
@@ -68,28 +66,28 @@ def long_tailed(
     num_classes = len(class_names)
     available = np.bincount(labels.numpy(), minlength=num_classes)  # (K,)
     largest = int(available.min()) if settings.largest is None else settings.largest
-    sizes = profile_counts(settings.profile, settings.factor, largest, num_classes)
+    sizes = profile_counts(settings.profile, settings.imbalance_factor, largest, num_classes)
     places = _places(num_classes, seed) if settings.permute else list(range(num_classes))
-    # the papers' generator is numpy's legacy one, of which this is a copy of our own
+    # the papers' generator is numpy's legacy one, of which this is our own instance
     shuffler = np.random.RandomState(settings.seed)
-    chosen = []
+    parts = []
     for label, place in enumerate(places):
         size = sizes[place]
         _check(class_names[label], size, int(available[label]), largest, settings)
         indices = np.flatnonzero(labels.numpy() == label)
         shuffler.shuffle(indices)
-        chosen.append(indices[:size])
-    return torch.from_numpy(np.concatenate(chosen))
+        parts.append(indices[:size])
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def profile_counts(profile: Profile, factor: float, largest: int, num_classes: int) -> list[int]:
-    """How many images each place keeps, the largest first: rounded down, as published.
+    """The number of images that each place keeps, the largest first: rounded down, as published.
 
     Args:
         profile: See `LongTail`.
-        factor: Largest over smallest.
+        factor: Images of the largest class over those of the smallest.
         largest: Images of the first place.
-        num_classes: K, at least two.
+        num_classes: Number of classes K, at least two.
     """
     ratio = 1 / factor
     if profile == "exp":
@@ -99,8 +97,7 @@ def profile_counts(profile: Profile, factor: float, largest: int, num_classes: i
 
 def _places(num_classes: int, seed: int) -> list[int]:
     """Each class's place in a random order, from 0 for the largest."""
-    numbers = np.random.Philox(key=np.array([seed % 2**64, _PERMUTATION_STREAM], dtype=np.uint64))
-    order = np.argsort(numbers.random_raw(num_classes), kind="stable")
+    order = np.argsort(philox(seed, "long tail").random_raw(num_classes), kind="stable")
     return np.argsort(order).tolist()
 
 
@@ -109,8 +106,8 @@ def _check(name: str, size: int, available: int, largest: int, settings: LongTai
         why = "" if settings.largest is not None else ", the number that every class has"
         raise VitrellisError(
             f"data.long_tail: class {name!r} would keep no image ({largest} in the largest class"
-            f"{why}, over factor {settings.factor:g}). Use a factor of at most {largest}, or "
-            "a larger data.long_tail.largest if the classes have so many images"
+            f"{why}, over imbalance_factor {settings.imbalance_factor:g}). Use at most {largest}, "
+            "or a larger data.long_tail.largest if the classes have so many images"
         )
     if size > available:
         raise VitrellisError(

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import zlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
+_PHILOX_STREAMS = {"validation": 1, "subset": 2, "long tail": 3, "folds": 4}
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
@@ -21,7 +23,7 @@ def sample_keys(seed: int, epoch: int, indices: Tensor, view: Tensor | int = 0) 
     """A key for each sample.
 
     Args:
-        seed: Of the run.
+        seed: The seed of the run.
         epoch: 0-based.
         indices: `(B,)` int64 sample numbers.
         view: `(B,)` int64 or a number: which of several views of the sample in this epoch.
@@ -40,7 +42,7 @@ def child_keys(keys: Tensor, stream: str) -> Tensor:
 
     Args:
         keys: `(B,)` int64.
-        stream: Its name.
+        stream: The name of that thing.
     """
     return _mix(keys ^ _signed(_mix_int(zlib.crc32(stream.encode()))))
 
@@ -50,8 +52,8 @@ def uniform(keys: Tensor, stream: str, n: int) -> Tensor:
 
     Args:
         keys: `(B,)` int64.
-        stream: What they are for; streams are independent of each other.
-        n: How many for each sample.
+        stream: The name of their use; streams are independent of each other.
+        n: Numbers for each sample.
 
     Returns:
         `(B, n)` float32, multiples of 2^-24.
@@ -64,8 +66,8 @@ def integers(keys: Tensor, stream: str, n: int, *, below: int | Tensor) -> Tenso
 
     Args:
         keys: `(B,)` int64.
-        stream: What they are for.
-        n: How many for each sample.
+        stream: The name of their use; streams are independent of each other.
+        n: Numbers for each sample.
         below: Up to 2^31, or `(B, n)` of such numbers.
 
     Returns:
@@ -79,8 +81,8 @@ def normal(keys: Tensor, stream: str, n: int) -> Tensor:
 
     Args:
         keys: `(B,)` int64.
-        stream: What they are for.
-        n: How many for each sample.
+        stream: The name of their use; streams are independent of each other.
+        n: Numbers for each sample.
     """
     return _normal(keys, stream, n).to(torch.float32)
 
@@ -93,11 +95,11 @@ def beta(keys: Tensor, stream: str, alpha: float) -> Tensor:
 
     Args:
         keys: `(B,)` int64.
-        stream: What they are for.
+        stream: The name of their use; streams are independent of each other.
         alpha: Positive.
     """
-    own = child_keys(keys, stream)
-    logit = _log_gamma_variate(own, "first", alpha) - _log_gamma_variate(own, "second", alpha)
+    keys = child_keys(keys, stream)
+    logit = _log_gamma_variate(keys, "first", alpha) - _log_gamma_variate(keys, "second", alpha)
     return torch.sigmoid(logit).to(torch.float32)
 
 
@@ -106,12 +108,22 @@ def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
     return _mix_int(_mix_int(_mix_int(_mix_int(seed) + epoch) + step) + rank) >> 1
 
 
-def epoch_order(num_images: int, seed: int, epoch: int, repeats: int = 1) -> tuple[Tensor, Tensor]:
-    """In which order an epoch shows which images.
+def philox(seed: int, stream: str) -> np.random.Philox:
+    """Random bits that decide once, before training, which images a run uses.
 
     Args:
-        num_images: In the training split. So many views are shown.
-        seed: Of the run.
+        seed: The seed of the images.
+        stream: "validation", "subset", "long tail" or "folds"; streams are independent.
+    """
+    return np.random.Philox(key=np.array([seed % 2**64, _PHILOX_STREAMS[stream]], dtype=np.uint64))
+
+
+def epoch_order(num_images: int, seed: int, epoch: int, repeats: int = 1) -> tuple[Tensor, Tensor]:
+    """The images of an epoch in their order.
+
+    Args:
+        num_images: Images of the training split; as many views are shown.
+        seed: The seed of the run.
         epoch: 0-based.
         repeats: Views of the same image, one after the other (repeated augmentation, Hoffer et
             al., CVPR 2020); as many fewer images are shown. The last has fewer views where
@@ -127,16 +139,16 @@ def epoch_order(num_images: int, seed: int, epoch: int, repeats: int = 1) -> tup
 
 
 def _normal(keys: Tensor, stream: str, n: int) -> Tensor:
-    """In double precision, so that the last bits of a device's logarithm do not matter."""
-    own = child_keys(keys, stream)
-    radius = torch.sqrt(-2 * torch.log1p(-_uniform_double(own, "radius", n)))
-    return radius * torch.cos(2 * torch.pi * _uniform_double(own, "angle", n))
+    """Normal numbers, in float64, so that the last bits of a device's logarithm do not matter."""
+    keys = child_keys(keys, stream)
+    radius = torch.sqrt(-2 * torch.log1p(-_uniform_double(keys, "radius", n)))
+    return radius * torch.cos(2 * torch.pi * _uniform_double(keys, "angle", n))
 
 
 def _log_gamma_variate(keys: Tensor, stream: str, alpha: float) -> Tensor:
     """Logarithm of Gamma(alpha) variables: logarithms, because small alphas underflow."""
     candidates = 8
-    shape = alpha + 1  # at least 1, as the method wants; brought back to alpha below
+    shape = alpha + 1  # the method needs at least 1; brought back to alpha below
     d = shape - 1 / 3
     x = _normal(keys, f"{stream}-x", candidates)
     u = _uniform_double(keys, f"{stream}-u", candidates)
@@ -173,7 +185,7 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 
 def _mix_int(x: int) -> int:
-    """The same for one number, unsigned; the first addition keeps 0 from staying 0."""
+    """`_mix` of one unsigned number; the first addition keeps 0 from staying 0."""
     x = (x + _GOLDEN) & _MASK
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK

@@ -1,7 +1,6 @@
-"""Which image each slot of an epoch shows, where a class is not shown as often as it has images.
+"""Class-balanced and square-root sampling: the image that each slot of an epoch shows.
 
-Class-balanced and square-root sampling: Kang et al., "Decoupling representation and classifier for
-long-tailed recognition", ICLR 2020, https://arxiv.org/abs/1910.09217.
+Kang et al., "Decoupling representation and classifier for long-tailed recognition", ICLR 2020, https://arxiv.org/abs/1910.09217.
 
 How we differ from the usual samplers: slot j of epoch e is a function of (seed, e, j), so that the
 number of processes, of workers and of restarts changes nothing.
@@ -44,22 +43,22 @@ class ClassSampler:
 
         Args:
             keys: `(B,)` int64, on the CPU.
-            stream: What they are drawn for.
+            stream: The name of the draw; streams are independent of each other.
 
         Returns:
             `(B,)` int64 numbers of images.
         """
         where = uniform(keys, f"{stream}-class", 1).squeeze(1).double()
-        drawn = torch.searchsorted(self._borders, where, right=True)  # (B,)
-        counts = self._counts[drawn]
+        classes = torch.searchsorted(self._borders, where, right=True)  # (B,)
+        counts = self._counts[classes]
         within = integers(keys, f"{stream}-image", 1, below=counts[:, None]).squeeze(1)
-        return self._by_class[self._starts[drawn] + within]
+        return self._by_class[self._starts[classes] + within]
 
     def epoch_order(self, seed: int, epoch: int, repeats: int = 1) -> tuple[Tensor, Tensor]:
-        """What an epoch shows, as `vitrellis.data.randomness.epoch_order` where none is drawn.
+        """The order of an epoch, in place of `vitrellis.data.randomness.epoch_order`.
 
         Args:
-            seed: Of the run.
+            seed: The seed of the run.
             epoch: 0-based.
             repeats: Views of the same draw, one after the other.
 

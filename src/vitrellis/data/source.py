@@ -1,4 +1,4 @@
-"""What a source is: named classes, and images with labels in up to three splits."""
+"""A source: named classes, and images with labels in up to three splits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Images(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """How a user finds image `index`: its path, or its number."""
+        """The name by which a user finds image `index`: its path, or its number."""
         ...
 
     def fingerprint(self) -> str:
@@ -47,7 +47,7 @@ class Split:
     """Images and their classes.
 
     Attributes:
-        images: The pictures.
+        images: The images.
         labels: `(N,)` int64 class indices.
     """
 
@@ -71,15 +71,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its classes and its splits. `val` and `test` may be missing.
+    """A dataset: its classes and its splits. `val` and `test` may be missing.
 
     Attributes:
-        name: How the user named it.
+        name: The name that a recipe gives it.
         class_names: One per class, in the order of the class indices.
-        train: What is learned from.
-        val: What settings and checkpoints are chosen on.
-        test: What figures are reported on, and nothing else.
-        notes: What the user should know about how it was read, one sentence each.
+        train: The images to train on.
+        val: The images on which settings and checkpoints are selected.
+        test: The images on which figures are reported, used for nothing else.
+        notes: Facts about its reading that the user should know, one sentence each.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Source:
         return replace(self, train=train, val=val, test=test)
 
     def checked(self) -> Source:
-        """The source itself, if one can learn from it.
+        """The source itself, if a model can be trained on it.
 
         Raises:
             VitrellisError: If there are fewer than two classes, names repeat, a class has no
@@ -133,8 +133,7 @@ class Source:
         """
         if self.num_classes < 2:
             raise VitrellisError(
-                f"source {self.name!r} has {self.num_classes} class; telling classes apart takes "
-                "at least two"
+                f"source {self.name!r} has {self.num_classes} class; at least two are needed"
             )
         repeated = [name for name, count in Counter(self.class_names).items() if count > 1]
         if repeated:
@@ -154,9 +153,9 @@ class Source:
             raise VitrellisError(f"source {self.name!r}: the {name} split has no images")
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= self.num_classes:
-            wrong = low if low < 0 else high
+            label = low if low < 0 else high
             raise VitrellisError(
-                f"source {self.name!r}: label {wrong} in the {name} split; with "
+                f"source {self.name!r}: label {label} in the {name} split; with "
                 f"{self.num_classes} classes labels are 0 to {self.num_classes - 1}"
             )
         if split.images.channels != self.channels:
@@ -214,7 +213,7 @@ class Subset:
 
     Attributes:
         base: All the images.
-        indices: `(M,)` int64, which of them, in order.
+        indices: `(M,)` int64 numbers of the images in this subset, in order.
     """
 
     base: Images
@@ -241,7 +240,7 @@ class Subset:
         return self.base.name(int(self.indices[index]))
 
     def fingerprint(self) -> str:
-        """A digest of the collection and of what was taken from it."""
+        """A digest of the collection and of the indices."""
         digest = hashlib.sha256(self.base.fingerprint().encode())
         digest.update(self.indices.numpy().tobytes())
         return digest.hexdigest()
@@ -251,9 +250,9 @@ def root_folder(root: Path | None, source: str, contents: str) -> Path:
     """`root` if it is a folder.
 
     Args:
-        root: What the recipe's `data.root` says.
-        source: The source that needs it.
-        contents: What the folder should hold, for the message.
+        root: The recipe's `data.root`.
+        source: The name of the source that needs it.
+        contents: The expected contents of the folder, for the message.
 
     Raises:
         VitrellisError: If it is not given, is missing, or is no folder.
@@ -270,5 +269,5 @@ def root_folder(root: Path | None, source: str, contents: str) -> Path:
 
 def _some(names: list[str]) -> str:
     """The first few names, and how many more there are."""
-    shown = ", ".join(repr(name) for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+    first = ", ".join(repr(name) for name in names[:5])
+    return first if len(names) <= 5 else f"{first} and {len(names) - 5} more"

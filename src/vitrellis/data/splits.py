@@ -1,6 +1,6 @@
-"""Which images are learned from and which are validated on: stratified, seeded, never the test set.
+"""Training, validation and cross-validation splits: stratified, seeded, never of the test set.
 
-Small choices are part of larger ones: the images of `train_size=500` are among those of
+Small subsets are part of larger ones: the images of `train_size=500` are among those of
 `train_size=1000`, and neither changes the validation images.
 """
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.long_tail import LongTail, long_tailed
+from vitrellis.data.randomness import philox
 from vitrellis.data.source import Source
 from vitrellis.errors import UsageError, VitrellisError
 
@@ -24,18 +25,18 @@ def prepare(
     seed: int,
     long_tail: LongTail | None = None,
 ) -> Source:
-    """A source as a run uses it: with a validation split, and as many training images as wanted.
+    """A source as a run uses it: with a validation split, and perhaps fewer training images.
 
     The validation split is cut from all training images first. So it has as many images of a rare
     class as of any other where the set is balanced and the long tail is made of what is left.
 
     Args:
         source: Its test split is left as it is; so is its validation split, if it has one.
-        train_size: How many training images to keep, as many of each class as possible; None for
+        train_size: Number of training images to keep, as many of each class as possible; None for
             all. Does not count the validation images, nor change them.
         val_fraction: Share of the training images that becomes the validation split, if there is
             none; 0 to do without.
-        seed: Decides which images.
+        seed: Decides which images these are.
         long_tail: Makes a long tail of the training images; not together with `train_size`.
 
     Raises:
@@ -46,13 +47,15 @@ def prepare(
     check_fraction(val_fraction)
     train, val = source.train, source.val
     if val is None and val_fraction > 0:
-        kept, cut = stratified_split(train.labels, val_fraction, seed, source.num_classes)
-        if len(cut) == 0:
+        train_indices, val_indices = stratified_split(
+            train.labels, val_fraction, seed, source.num_classes
+        )
+        if len(val_indices) == 0:
             raise VitrellisError(
                 f"source {source.name!r}: no class has two images, so none can be validated on; "
                 "give a validation split, or set data.val_fraction=0"
             )
-        train, val = train.subset(kept), train.subset(cut)
+        train, val = train.subset(train_indices), train.subset(val_indices)
     if long_tail is not None:
         train = train.subset(long_tailed(train.labels, source.class_names, long_tail, seed=seed))
     if train_size is not None:
@@ -65,8 +68,8 @@ def with_fold(source: Source, *, folds: int, fold: int, seed: int) -> Source:
 
     Args:
         source: Its own test split is left aside; a validation split is kept.
-        folds: How many parts.
-        fold: Which of them, from 0.
+        folds: Number of parts.
+        fold: Number of the part to test on, from 0.
         seed: Decides which images are in which part.
 
     Raises:
@@ -84,11 +87,6 @@ def with_fold(source: Source, *, folds: int, fold: int, seed: int) -> Source:
     )
 
 
-_VALIDATION_STREAM = 1
-_SUBSET_STREAM = 2
-_FOLD_STREAM = 4  # data/long_tail.py has 3
-
-
 def stratified_split(
     labels: Tensor, fraction: float, seed: int, num_classes: int
 ) -> tuple[Tensor, Tensor]:
@@ -101,7 +99,7 @@ def stratified_split(
         labels: `(N,)` int64.
         fraction: The share, in [0, 1).
         seed: Decides which images.
-        num_classes: K.
+        num_classes: Number of classes, K.
 
     Returns:
         Indices of what stays and of what is cut off, int64, both ascending.
@@ -112,34 +110,34 @@ def stratified_split(
     check_fraction(fraction)
     if fraction == 0:
         return torch.arange(len(labels)), torch.empty(0, dtype=torch.int64)
-    ranks, class_order = _ranks(labels, seed, _VALIDATION_STREAM, num_classes)
+    ranks, class_order = _ranks(labels, seed, "validation", num_classes)
     counts = np.bincount(labels.numpy(), minlength=num_classes)  # (K,)
     exact = fraction * counts
     quotas = np.minimum(np.floor(exact).astype(np.int64), np.maximum(counts - 1, 0))
     rest = exact - quotas
     can_give = (rest > 0) & (quotas < counts - 1)
-    wanted = max(1, round(fraction * len(labels))) - int(quotas.sum())
+    missing = max(1, round(fraction * len(labels))) - int(quotas.sum())
     by_rest = np.lexsort((class_order, -rest))
-    quotas[by_rest[can_give[by_rest]][: max(wanted, 0)]] += 1
+    quotas[by_rest[can_give[by_rest]][: max(missing, 0)]] += 1
     is_cut = torch.from_numpy(ranks < quotas[labels.numpy()])  # (N,)
     return torch.nonzero(~is_cut).flatten(), torch.nonzero(is_cut).flatten()
 
 
 def stratified_folds(labels: Tensor, folds: int, seed: int, num_classes: int) -> Tensor:
-    """Which part each image belongs to, so that parts and their classes differ by one image.
+    """The part that each image belongs to; parts and their classes differ by at most one image.
 
     Args:
         labels: `(N,)` int64.
-        folds: How many parts.
+        folds: Number of parts.
         seed: Decides which images.
-        num_classes: K.
+        num_classes: Number of classes, K.
 
     Returns:
         `(N,)` int64 in [0, folds).
     """
-    ranks, _ = _ranks(labels, seed, _FOLD_STREAM, num_classes)
+    ranks, _ = _ranks(labels, seed, "folds", num_classes)
     counts = np.bincount(labels.numpy(), minlength=num_classes)
-    # each class goes on dealing where the one before it stopped
+    # the first image of a class goes to the part after that of the last image of the class before
     before = np.cumsum(counts) - counts  # (K,)
     return torch.from_numpy((before[labels.numpy()] + ranks) % folds)
 
@@ -152,9 +150,9 @@ def balanced_subset(labels: Tensor, size: int, seed: int, num_classes: int) -> T
 
     Args:
         labels: `(N,)` int64.
-        size: How many.
+        size: Number of images.
         seed: Decides which images, and which classes get one more.
-        num_classes: K.
+        num_classes: Number of classes, K.
 
     Returns:
         `(size,)` int64 indices, ascending.
@@ -172,16 +170,16 @@ def balanced_subset(labels: Tensor, size: int, seed: int, num_classes: int) -> T
             f"data.train_size={size}: fewer than the {num_classes} classes; "
             "each needs at least one image"
         )
-    ranks, class_order = _ranks(labels, seed, _SUBSET_STREAM, num_classes)
+    ranks, class_order = _ranks(labels, seed, "subset", num_classes)
     by_turns = np.lexsort((class_order[labels.numpy()], ranks))  # (N,)
     return torch.from_numpy(np.sort(by_turns[:size]))
 
 
 def _ranks(
-    labels: Tensor, seed: int, stream: int, num_classes: int
+    labels: Tensor, seed: int, stream: str, num_classes: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
     """Each image's place in a random order of its class, `(N,)`, and a random order of classes."""
-    numbers = np.random.Philox(key=np.array([seed % 2**64, stream], dtype=np.uint64))
+    numbers = philox(seed, stream)
     class_order = numbers.random_raw(num_classes)  # (K,)
     image_order = numbers.random_raw(len(labels))  # (N,)
     classes = labels.numpy()

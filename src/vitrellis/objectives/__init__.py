@@ -1,5 +1,7 @@
 """Loss terms, their weights over the epochs, and how they add up."""
 
+from typing import TYPE_CHECKING
+
 from vitrellis.objectives.attention_transfer import AttentionTransferSection
 from vitrellis.objectives.cross_entropy import (
     LDAM,
@@ -51,6 +53,10 @@ from vitrellis.objectives.schedules import (
 )
 from vitrellis.objectives.standardization import limit_gradient, standardize
 from vitrellis.objectives.term_sections import TermContext, TermSection
+from vitrellis.public_names import names_of
+
+if not TYPE_CHECKING:
+    __getattr__ = names_of(__name__)
 
 TERMS: tuple[type[TermSection], ...] = (
     CrossEntropySection,

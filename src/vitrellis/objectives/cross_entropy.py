@@ -205,7 +205,7 @@ class CrossEntropy(Term):
         loss: The loss of logits and targets; plain cross-entropy if not given.
         deferred: The last phase of training, None if there is none.
         weight: A number, or a schedule over epochs.
-        name: What the term is called in logs and checkpoints.
+        name: The name of the term in logs and checkpoints.
 
     Raises:
         UsageError: If `label_smoothing` is not in [0, 1).
@@ -223,12 +223,12 @@ class CrossEntropy(Term):
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"{name}: label_smoothing is {label_smoothing}, not in [0, 1)")
         loss = loss if loss is not None else Softmax()
-        said = [
+        words = [
             loss.describe(),
             f"label smoothing {label_smoothing:g}" if label_smoothing else "",
             deferred.describe(smoothed=label_smoothing > 0) if deferred is not None else "",
         ]
-        super().__init__(name, weight=weight, settings=", ".join(filter(None, said)))
+        super().__init__(name, weight=weight, settings=", ".join(filter(None, words)))
         self.label_smoothing = label_smoothing
         self.loss = loss
         self.deferred = deferred

@@ -90,7 +90,7 @@ class LogitTerm(Term, ABC):
     """A term that compares logits of one of the student's heads with those of the teacher.
 
     Args:
-        name: What the term is called in logs and checkpoints.
+        name: The name of the term in logs and checkpoints.
         weight: A number, or a schedule over epochs.
         head: Which of the student's heads learns from the teacher.
         standardize: Z-score both sides' logits first.
@@ -182,7 +182,7 @@ class KD(LogitTerm):
         reduction: See `soft_distillation`.
         head: Which of the student's heads learns from the teacher.
         weight: A number, or a schedule over epochs.
-        name: What the term is called in logs and checkpoints.
+        name: The name of the term in logs and checkpoints.
 
     Raises:
         UsageError: If a setting is unknown or out of range.
@@ -245,7 +245,7 @@ class HardDistillation(LogitTerm):
         head: Which of the student's heads learns from the teacher.
         deferred: The last phase of training, None if there is none.
         weight: A number, or a schedule over epochs.
-        name: What the term is called in logs and checkpoints.
+        name: The name of the term in logs and checkpoints.
 
     Raises:
         UsageError: If `head` is unknown.

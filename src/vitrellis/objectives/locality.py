@@ -42,18 +42,18 @@ Transform = Literal["linear", "attention", "similarity"]
 def locality_loss(
     student_map: Tensor, teacher_map: Tensor, *, transform: Transform = "linear"
 ) -> Tensor:
-    """Mean squared error of one pair of maps, described by a transform. See the module.
+    """The mean squared error of one pair of maps, described by a transform. See the module.
 
     Args:
         student_map: `(B, C, H, W)`; for "linear", with the teacher's channels already.
         teacher_map: `(B, C', H', W')`. It gets no gradient.
-        transform: What of the maps is compared.
+        transform: The description of the maps that is compared.
 
     Returns:
-        A scalar, mean over all elements of the described maps.
+        A scalar, the mean over all elements of the described maps.
 
     Raises:
-        UsageError: For an unknown transform, or maps that it cannot compare.
+        UsageError: If the transform is unknown, or cannot compare these maps.
     """
     if transform not in TRANSFORMS:
         raise unknown_name("transform", transform, TRANSFORMS)
@@ -71,7 +71,7 @@ def locality_loss(
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation without antialiasing, nothing at all where the size is right.
+    """Resizes maps bilinearly, without antialiasing; maps of the right size stay as they are.
 
     Args:
         maps: `(B, C, H, W)`.
@@ -86,7 +86,7 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def attention_map(maps: Tensor) -> Tensor:
-    """Where a map is active: the mean over channels of its square, of length one per image.
+    """The activity of a map: the mean over channels of its square, of length one per image.
 
     Args:
         maps: `(B, C, H, W)`.
@@ -115,15 +115,15 @@ class LocalityGuidance(Term):
     """The student imitates the teacher's feature maps, pair by pair of blocks.
 
     Args:
-        student_blocks: One for each of `teacher_blocks`; or, if `learned`, all that are mixed.
+        student_blocks: A block for each of `teacher_blocks`; or, if `learned`, all that are mixed.
         teacher_blocks: Blocks of the teacher to imitate.
-        student_channels: Of the maps of `student_blocks`, in that order.
-        teacher_channels: Of the maps of `teacher_blocks`, in that order.
-        transform: What of the maps is compared.
+        student_channels: The channels of the maps of `student_blocks`, in their order.
+        teacher_channels: The channels of the maps of `teacher_blocks`, in their order.
+        transform: The description of the maps that is compared.
         learned: Compare each teacher block with a learned mixture of all `student_blocks`. Their
             maps are resized to the largest of their sizes, and must have equal channels.
         weight: A number, or a schedule over epochs.
-        name: What the term is called in logs and checkpoints.
+        name: The name of the term in logs and checkpoints.
 
     Attributes:
         projections: The 1x1 convolutions, one for each teacher block; empty unless "linear".
@@ -131,7 +131,7 @@ class LocalityGuidance(Term):
             learned. Vectors, because an optimizer usually spares these from weight decay.
 
     Raises:
-        UsageError: If the blocks do not pair up, channels do not match, or an unknown transform.
+        UsageError: If blocks do not pair up, channels do not match, or the transform is unknown.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class LocalityGuidance(Term):
         return torch.stack(losses).sum()
 
     def mixture(self) -> Tensor:
-        """What each teacher block is compared with, for learned taps only.
+        """The weights of the student blocks that each teacher block is compared with, if learned.
 
         Returns:
             `(len(teacher_blocks), len(student_blocks))`; rows are positive and sum to one.
@@ -318,4 +318,4 @@ TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "attention": attention_map,
     "similarity": similarity_matrix,
 }
-"""What of two maps of one size is compared."""
+"""The descriptions of maps, by name. Two maps of one size are described, and then compared."""

@@ -6,9 +6,10 @@ and `l_k` the loss that the image would have with the label k, a batch costs
 
     sum of t_k * w_k * l_k over images and classes / sum of t_k * w_k over images and classes
 
-So a mixed image has the margin (LDAM) or the focus (focal loss) of each of its classes, each to its
-share, and with labels it is torch's weighted cross-entropy, which DeiT-LT uses. Torch itself
-divides by the number of images where targets are probabilities; we divide by their weights.
+So a mixed image has the margin (LDAM) or the focus (focal loss) of each of its classes in
+proportion to their shares. With labels, the loss is torch's weighted cross-entropy, which DeiT-LT
+uses. Torch itself divides by the number of images if targets are probabilities; we divide by the
+weights.
 
 Papers: effective numbers, Cui et al., CVPR 2019 (https://arxiv.org/abs/1901.05555); LDAM, Cao et
 al., NeurIPS 2019 (https://arxiv.org/abs/1906.07413); balanced softmax, Ren et al., NeurIPS 2020
@@ -59,7 +60,7 @@ def ldam_margins(class_counts: Tensor, *, largest: float = 0.5) -> Tensor:
 
     Args:
         class_counts: `(K,)` training images of each class.
-        largest: Margin of the rarest class.
+        largest: The margin of the rarest class.
 
     Returns:
         `(K,)` float64.
@@ -95,9 +96,9 @@ def ldam(
     scale: float = 30.0,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy of `scale * logits`, the label's own logit less its margin beforehand.
+    """Cross-entropy of `scale * logits`, after the label's margin is subtracted from its logit.
 
-    Meant for logits that are cosines, as of a classifier with `cosine: true`.
+    It is meant for logits that are cosines, as those of a classifier with `cosine: true`.
 
     Args:
         logits: `(B, K)`, K at least 2.
@@ -154,7 +155,7 @@ def focal(
     Args:
         logits: `(B, K)`, K at least 2.
         targets: `(B, K)` class probabilities.
-        gamma: 0 is cross-entropy.
+        gamma: The exponent; 0 gives cross-entropy.
         class_weights: `(K,)`, None for equal ones (alpha in the paper).
 
     Returns:
@@ -170,10 +171,10 @@ def focal(
 
 
 def weighted_mean(losses: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    """The mean of losses, an image counting as its parts and these by the weight of their class.
+    """The mean of losses, in which an image counts as its parts, each with its class's weight.
 
     Args:
-        losses: `(B, K)` loss of each image, were each class its label.
+        losses: `(B, K)` losses that each image would have with each class as its label.
         targets: `(B, K)` class probabilities.
         class_weights: `(K,)`, None for equal ones.
 
@@ -190,7 +191,7 @@ def check_counts(name: str, class_counts: Tensor) -> Tensor:
     """The counts as float64, each at least 1.
 
     Raises:
-        UsageError: Naming the classes without an image.
+        UsageError: If classes have no image; they are named.
     """
     empty = torch.nonzero(class_counts < 1).flatten().tolist()
     if empty:
@@ -213,7 +214,7 @@ def _checked(name: str, logits: Tensor, targets: Tensor) -> Tensor:
 def _log_sum_of_others(logits: Tensor) -> Tensor:
     """`log(sum of exp(logits_j) over j other than k)` for every class k, `(B, K)`.
 
-    The sum less one summand, except for the largest, which might be nearly all of it.
+    It is the sum minus one summand, except for the largest, which might be nearly all of the sum.
     """
     largest = logits.argmax(dim=-1, keepdim=True)
     is_largest = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, largest, value=True)

@@ -170,7 +170,7 @@ class MLKD(LogitTerm):
         sigma: See `standardize`.
         head: Which of the student's heads learns from the teacher.
         weight: A number, or a schedule over epochs.
-        name: What the term is called in logs and checkpoints.
+        name: The name of the term in logs and checkpoints.
 
     Raises:
         UsageError: If a setting is unknown or out of range.

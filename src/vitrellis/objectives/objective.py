@@ -4,7 +4,7 @@ The loss of a batch is `sum(weight(epoch) * term(signals))` over all terms. Valu
 term, unweighted, by name. A term whose weight is 0 in an epoch is not computed, and nothing is
 computed for it.
 
-A term of one's own is a `Term` with a `forward` that makes a scalar of `Signals`:
+To write a term of your own, derive from `Term`. Its `forward` computes a scalar from `Signals`:
 
     class Caution(Term):
         "The negative entropy of the predictions, batch mean."
@@ -18,9 +18,12 @@ A term of one's own is a `Term` with a `forward` that makes a scalar of `Signals
 
     objective = Objective([CrossEntropy(), Caution()])
 
-If it looks at feature maps or the teacher, it says so with `needs=Needs(student_blocks=(3,))`; they
-are then in `signals`. What it learns (parameters and submodules assigned in its constructor) is
-optimised and checkpointed with the student. It returns its value without its weight.
+A term that reads feature maps or the teacher says so with `needs=Needs(student_blocks=(3,))`; they
+are then in `signals`. Its parameters and submodules, assigned in its constructor, are optimised and
+checkpointed with the student. It returns its value without its weight.
+
+To give the term a key in recipes, add a section (`term_sections.py`) to its file, and the section
+to `TERMS` in `__init__.py`.
 
 How we differ from the published code (github.com/lkhl/tiny-transformers), which assigns the total
 once per kind of guidance: with two of them on, ours adds both.
@@ -48,7 +51,7 @@ class Term(nn.Module, ABC):
     """One part of the loss.
 
     Args:
-        name: What the term is called in logs and checkpoints.
+        name: The name of the term in logs and checkpoints.
         weight: A number, or a schedule over epochs.
         needs: Maps and logits that have to be computed for it, besides the student's logits.
         settings: Its settings in words, for the summary of a run.
@@ -88,11 +91,11 @@ class FollowingTerm(Term):
 
 
 class ObjectiveValue(NamedTuple):
-    """What a batch costs.
+    """The loss of a batch and its parts.
 
     Attributes:
-        total: The weighted sum, scalar, to be differentiated.
-        parts: Unweighted value of every term that ran, by name, detached.
+        total: The weighted sum, a scalar with a gradient.
+        parts: The unweighted value of every term that ran, by name, detached.
     """
 
     total: Tensor
@@ -105,13 +108,13 @@ class Objective(nn.Module):
     Epochs are 0-based. The state of adaptive weights is part of `state_dict()`.
 
     Args:
-        terms: At least one; no two of the same name.
+        terms: At least one term; no two have the same name.
 
     Attributes:
         terms: The terms by name, in the order given.
 
     Raises:
-        UsageError: If there is no term, or a name that cannot be used.
+        UsageError: If there is no term, or a name cannot be used.
     """
 
     def __init__(self, terms: Sequence[Term]) -> None:
@@ -132,7 +135,7 @@ class Objective(nn.Module):
         """The loss of a batch.
 
         Args:
-            signals: With all that `needs(epoch)` asks for.
+            signals: The batch, with all that `needs(epoch)` lists.
             epoch: 0-based.
 
         Raises:
@@ -156,22 +159,23 @@ class Objective(nn.Module):
         return ObjectiveValue(total, parts)
 
     def needs(self, epoch: int) -> Needs:
-        """What has to be computed in this epoch, for the terms whose weight is not 0."""
+        """The maps and logits that this epoch's terms need, those whose weight is not 0."""
         needs = (term.needs for term, _ in self._active(epoch))
         return functools.reduce(Needs.__or__, needs, Needs())
 
     def teacher_needs(self, epoch: int | None) -> dict[str, Needs]:
-        """The same for each teacher by name; one that nothing is needed of is left out.
+        """The needs for each teacher, by name; a teacher that nothing needs is left out.
 
         Args:
             epoch: None for all epochs together.
         """
-        found: dict[str, Needs] = {}
+        by_teacher: dict[str, Needs] = {}
         terms = self._typed_terms() if epoch is None else [term for term, _ in self._active(epoch)]
         for term in terms:
             if term.needs.teacher_logits or term.needs.teacher_blocks:
-                found[term.teacher] = found.get(term.teacher, Needs()) | term.needs
-        return found
+                needs = by_teacher.get(term.teacher, Needs()) | term.needs
+                by_teacher[term.teacher] = needs
+        return by_teacher
 
     def weights(self, epoch: int) -> dict[str, float]:
         """The weight of every term in this epoch, by name."""
@@ -232,11 +236,11 @@ class Objective(nn.Module):
 
 
 class TeacherOutput(NamedTuple):
-    """What one teacher says of a batch.
+    """A teacher's logits and feature maps for a batch.
 
     Attributes:
         logits: `(B, K)`, None where no term needs them.
-        maps: Block index to `(B, C, H, W)`.
+        maps: The map of each block, `(B, C, H, W)`, by block index.
     """
 
     logits: Tensor | None
@@ -245,18 +249,18 @@ class TeacherOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Signals:
-    """One batch, as the terms of an objective see it.
+    """One batch with all that the terms of an objective may read.
 
     Attributes:
         logits: `(B, K)` of the student's classifier.
         targets: `(B, K)` class probabilities, one-hot or mixed, without label smoothing.
-        distillation_logits: `(B, K)` of the student's distillation head, None where it has none.
-        student_maps: Block index to `(B, C, H, W)`.
-        teacher_logits: `(B, K)` of the teacher of the term that looks, None where it needs none.
-        teacher_maps: Of the same, block index to `(B, C, H, W)`.
-        second_view: `(B, C, H, W)` images, varied once more; None where no term needs them.
-        epoch: 0-based.
-        teacher_outputs: All teachers by name, where there are several.
+        distillation_logits: `(B, K)` of the student's distillation head, None if it has none.
+        student_maps: The map of each block of the student, `(B, C, H, W)`, by block index.
+        teacher_logits: `(B, K)` of the term's teacher, None if the term needs none.
+        teacher_maps: The map of each block of the term's teacher, `(B, C, H, W)`, by block index.
+        second_view: `(B, C, H, W)` images, augmented once more; None if no term needs them.
+        epoch: The 0-based epoch.
+        teacher_outputs: The outputs of all teachers, by name, if there are several.
     """
 
     logits: Tensor
@@ -270,7 +274,7 @@ class Signals:
     teacher_outputs: Mapping[str, TeacherOutput] = field(default_factory=dict)
 
     def of_teacher(self, name: str) -> Signals:
-        """As a term sees them that learns from the teacher of this name."""
+        """The signals for a term that learns from the teacher of this name."""
         if name not in self.teacher_outputs:
             return self
         logits, maps = self.teacher_outputs[name]
@@ -279,7 +283,7 @@ class Signals:
 
 @dataclass(frozen=True)
 class Needs:
-    """What has to be computed for a term beside the student's logits. `a | b` is the union.
+    """The maps and logits that a term needs beside the student's logits. `a | b` is the union.
 
     Attributes:
         student_blocks: Blocks of the student whose maps are needed.

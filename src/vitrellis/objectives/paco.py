@@ -45,25 +45,26 @@ def paco_loss(
     beta: float = 1.0,
     gamma: float = 1.0,
 ) -> Tensor:
-    """How hard it is to tell each image's class, by centres and by other images; batch mean.
+    """The contrastive loss of each image with the centres of classes and other images, batch mean.
 
-    With `c` the adjusted logits of image `i`, and `s` its similarities over the temperature to all
-    others (the batch's queries but its own, keys and queue), the loss is the mean, weighted `beta`
-    for the centre of its class and `alpha` for each other of its class, of
+    Let `c` be the adjusted logits of image `i`, and `s` its similarities, divided by the
+    temperature, to all others (the batch's other queries, the keys and the queue). The loss is the
+    mean over its positives, weighted `beta` for the centre of its class and `alpha` for each other
+    image of its class, of
 
         -log(exp(c or s of the positive) / (sum(exp(c)) + gamma * sum(exp(s))))
 
     Args:
-        queries: `(B, D)` of the images, of length one.
-        keys: `(B, D)` of the images' second views, of length one. They get no gradient.
-        queue: `(Q, D)` of earlier images, of length one. They get no gradient.
+        queries: `(B, D)` features of the images, of length one.
+        keys: `(B, D)` features of the images' second views, of length one. They get no gradient.
+        queue: `(Q, D)` features of earlier images, of length one. They get no gradient.
         queue_labels: `(Q,)` int64.
-        adjusted_logits: `(B, K)` of the classifier, plus the log class prior.
+        adjusted_logits: `(B, K)` logits of the classifier, plus the log class prior.
         labels: `(B,)` int64, of queries and keys alike.
-        temperature: What similarities are divided by (tau); logits are not.
-        alpha: Weight of each other of the same class.
-        beta: Weight of the centre.
-        gamma: How much others count in the denominator.
+        temperature: The divisor of similarities (tau); logits are not divided.
+        alpha: The weight of each other image of the same class.
+        beta: The weight of the centre.
+        gamma: The weight of other images in the denominator.
 
     Returns:
         A scalar.
@@ -88,26 +89,26 @@ def paco_loss(
 class PaCo(FollowingTerm):
     """Parametric contrastive learning. It takes the place of the cross-entropy.
 
-    Features are the last block's maps, averaged over positions: of a CNN, what enters its
-    classifier. A perceptron makes queries of them; keys come of the second view, by copies of
-    student and perceptron that follow them slowly. Parts of a batch that is accumulated are
-    compared within themselves and with the queue, where the parts before them are.
+    Features are the last block's maps, averaged over positions, which is the classifier's input in
+    a CNN. A perceptron computes queries from them. Keys are computed from the second view, by
+    copies of student and perceptron that follow them slowly. The parts of an accumulated batch are
+    each compared within themselves and with the queue, which holds the parts before them.
 
     Args:
-        student: As it begins; a copy of it is kept.
-        block: Its last one.
-        channels: Of that block's maps.
+        student: The student with its initial weights; the term keeps a copy.
+        block: The last block of the student.
+        channels: The channels of that block's maps.
         class_counts: `(K,)` training images of each class.
         maps_of: `vitrellis.models.forward_with_maps`.
         temperature: See `paco_loss`.
         alpha: See `paco_loss`.
         beta: See `paco_loss`.
         gamma: See `paco_loss`.
-        dimension: Of queries and keys.
-        queue: How many earlier keys are kept.
-        momentum: How much of themselves the copies keep at each step.
+        dimension: The dimension of queries and keys.
+        queue: The number of earlier keys that are kept.
+        momentum: The share of their own weights that the copies keep at each step.
         weight: A number, or a schedule over epochs.
-        name: What the term is called in logs and checkpoints.
+        name: The name of the term in logs and checkpoints.
     """
 
     def __init__(
@@ -192,17 +193,18 @@ class PaCo(FollowingTerm):
 
     @torch.no_grad()
     def end_step(self, student: nn.Module) -> None:
-        """Moves the copies a little towards what they are copies of; statistics are their own."""
-        for mine, theirs in ((self.key_student, student), (self.key_projection, self.projection)):
+        """Moves the copies a little towards their originals; batch statistics are not copied."""
+        pairs = ((self.key_student, student), (self.key_projection, self.projection))
+        for copied, original in pairs:
             torch._foreach_lerp_(
-                list(mine.parameters()),
-                [parameter.detach() for parameter in theirs.parameters()],
+                list(copied.parameters()),
+                [parameter.detach() for parameter in original.parameters()],
                 1 - self.momentum,
             )
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor, labels: Tensor) -> None:
-        """Replaces the oldest keys by these, or by the last of these that find room."""
+        """Replaces the oldest keys by these, or by the last of these if the queue is shorter."""
         size = len(self.queue)
         keys, labels = keys[-size:], labels[-size:]
         places = (self.position + torch.arange(len(keys), device=keys.device)) % size

@@ -31,7 +31,7 @@ DISTANCES: tuple[Distance, ...] = get_args(Distance)
 def pooled_imitation(
     student_features: Tensor, teacher_features: Tensor, *, distance: Distance = "squared"
 ) -> Tensor:
-    """How far pooled features are from the teacher's.
+    """The distance of pooled features from the teacher's.
 
     Args:
         student_features: `(B, C)`.
@@ -64,13 +64,13 @@ class PooledFeatures(Term):
     """Averages over positions of the student's maps, linearly projected, imitate the teacher's.
 
     Args:
-        student_blocks: One for each of `teacher_blocks`.
+        student_blocks: A block for each of `teacher_blocks`.
         teacher_blocks: Blocks of the teacher to imitate.
-        student_channels: Of the maps of `student_blocks`.
-        teacher_channels: Of the maps of `teacher_blocks`.
+        student_channels: The channels of the maps of `student_blocks`.
+        teacher_channels: The channels of the maps of `teacher_blocks`.
         distance: See `pooled_imitation`.
         weight: A number, or a schedule over epochs.
-        name: What the term is called in logs and checkpoints.
+        name: The name of the term in logs and checkpoints.
 
     Attributes:
         projections: Linear layers to the teacher's channels, one for each pair.

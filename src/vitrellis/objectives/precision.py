@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def to_float32(tensor: Tensor) -> Tensor:
-    """Half precision as float32; float32 and float64 as they are, so that gradients can be checked.
+    """Converts half precision to float32; float64 stays, so that gradients can be checked.
 
     Args:
         tensor: Any shape.
@@ -20,5 +20,5 @@ def to_float32(tensor: Tensor) -> Tensor:
 
 
 def full_precision(tensor: Tensor) -> torch.autocast:
-    """Switches autocast off where `tensor` is: operations keep the precision of their inputs."""
+    """Switches autocast off on the tensor's device, so that operations keep their precision."""
     return torch.autocast(tensor.device.type, enabled=False)

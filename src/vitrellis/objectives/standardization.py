@@ -7,9 +7,9 @@ How we differ: standardization divides by the logits' standard deviation, and so
 Logits that start at exactly zero, as those of zero-initialised heads (DeiT's) do, get a gradient
 that is seven orders of magnitude too large, and an adaptive optimizer remembers it for thousands of
 steps. Terms therefore pass the student's logits through `limit_gradient` first: no value changes,
-and no gradient of logits whose deviation is at least `GRADIENT_FLOOR`. Below, it is what it would
-be at that deviation. `standardize` by itself is exact; whoever calls it on the logits of a
-zero-initialised head should do the same.
+and no gradient of logits whose deviation is at least `GRADIENT_FLOOR`. Below that, the gradient is
+the one at that deviation. `standardize` by itself is exact; call `limit_gradient` first wherever
+you standardize the logits of a zero-initialised head.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 from vitrellis.objectives.precision import to_float32
 
 GRADIENT_FLOOR = 0.1
-"""Standard deviation of a row of logits under which `limit_gradient` limits the gradient."""
+"""The standard deviation of a row of logits below which `limit_gradient` limits its gradient."""
 
 Sigma = Literal["sample", "population"]
 SIGMAS = {"sample": 1, "population": 0}
-"""What is subtracted from the number of classes."""
+"""The number that is subtracted from the number of classes in the divisor of the variance."""
 
 
 def standardize(logits: Tensor, *, sigma: Sigma = "sample", eps: float = 1e-7) -> Tensor:
@@ -56,7 +56,7 @@ def limit_gradient(
     eps: float = 1e-7,
     floor: float = GRADIENT_FLOOR,
 ) -> Tensor:
-    """The same logits; what `standardize` then sends back is limited for rows that hardly vary.
+    """The same logits, with a limit on the gradient from `standardize` for rows that hardly vary.
 
     Where the deviation is below `floor`, the gradient of the row is multiplied by
     `(deviation + eps) / floor`: standardization has divided it by `deviation + eps`. Its direction
@@ -64,8 +64,8 @@ def limit_gradient(
 
     Args:
         logits: `(B, K)`.
-        sigma: As given to `standardize`.
-        eps: As given to `standardize`.
+        sigma: The same as for `standardize`.
+        eps: The same as for `standardize`.
         floor: The deviation from which on the gradient is exact.
 
     Returns:

@@ -1,20 +1,25 @@
-"""What a run is: typed, validated once, read from YAML and the command line."""
+"""Recipes, which define runs: typed, validated once, read from YAML and the command line."""
 
-from vitrellis.data.augmentation.view import View
+from typing import TYPE_CHECKING
+
+from vitrellis.public_names import names_of
 from vitrellis.recipe.identity import describe, differences, digest, identity
-from vitrellis.recipe.loading import (
-    header,
-    load_recipe,
-    packaged_recipes,
-    recipe_from,
-    teacher_recipe,
-)
-from vitrellis.recipe.recipe import Recipe, effective_lr, with_epochs, without_guidance
-from vitrellis.recipe.sections import SOURCE_NAMES
+from vitrellis.recipe.loading import load_recipe, recipe_from, teacher_recipe
+from vitrellis.recipe.packaged import header, packaged_recipes
 from vitrellis.recipe.teacher_sections import TeacherSection
 
+if TYPE_CHECKING:
+    from vitrellis.data.augmentation.view import View
+    from vitrellis.recipe.recipe import Recipe, effective_lr, with_epochs, without_guidance
+else:  # these load torch
+    _MODULES = dict.fromkeys(
+        ["Recipe", "effective_lr", "with_epochs", "without_guidance"], "vitrellis.recipe.recipe"
+    )
+    __getattr__ = names_of(
+        __name__, on_demand={"View": "vitrellis.data.augmentation.view"} | _MODULES
+    )
+
 __all__ = [
-    "SOURCE_NAMES",
     "Recipe",
     "TeacherSection",
     "View",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vitrellis.recipe.recipe import Recipe
 from vitrellis.recipe.yaml import dump
+
+if TYPE_CHECKING:
+    from vitrellis.recipe.recipe import Recipe
 
 
 def describe(recipe: Recipe) -> str:
@@ -17,7 +19,7 @@ def describe(recipe: Recipe) -> str:
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
-    """All that the result of a run depends on: not its name, the machine, or how often it saves."""
+    """The settings that determine the result: without name, machine and checkpoint interval."""
     return recipe.model_dump(
         mode="json",
         exclude={
@@ -30,16 +32,16 @@ def identity(recipe: Recipe) -> dict[str, Any]:
 
 
 def differences(before: Recipe, after: Recipe) -> list[str]:
-    """What differs in the definition of two runs.
+    """The settings in which the identities of two recipes differ.
 
     Returns:
-        Lines such as `optimizer.lr: 0.001 → 0.002`; none if the runs are the same.
+        Lines such as `optimizer.lr: 0.001 → 0.002`; none if both define the same run.
     """
     old, new = dict(_leaves(identity(before))), dict(_leaves(identity(after)))
     return [
-        f"{key}: {_shown(old, key)} → {_shown(new, key)}"
+        f"{key}: {_as_text(old, key)} → {_as_text(new, key)}"
         for key in dict.fromkeys([*old, *new])
-        if _shown(old, key) != _shown(new, key)
+        if _as_text(old, key) != _as_text(new, key)
     ]
 
 
@@ -47,7 +49,7 @@ def digest(mapping: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that are equal for equal mappings, whatever their order.
 
     Args:
-        mapping: Plain values, as `defines` returns.
+        mapping: Plain values, as `identity` returns them.
     """
     text = json.dumps(mapping, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -61,6 +63,6 @@ def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def _shown(leaves: Mapping[str, Any], key: str) -> str:
+def _as_text(leaves: Mapping[str, Any], key: str) -> str:
     value = leaves.get(key)
     return "none" if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,39 +1,39 @@
-"""Recipes from YAML files and the command line: what they extend, overrides, validation.
+"""Loads recipes from YAML files and the command line: base recipes, overrides, validation.
 
-A file may extend another, `extends: name-or-path`, or several, each laid over those before it:
-mappings are merged key by key, lists and plain values replaced, and null takes back what the others
-say. Its name and description are its own.
+A file may extend another, `extends: name-or-path`, or several, each merged over those before it:
+mappings are merged key by key, lists and plain values are replaced, and null removes the value of a
+base. The name and the description are never inherited.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from vitrellis.errors import UsageError
 from vitrellis.recipe.messages import explain
-from vitrellis.recipe.recipe import Recipe
+from vitrellis.recipe.packaged import find_recipe, is_path
 from vitrellis.recipe.yaml import parse_value, read_mapping
 
+if TYPE_CHECKING:
+    from vitrellis.recipe.recipe import Recipe
+
 COMMAND_LINE = "command line"
-_FOLDER = Path(__file__).parents[1] / "recipes"
-_SUFFIXES = (".yaml", ".yml")
 _NOT_INHERITED = ("name", "description")
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name, or in that file.
+    """The packaged recipe of that name, or the recipe in that file.
 
     Args:
         name_or_path: A packaged recipe's name, or a path that ends in `.yaml`.
         overrides: `key=value` with dotted keys and YAML values, such as `training.epochs=30`.
 
     Raises:
-        UsageError: If there is no such recipe, or anything in it is wrong; all mistakes are named.
+        UsageError: If there is no such recipe, or it has mistakes, of which each is named.
     """
     path, label = find_recipe(name_or_path, Path())
     draft = Draft.of_file(path, label)
@@ -47,12 +47,12 @@ def recipe_from(
     """The recipe that a mapping of sections describes, such as `{"model": {"name": ...}, ...}`.
 
     Args:
-        values: As a recipe file would hold; it may extend a packaged recipe.
+        values: The content of a recipe file; it may extend a packaged recipe.
         overrides: `key=value`, as on the command line.
-        name: What it is called, if `values` does not say.
+        name: The recipe's name if `values` has none.
 
     Raises:
-        UsageError: If anything in it is wrong.
+        UsageError: If the recipe has mistakes, of which each is named.
     """
     draft = Draft.of_mapping(values, Path(), label=name, name=name, chain=())
     draft.merge(parse_overrides(overrides), COMMAND_LINE)
@@ -60,51 +60,35 @@ def recipe_from(
 
 
 def teacher_recipe(recipe: Recipe, name: str = "teacher") -> Recipe:
-    """The recipe that one of the teachers is named by, for the student's images and machine.
+    """The recipe of a teacher, with the images, the seed and the machine of its student.
 
-    It learns from the student's training images with the student's seed, so that it never sees what
-    the student is validated on, and balances classes if the student does; how often it is shown
-    each class (`data.sampler`) is its own.
-    `teacher.overrides` come last, and may change all of that.
+    The teacher learns from the student's training images, so that it never sees the images that the
+    student is validated on, and balances classes if the student does. How often it sees each class
+    (`data.sampler`) stays as in its own recipe. `teacher.overrides` come last, and may change all
+    of this.
 
     Args:
-        recipe: The student's.
-        name: Of the teacher, which is given by a recipe.
+        recipe: The student's recipe.
+        name: The name of a teacher that is given by a recipe.
 
     Raises:
-        UsageError: If there is no such recipe, or anything in it is wrong.
+        UsageError: If there is no such recipe, or it has mistakes, of which each is named.
     """
     settings = recipe.all_teachers[name]
     assert settings.recipe is not None
     path, label = find_recipe(settings.recipe, Path())
     draft = Draft.of_file(path, label)
     split_seed = recipe.seed if recipe.data.seed is None else recipe.data.seed
-    given = recipe.model_dump(include={"seed", "balance", "data", "machine"})
-    given["data"]["seed"] = split_seed
-    del given["data"]["sampler"]
-    draft.merge(given, f"{recipe.name} (for its {name})")
+    inherited = recipe.model_dump(include={"seed", "balance", "data", "machine"})
+    inherited["data"]["seed"] = split_seed
+    del inherited["data"]["sampler"]
+    draft.merge(inherited, f"{recipe.name} (for its {name})")
     draft.merge(parse_overrides(settings.overrides), f"{recipe.name}: {name}.overrides")
     return draft.finish(label)
 
 
-def header(name_or_path: str | Path) -> str:
-    """The comment that a recipe opens with, without the comment signs.
-
-    Raises:
-        UsageError: If there is no such recipe.
-    """
-    path, label = find_recipe(name_or_path, Path())
-    read_mapping(path, label)  # refuses what is no recipe
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").removeprefix(" "))
-    return "\n".join(lines)
-
-
 class Draft:
-    """Merged values that are not validated yet, and where each of them was written."""
+    """Merged values that are not validated yet, with the place where each was written."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -112,11 +96,11 @@ class Draft:
 
     @classmethod
     def of_file(cls, path: Path, label: str, chain: tuple[Path, ...] = ()) -> Draft:
-        """A file's values upon those of the file that it extends.
+        """A file's values, merged over those of the files that it extends.
 
         Args:
             path: The file.
-            label: What the user calls it.
+            label: The user's name for the file.
             chain: The files that extend this one.
         """
         resolved = path.resolve()
@@ -138,10 +122,10 @@ class Draft:
         name: str,
         chain: tuple[Path, ...],
     ) -> Draft:
-        """Values upon those of the files that they extend; relative paths start in `folder`."""
+        """Values, merged over those of their base files; relative paths start in `folder`."""
         draft = cls()
-        given = values.get("extends")
-        bases = [] if given is None else given if isinstance(given, list) else [given]
+        extends = values.get("extends")
+        bases = [] if extends is None else extends if isinstance(extends, list) else [extends]
         for base in bases:
             if not isinstance(base, str):
                 raise UsageError(f"{label}: extends: {base!r} is not a recipe's name or path")
@@ -149,27 +133,30 @@ class Draft:
                 base_path, base_label = find_recipe(base, folder)
             except UsageError as error:
                 raise UsageError(f"{label}: extends: {error}") from error
-            draft.lay(cls.of_file(base_path, base_label, chain))
+            draft.merge_draft(cls.of_file(base_path, base_label, chain))
         for key in _NOT_INHERITED:
             draft.values.pop(key, None)
-        own = {key: value for key, value in values.items() if key != "extends"}
-        own["name"] = own.get("name") or name
-        draft.merge(own, label, folder)
+        without_bases = {key: value for key, value in values.items() if key != "extends"}
+        without_bases["name"] = without_bases.get("name") or name
+        draft.merge(without_bases, label, folder)
         return draft
 
-    def lay(self, other: Draft) -> None:
-        """Lays another draft over this one."""
+    def merge_draft(self, other: Draft) -> None:
+        """Merges another draft over this one."""
         self.values = _merged(self.values, other.values)
         self.origins |= other.origins
 
     def merge(self, values: Mapping[str, Any], origin: str, folder: Path = Path()) -> None:
-        """Lays `values` over what there is."""
+        """Merges `values` over the values so far."""
         anchored = _anchored(values, folder)
         self.values = _merged(self.values, anchored)
         self._remember(anchored, (), origin)
 
     def finish(self, label: str) -> Recipe:
         """The validated recipe."""
+        # loads torch; a recipe that cannot be found or read is refused without it
+        from vitrellis.recipe.recipe import Recipe
+
         try:
             return Recipe.model_validate(self.values)
         except ValidationError as error:
@@ -184,41 +171,11 @@ class Draft:
                 self._remember(value, (*prefix, key), origin)
 
 
-def find_recipe(name_or_path: str | Path, folder: Path) -> tuple[Path, str]:
-    """The file of a recipe, and what the user calls it.
-
-    Args:
-        name_or_path: A packaged recipe's name, or a path that ends in `.yaml`.
-        folder: Where a relative path starts.
-
-    Raises:
-        UsageError: If there is no such recipe.
-    """
-    text = str(name_or_path)
-    if not (isinstance(name_or_path, Path) or _is_path(text)):
-        return _find_packaged(text), text
-    path = folder / Path(text).expanduser()
-    if path.is_dir():
-        inside = path / "recipe.yaml"
-        hint = f". Did you mean {inside}?" if inside.exists() else "; a recipe is a .yaml file"
-        raise UsageError(f"{text}: a folder{hint}")
-    if not path.exists():
-        nearest = difflib.get_close_matches(path.stem, packaged_recipes(), n=3, cutoff=0.4)
-        names = ", ".join(nearest or packaged_recipes())
-        raise UsageError(f"{text}: no such file. Packaged recipes, by name alone: {names}")
-    return path, str(path) if folder == Path() else text
-
-
-def packaged_recipes() -> list[str]:
-    """Names of the recipes that come with the package, sorted; without the bases of others."""
-    return sorted(path.stem for path in _FOLDER.glob("[!_]*.yaml"))
-
-
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Nested values of `key=value` texts with dotted keys and YAML values; the last one counts.
+    """Nested values from `key=value` texts with dotted keys and YAML values; the last one counts.
 
     Raises:
-        UsageError: If one is not of that form.
+        UsageError: If a text is not of that form.
     """
     values: dict[str, Any] = {}
     for override in overrides:
@@ -247,10 +204,10 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _anchored(values: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     """`values` with teachers' recipe files, relative to `folder`, made absolute."""
-    several = values.get("teachers")
+    teachers = values.get("teachers")
     anchored = dict(values)
-    if isinstance(several, Mapping):
-        anchored["teachers"] = {k: _anchored_teacher(v, folder) for k, v in several.items()}
+    if isinstance(teachers, Mapping):
+        anchored["teachers"] = {k: _anchored_teacher(v, folder) for k, v in teachers.items()}
     if "teacher" in values:
         anchored["teacher"] = _anchored_teacher(values["teacher"], folder)
     return anchored
@@ -260,23 +217,7 @@ def _anchored_teacher(teacher: Any, folder: Path) -> Any:
     if not isinstance(teacher, Mapping):
         return teacher
     recipe = teacher.get("recipe")
-    if not isinstance(recipe, str) or not _is_path(recipe):
+    if not isinstance(recipe, str) or not is_path(recipe):
         return teacher
     path = (folder / Path(recipe).expanduser()).resolve()
     return {**teacher, "recipe": str(path)}
-
-
-def _find_packaged(name: str) -> Path:
-    path = _FOLDER / f"{name}.yaml"
-    if name and path.exists():
-        return path
-    nearest = difflib.get_close_matches(name, packaged_recipes(), n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise UsageError(
-        f"unknown recipe {name!r}.{hint} `vitrellis recipes` lists what there is; a file of "
-        "your own is given by its path, ending in .yaml"
-    )
-
-
-def _is_path(text: str) -> bool:
-    return text.endswith(_SUFFIXES) or "/" in text or "\\" in text

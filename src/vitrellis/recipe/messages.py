@@ -1,7 +1,7 @@
-"""What is wrong with a recipe, in the words of the person who wrote it.
+"""Explains the mistakes in a recipe to the person who wrote it.
 
-pydantic says where and why a value was refused; here that becomes one line for each mistake: the
-file or the command line, the key, the value, what is wrong, and what would be right.
+pydantic reports where and why it refused a value. Each mistake becomes one line with the file or
+the command line, the key, the value, what is wrong, and what would be right.
 """
 
 from __future__ import annotations
@@ -17,8 +17,14 @@ from pydantic_core import ErrorDetails
 
 from vitrellis.errors import UsageError
 
+RENAMED_KEYS = {
+    "data.long_tail.factor": "data.long_tail.imbalance_factor",
+    "input.resident": "input.cache",
+}
+"""Renamed keys: the old key, and the key that took its place."""
+
 Origins = Mapping[tuple[str, ...], str]
-"""Where each key was written, by its path: a file, or the command line."""
+"""The place where each key was written (a file or the command line), by the key's path."""
 
 
 def explain(
@@ -32,11 +38,11 @@ def explain(
     """One error with a line for every mistake.
 
     Args:
-        error: What pydantic found.
-        model: What `values` were to become.
-        values: What the user wrote, merged.
-        origins: Where each key was written.
-        main: The file that is blamed for what is missing.
+        error: The mistakes as pydantic reports them.
+        model: The class that `values` are validated by.
+        values: The user's values, merged.
+        origins: The place where each key was written.
+        main: The file that is named for a missing key.
     """
     mistakes = error.errors(include_url=False)
     lines = dict.fromkeys(
@@ -90,7 +96,9 @@ def _written_path(
 
 def _reason(details: ErrorDetails, model: type[BaseModel]) -> str:
     kind, loc, context = details["type"], details["loc"], details.get("ctx", {})
-    value = _shown(details["input"])
+    value = _as_text(details["input"])
+    if kind == "extra_forbidden" and (new_key := RENAMED_KEYS.get(".".join(map(str, loc)))):
+        return f"this key is now called {new_key}"
     if kind == "extra_forbidden":
         return _unknown_key(str(loc[-1]), _section(model, loc[:-1]).model_fields)
     if kind == "missing" and isinstance(loc[-1], int):
@@ -143,7 +151,7 @@ _WORDS = {
 
 
 def _alternative(loc: tuple[int | str, ...]) -> str:
-    """What may stand in the place of one of a few words, as the union's tag says it."""
+    """The alternative to one of a few words, as the tag of the union names it."""
     last = str(loc[-1])
     return f", {last[1:-1]}" if last.startswith("(or ") else ""
 
@@ -155,7 +163,7 @@ def _unknown_key(key: str, known: Iterable[str]) -> str:
     return f"unknown key.{hint} Known: {', '.join(names)}"
 
 
-def _shown(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, str):
         text = repr(value)
     elif isinstance(value, bool | dict | list):
@@ -174,7 +182,7 @@ def _documentation(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
 
 
 def _section(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
-    """The class of the section at `loc`, in which `(Name)` chooses among several classes."""
+    """The class of the section at `loc`, in which `(Name)` selects one of several classes."""
     choices = [model]
     for part in loc:
         if part in choices[0].model_fields and len(choices) == 1:
@@ -185,11 +193,11 @@ def _section(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseMod
 
 
 def _sections_in(field: FieldInfo) -> list[type[BaseModel]]:
-    found: list[type[BaseModel]] = []
+    sections: list[type[BaseModel]] = []
     pending: list[object] = [field.annotation]
     while pending:
         annotation = pending.pop()
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            found.append(annotation)
+            sections.append(annotation)
         pending.extend(get_args(annotation))
-    return found
+    return sections

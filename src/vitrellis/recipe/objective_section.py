@@ -11,7 +11,7 @@ from vitrellis.settings import Section
 
 
 class _Terms(Section):
-    """The terms of the loss. All that are given are added, each times its weight."""
+    """The terms of the loss. All terms that are given are added, each times its weight."""
 
     if TYPE_CHECKING:
 

@@ -1,7 +1,7 @@
-"""What a run is: one typed object that defines all of it.
+"""The recipe: one typed object that defines all of a run.
 
-`load_recipe` makes one from YAML and the command line. It is validated once,
-there, and never changed afterwards. Only the code that builds a run from it receives it whole.
+`load_recipe` makes a recipe from YAML and the command line. It is validated there, once, and never
+changed afterwards. Only the code that builds a run from it receives the whole recipe.
 """
 
 from __future__ import annotations
@@ -29,43 +29,44 @@ from vitrellis.settings import Index, Section
 
 
 class Recipe(Section):
-    """Everything that defines a run. The least there can be is `model.name`, `training.epochs`."""
+    """Everything that defines a run. Only `model.name` and `training.epochs` are required."""
 
     name: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")] = "run"
-    """What runs of it are called, such as `demo`; by default the file's name."""
+    """The name of the recipe and of its runs, such as `demo`; by default the file's name."""
     description: str | None = None
     """One line for the list of recipes."""
     seed: Index = 0
-    """Decides everything random: initial weights, order, augmentation."""
+    """The seed of everything random: initial weights, the order of images, augmentation."""
     balance: bool = False
-    """For classes of unequal size: balanced softmax instead of plain cross-entropy, and the best
-    epoch is the best for all classes alike. A loss or `training.select_by` that is given stays as
-    it is, and so does the loss beside a sampler, re-weighting or PaCo. A teacher that is trained
-    for the student follows."""
+    """Whether to compensate for classes of unequal size: balanced softmax instead of plain
+    cross-entropy, and the best epoch is chosen by class-balanced accuracy. A loss or
+    `training.select_by` that is given stays as it is, and so does the loss beside a sampler,
+    re-weighting or PaCo. A teacher that is trained for the student follows."""
     data: Data = Data()
-    """Which images."""
+    """The images to train and test on."""
     input: Input = Input()
-    """How images reach the model."""
+    """How images reach the model, in training, evaluation and prediction alike."""
     augmentation: Augmentation = Augmentation()
-    """How training images are varied."""
+    """How training images are augmented."""
     model: Model
     """The student."""
     teacher: TeacherSection | None = None
-    """Who guides the student, if anyone does."""
+    """The teacher of the student."""
     teachers: dict[str, NamedTeacher] = Field(default_factory=dict)
-    """Several who do, by names of your own, in place of `teacher`; what they say adds up."""
+    """Several teachers in place of `teacher`, by names of your own. Each has the keys of `teacher`
+    and two more, `weight` and `terms`; their losses are added."""
     objective: ObjectiveSection = ObjectiveSection()
     """The terms of the loss."""
     deferred: DeferredSection | None = None
-    """A last phase, in which classes count the same and images are no longer mixed."""
+    """A last phase, in which classes count the same."""
     optimizer: OptimizerSection = OptimizerSection()
-    """How weights are changed."""
+    """How the weights are updated."""
     schedule: Schedule = Schedule()
-    """How the learning rate moves."""
+    """How the learning rate changes during training."""
     training: Training
-    """How long, in what portions, how precisely."""
+    """The length of training, the batches, the precision and the choice of the best epoch."""
     machine: Machine = Machine()
-    """Where it runs. Not part of what defines a run."""
+    """The hardware that the run uses. It is not part of the run's identity."""
 
     @property
     def all_teachers(self) -> Mapping[str, TeacherSection]:
@@ -232,7 +233,7 @@ class Recipe(Section):
 
 
 def without_guidance(recipe: Recipe) -> Recipe:
-    """The same student by itself: without teachers, and with the terms that need none."""
+    """The recipe of the same student alone: no teachers, and only the terms that need none."""
     objective, guided = recipe.objective, recipe.objective.guided_terms
     model = recipe.model.model_copy(update={"distillation_head": False})
     changes: dict[str, object] = {"teacher": None, "teachers": {}, "description": None}
@@ -245,11 +246,11 @@ def without_guidance(recipe: Recipe) -> Recipe:
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """The same for another number of epochs.
+    """The same recipe with another number of epochs.
 
     Args:
-        recipe: What to change.
-        epochs: At least as many as it has.
+        recipe: The recipe.
+        epochs: The new number of epochs, at least the recipe's.
     """
     assert epochs >= recipe.training.epochs, "the warm-up might not fit"
     training = recipe.training.model_copy(update={"epochs": epochs})
@@ -260,7 +261,7 @@ def effective_lr(recipe: Recipe) -> float:
     """The learning rate after the warm-up: `optimizer.lr`, scaled to the batch if it is per batch.
 
     Args:
-        recipe: Its `optimizer.lr`, `optimizer.lr_per_batch` and `training.batch_size` are read.
+        recipe: The recipe, whose `optimizer` and `training.batch_size` are read.
     """
     optimizer = recipe.optimizer
     if optimizer.lr_per_batch is None:

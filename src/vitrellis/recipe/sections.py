@@ -1,4 +1,4 @@
-"""What a recipe says about images, models, optimisation and the machine, one class a section."""
+"""The sections of a recipe on images, models, optimisation and the machine, one class each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from vitrellis.data.sources import SOURCES, described_arguments
 from vitrellis.errors import unknown_name
 from vitrellis.settings import (
     Arguments,
@@ -22,70 +23,58 @@ from vitrellis.settings import (
     Size,
 )
 
-SOURCE_NAMES = (
-    "fashion-mnist",
-    "folder",
-    "cifar10",
-    "cifar100",
-    "flowers102",
-    "tiny-imagenet",
-    "chaoyang",
-    "elpv",
-    "lists",
-    "imagenet-lt",
-    "inaturalist-2018",
-    "inaturalist",
-)
-"""The keys of `vitrellis.data.sources.SOURCES`, here to be known without loading torch."""
-
 
 class LongTailSection(Section):
-    """A long tail made of a balanced set, as in the papers' CIFAR-10-LT and CIFAR-100-LT."""
+    """The long tail is made from a balanced dataset, as the papers make CIFAR-10-LT."""
 
     profile: Literal["exp", "step"] = "exp"
-    """Sizes fall by the same ratio from class to class, or half the classes are small."""
-    factor: Annotated[Number, Field(ge=1)] = 100.0
-    """Images of the largest class over those of the smallest: the papers' imbalance factor."""
+    """The sizes fall by the same ratio from class to class, or half of the classes are small."""
+    imbalance_factor: Annotated[Number, Field(ge=1)] = 100.0
+    """The number of images of the largest class, divided by that of the smallest class."""
     seed: Annotated[Index, Field(lt=2**32)] = 0
-    """Decides which images are kept; papers use 0."""
+    """The seed that decides which images are kept; papers use 0."""
     largest: Count | None = None
-    """Images of the largest class; as many as every class has if not given."""
+    """The number of images of the largest class; if not given, the number that every class has."""
     permute: bool = False
-    """Draw from the data's seed which class is large; otherwise the first class is the largest."""
+    """Whether the data's seed decides which class is large; if not, the first class is."""
 
 
 class Data(Section):
-    """Which images."""
+    """The images to train and test on."""
 
-    source: str = "fashion-mnist"
-    """What kind of data set: `folder` or `lists` (text files that name images) for your own;
-    `fashion-mnist` (packaged), `elpv` (solar cells, from a package), `cifar10`, `cifar100`,
-    `flowers102`, `tiny-imagenet`, `chaoyang`, `imagenet-lt`, `inaturalist-2018` (text lists),
-    `inaturalist` (JSON, by taxonomy)."""
+    source: str = Field(
+        default="fashion-mnist",
+        description="The layout of the dataset: `folder` or `lists` (text files that name images) "
+        "for your own images; `fashion-mnist` lies in this package, `elpv` in another. "
+        f"One of: {', '.join(SOURCES)}.",
+    )
     root: File | None = None
-    """Its folder; a relative path starts in the current folder. Only sets in packages need none."""
-    args: Arguments = Field(default_factory=dict)
-    """What else a source can be told: `official_val` of flowers102, `classes` of elpv, `lists` and
-    `domain` of text lists, `level` and `year` of inaturalist."""
+    """The folder of the dataset; a relative path starts in the current folder. Only datasets in
+    packages need none."""
+    args: Arguments = Field(
+        default_factory=dict,
+        description=f"Further settings of the source: {described_arguments()}.",
+    )
     train_size: Count | None = None
-    """Train on this many images, as many of each class as possible; all if not given."""
+    """The number of training images, as equal as possible for all classes; all if not given."""
     val_fraction: ProperFraction = 0.1
-    """Share of the training images to validate on, if the set has no validation split."""
+    """The share of the training images to validate on, if the dataset has no validation split."""
     folds: Annotated[Count, Field(ge=2)] | None = None
-    """Cut the training images into so many parts, of equal classes, for cross-validation."""
+    """The number of parts for cross-validation, each with the same share of every class."""
     fold: Index | None = None
-    """The part that is tested on, from 0; the others are trained on. Not without `folds`."""
+    """The part to test on, counted from 0; the others are for training. It needs `folds`."""
     seed: Index | None = None
-    """Decides which images these are; the recipe's seed if not given."""
+    """The seed that decides which images these are; the recipe's seed if not given."""
     long_tail: LongTailSection | None = None
-    """Make the training images unbalanced, after the validation images were set aside."""
+    """Makes the training images unbalanced, after the validation images were set aside."""
     sampler: Literal["uniform", "class_balanced", "square_root"] = "uniform"
-    """Every training image once an epoch; or as many in all, drawn so that all classes are shown as
-    often, or in proportion to the root of their sizes. A teacher follows its own recipe in this.
-    Losses that make up for sizes (`balanced_softmax`, `logit_adjustment`) expect `uniform`."""
+    """How an epoch's images are chosen: every training image once; or the same number in all, drawn
+    so that all classes are equally frequent, or in proportion to the square root of their sizes. A
+    teacher follows its own recipe in this. Losses that compensate for class sizes
+    (`balanced_softmax`, `logit_adjustment`) expect `uniform`."""
 
     @model_validator(mode="after")
-    def _is_a_fold(self) -> Data:
+    def _check_fold(self) -> Data:
         if (self.folds is None) != (self.fold is None):
             raise ValueError("folds and fold belong together: give both, or neither")
         if self.folds is not None and self.fold is not None and self.fold >= self.folds:
@@ -97,12 +86,12 @@ class Data(Section):
     @field_validator("source")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in SOURCE_NAMES:
-            raise unknown_name("source", name, SOURCE_NAMES)
+        if name not in SOURCES:
+            raise unknown_name("source", name, SOURCES)
         return name
 
     @model_validator(mode="after")
-    def _one_choice(self) -> Data:
+    def _check_one_choice_of_images(self) -> Data:
         if self.train_size is not None and self.long_tail is not None:
             raise ValueError(
                 "train_size chooses as many images of each class, and long_tail as many as its "
@@ -112,15 +101,15 @@ class Data(Section):
 
 
 class ChannelStatistics(Section):
-    """Normalisation by given numbers, for images in [0, 1]."""
+    """The numbers that images in [0, 1] are normalised by."""
 
     mean: Annotated[tuple[Number, ...], Field(min_length=1)]
-    """One per channel."""
+    """The mean of each channel."""
     std: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    """One per channel."""
+    """The standard deviation of each channel."""
 
     @model_validator(mode="after")
-    def _same_channels(self) -> ChannelStatistics:
+    def _check_channels(self) -> ChannelStatistics:
         if len(self.mean) != len(self.std):
             raise ValueError(
                 f"{len(self.mean)} means and {len(self.std)} standard deviations; "
@@ -137,22 +126,24 @@ class Input(Section):
     """How images reach the model, in training, evaluation and prediction alike."""
 
     img_size: Size = 224
-    """Pixels the model sees: one number, or `[height, width]`."""
+    """The size of the model's images in pixels: one number, or `[height, width]`."""
     channels: Count | None = None
-    """Image channels; those of the source if not given."""
+    """The number of image channels; that of the source if not given."""
     normalization: Annotated[
         Annotated[Literal["imagenet", "cifar", "measured"], Tag("(or a mapping with mean and std)")]
         | Annotated[ChannelStatistics, Tag("(ChannelStatistics)")],
         Discriminator(_normalization_tag),
     ] = "measured"
-    """Mean and deviation: ImageNet's, CIFAR's, measured on the training images, or given."""
+    """The mean and standard deviation that images are normalised by: those of ImageNet or CIFAR,
+    those measured on the training images, or numbers: `{mean, std}`."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How images are resized in evaluation; `augmentation.interpolation` if not given."""
     fit: Literal["squash", "crop"] = "squash"
-    """Other shapes become the model's by squashing, or by cropping the centre."""
+    """How images of another shape are made to fit: by squashing, or by cropping the centre."""
     canvas: Size | None = None
-    """Pixels at which images are stored before augmentation; chosen from the data if not given."""
-    resident: Literal["auto", True, False] = "auto"
+    """The size in pixels at which images are stored before augmentation; chosen from the data if
+    not given."""
+    cache: Literal["auto", True, False] = "auto"
     """Whether all images are held on the training device; `auto` if they fit."""
 
 
@@ -160,22 +151,23 @@ class Model(Section):
     """The student: any model that timm or Vitrellis registers."""
 
     name: str
-    """As listed by `vitrellis models --all`."""
+    """The name of the model; `vitrellis models --all` lists them."""
     pretrained: bool = False
-    """Start from timm's published weights (downloaded once)."""
+    """Whether to start from timm's published weights (downloaded once)."""
     weights: File | None = None
-    """Start from the weights in this file."""
+    """A file of weights to start from."""
     zero_head: bool = False
-    """Start the classifier at exactly zero, as the published DeiT runs; not for distillation."""
+    """Whether the classifier starts at exactly zero, as in the published DeiT runs; not for
+    distillation."""
     distillation_head: bool = False
-    """Give it a second classifier, which learns from the teacher alone; predictions are averaged.
-    Models with a distillation token (`*_distilled_*`) have one already."""
+    """Whether to add a second classifier, which learns from the teacher alone; the predictions of
+    both are averaged. Models with a distillation token (`*_distilled_*`) have one already."""
     args: Arguments = Field(default_factory=dict)
     """Further arguments of the model, such as `drop_path_rate`."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """All that decides on the architecture besides the name."""
+        """All settings of the architecture besides the name."""
         return self.args | ({"distillation_head": True} if self.distillation_head else {})
 
 
@@ -184,9 +176,9 @@ def _over_epochs_tag(value: object) -> str:
 
 
 class SAM(Section):
-    """The gradient is taken where the loss is worst nearby, so that flat minima are found.
+    """Sharpness-aware minimization: the gradient is computed where the loss is worst nearby.
 
-    Source: Foret et al., Sharpness-Aware Minimization, ICLR 2021, arXiv 2010.01412.
+    It finds flat minima. Source: Foret et al., ICLR 2021, arXiv 2010.01412.
     """
 
     rho: Annotated[
@@ -196,11 +188,12 @@ class SAM(Section):
         ],
         Discriminator(_over_epochs_tag),
     ] = 0.05
-    """How far away to look: a number, or its value from epochs on: `[[0, 0.05], [10, 0.1]]`.
-    While it is 0, steps are plain ones and cost no more; otherwise they take twice as long."""
+    """The radius within which the worst loss is sought: a number, or pairs of an epoch and the
+    value from then on, such as `[[0, 0.05], [10, 0.1]]`. While it is 0, steps are plain ones and
+    cost no more; otherwise they take twice as long."""
 
     @model_validator(mode="after")
-    def _in_order(self) -> SAM:
+    def _check_epochs_rise(self) -> SAM:
         epochs = [epoch for epoch, _ in self.steps]
         if epochs[0] != 0 or epochs != sorted(set(epochs)):
             raise ValueError(
@@ -216,51 +209,55 @@ class SAM(Section):
 
 
 class OptimizerSection(Section):
-    """How weights are changed."""
+    """How the weights are updated."""
 
     name: Literal["adamw", "sgd"] = "adamw"
-    """Which optimizer."""
+    """The optimizer."""
     lr: Positive = 1e-3
-    """Learning rate after the warm-up."""
+    """The learning rate after the warm-up."""
     lr_per_batch: Count | None = None
-    """If given, `lr` is for this batch size, and is scaled in proportion to the real one."""
+    """The batch size that `lr` is for. If given, `lr` is scaled in proportion to the real batch
+    size."""
     weight_decay: NonNegative = 0.05
-    """Decay; not of biases, one-dimensional parameters, tokens and position embeddings."""
+    """The weight decay, from which biases, one-dimensional parameters, tokens and position
+    embeddings are exempt."""
     betas: tuple[ProperFraction, ProperFraction] = (0.9, 0.999)
-    """Of adamw."""
+    """AdamW's beta1 and beta2."""
     momentum: ProperFraction = 0.9
-    """Of sgd."""
+    """SGD's momentum."""
     nesterov: bool = True
-    """Of sgd."""
+    """Whether SGD uses Nesterov momentum."""
     head_lr_ratio: Positive = 1.0
     """The classifier's learning rate, as a multiple of the others'."""
     sam: SAM | None = None
-    """Look for flat minima (sharpness-aware minimization): `{rho: 0.05}`."""
+    """Sharpness-aware minimization."""
 
 
 class Schedule(Section):
-    """How the learning rate moves."""
+    """How the learning rate changes during training."""
 
     name: Literal["cosine", "constant", "step"] = "cosine"
-    """After the warm-up: a half cosine down to `min_lr`, no change, or `factors` from `milestones`
-    on."""
+    """The course of the learning rate after the warm-up: half a cosine wave down to `min_lr`, no
+    change, or steps at `milestones` by `factors`."""
     warmup_epochs: NonNegative = 0.0
-    """It rises in a straight line for this long; 5 to 20 is usual for transformers."""
+    """The number of epochs in which the learning rate rises linearly at the beginning; 5 to 20 are
+    usual for transformers."""
     warmup_factor: Fraction = 0.001
     """The warm-up begins at this multiple of the learning rate."""
     min_lr: NonNegative = 0.0
-    """Where the cosine ends."""
+    """The learning rate at which the cosine ends."""
     per: Literal["step", "epoch"] = "step"
-    """How often it moves."""
+    """Whether the learning rate changes with every step or with every epoch."""
     shift_cosine: bool = True
-    """Begin the cosine after the warm-up; published recipes count it from the very first epoch."""
+    """Whether the cosine begins after the warm-up; published recipes count it from the very first
+    epoch."""
     milestones: tuple[Count, ...] = ()
-    """Of `step`: after how many epochs the rate changes."""
+    """For `step`: the numbers of epochs after which the learning rate changes."""
     factors: tuple[Positive, ...] = ()
-    """Of `step`: what it is multiplied by from each milestone on, each time counted from `lr`."""
+    """For `step`: the factor that `lr` is multiplied by from each milestone on."""
 
     @model_validator(mode="after")
-    def _has_its_steps(self) -> Schedule:
+    def _check_steps(self) -> Schedule:
         if (self.name == "step") != bool(self.milestones or self.factors):
             raise ValueError(
                 "milestones and factors belong to name: step, and it needs both, such as "
@@ -277,36 +274,37 @@ class Schedule(Section):
 
 
 class Training(Section):
-    """How long, in what portions, how precisely."""
+    """The length of training, the batches, the precision and the choice of the best epoch."""
 
     epochs: Count
-    """Passes over the training images."""
+    """The number of passes over the training images."""
     batch_size: Count = 64
-    """Images per optimizer step, over all devices and accumulated portions together."""
+    """Images per optimizer step, over all devices and accumulated parts together."""
     accumulate: Count = 1
-    """Portions in which a batch is computed, to save memory."""
+    """The number of parts that a batch is computed in (gradient accumulation), to save memory."""
     clip_grad: Positive | None = None
-    """Largest norm of the gradient; not limited if not given."""
+    """The largest norm of the gradient (gradient clipping); not limited if not given."""
     drop_last: bool = True
-    """Leave out an epoch's last batch if it is not full."""
+    """Whether an epoch's last batch is left out if it is not full."""
     ema: ProperFraction | None = None
-    """Decay of a moving average of the weights, which is then what is evaluated; none if not given.
-    """
+    """The decay of a moving average of the weights (EMA), which is then evaluated in place of the
+    weights; no average if not given."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Of the arithmetic."""
+    """The precision of the arithmetic: full, or mixed with bfloat16 or float16."""
     compile: bool = False
-    """Compile the models: faster, after a slow start."""
+    """Whether to compile the models, which makes steps faster after a slow start."""
     channels_last: bool = False
-    """Memory layout that suits convolutions on GPUs."""
+    """Whether to use the memory layout that suits convolutions on GPUs."""
     checkpoint_minutes: NonNegative = 2.0
-    """Least time between two checkpoints from which a run can be continued."""
+    """The least time in minutes between two checkpoints that the run can be resumed from."""
     eval_every: Count = 1
-    """Validate after every so many epochs, and after the last."""
+    """The number of epochs between validations; the last epoch is always validated."""
     select_by: Literal["top1", "balanced_accuracy"] = "top1"
-    """Which validation figure the best epoch is chosen by; for unbalanced classes, the second."""
+    """The validation figure that the best epoch is chosen by (model selection); the second is for
+    unbalanced classes."""
 
     @model_validator(mode="after")
-    def _divides(self) -> Training:
+    def _check_batch_divides(self) -> Training:
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}"
@@ -315,13 +313,13 @@ class Training(Section):
 
 
 class Machine(Section):
-    """Where it runs. Not part of what defines a run."""
+    """The hardware that the run uses. It is not part of the run's identity."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """What to compute on; `auto` takes a GPU if there is one."""
+    """The kind of device; `auto` takes a GPU if there is one."""
     devices: Count = 1
-    """How many of them."""
+    """The number of devices."""
     workers: AutoOrIndex = "auto"
-    """Processes that read images, where a set does not fit in memory."""
+    """The number of processes that read images, if the dataset does not fit in memory."""
     threads: Count | None = None
-    """Processor threads of each process; torch decides if not given."""
+    """The number of processor threads of each process; torch decides if not given."""

@@ -1,4 +1,4 @@
-"""What a recipe says about teachers."""
+"""The sections of a recipe on teachers."""
 
 from __future__ import annotations
 
@@ -10,57 +10,62 @@ from vitrellis.settings import Arguments, File, Positive, Section, Size
 
 
 class TeacherSection(Section):
-    """Who guides the student: exactly one of `recipe`, `run`, `model` and `given`."""
+    """The teacher of the student, named by exactly one of `recipe`, `run`, `model` and `given`."""
 
     recipe: str | None = None
-    """A recipe, by name or by path relative to this file; trained first, once, and reused."""
+    """The teacher's recipe, by name or by a path relative to this file. It is trained first, once,
+    and reused."""
     overrides: tuple[str, ...] = ()
-    """Changes to that recipe, as on the command line: `[training.epochs=30]`."""
+    """Changes to the teacher's recipe, as on the command line: `[training.epochs=30]`."""
     run: File | None = None
-    """A finished run's directory."""
+    """The run directory of a finished run."""
     model: str | None = None
-    """A model by name, with the following keys."""
+    """The name of a model, which the following keys complete."""
     pretrained: bool = False
-    """Use timm's published weights for it (downloaded once)."""
+    """Whether `model` has timm's published weights (downloaded once)."""
     weights: File | None = None
-    """Use the weights in this file for it."""
+    """A file with the weights of `model`."""
     given: bool = False
-    """A module that is passed to `vitrellis.train(..., teachers={name: module})` in Python."""
+    """Whether the teacher is a module from Python: `vitrellis.train(..., teachers={name: module})`.
+    """
     img_size: Size | None = None
-    """Pixels that it wants to see; the student's if not given."""
+    """The size of the teacher's images in pixels; the student's if not given."""
     args: Arguments = Field(default_factory=dict)
-    """Further arguments of it."""
+    """Further arguments of `model`."""
     mode: Literal["eval", "train"] = "eval"
-    """`train` lets its batch statistics drift, as in published figures; only to reproduce them."""
+    """The mode of the teacher's batch norms. With `train` their statistics drift, as in published
+    figures; use it only to reproduce those."""
     resize: Literal["bilinear", "bicubic"] = "bilinear"
-    """How the student's images are brought to its size."""
+    """How the student's images are resized for the teacher."""
     offline: bool = False
-    """Ask it once what it says of each training image as it is, and keep that on disk; crops, flips
-    and warps are then done to the answer, too (`vitrellis features`)."""
+    """Whether the teacher's outputs are computed once for each training image, without
+    augmentation, and kept on disk; crops, flips and warps are then applied to the outputs, too
+    (`vitrellis features`)."""
     offline_precision: Literal["float32", "float16"] = "float32"
-    """Of what is kept."""
+    """The precision of the outputs on disk."""
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> TeacherSection:
+    def _check_exactly_one(self) -> TeacherSection:
         kinds = ("recipe", "run", "model", "given")
-        given = [kind for kind in kinds if getattr(self, kind) not in (None, False)]
-        if len(given) != 1:
-            said = " and ".join(given) if given else "none of them"
+        used = [kind for kind in kinds if getattr(self, kind) not in (None, False)]
+        if len(used) != 1:
+            listed = " and ".join(used) if used else "none of them"
             raise ValueError(
-                f"needs exactly one of recipe, run, model and given; {said} given "
-                "(null takes back what a base recipe says)"
+                f"needs exactly one of recipe, run, model and given; {listed} given "
+                "(null removes a key of a base recipe)"
             )
-        belongs: dict[str, tuple[str, ...]]
-        belongs = {"overrides": ("recipe",), "pretrained": ("model",), "weights": ("model",)}
-        belongs |= {"img_size": ("model", "given"), "args": ("model",)}
-        for key, where in belongs.items():
-            if getattr(self, key) and given[0] not in where:
+        goes_with: dict[str, tuple[str, ...]]
+        goes_with = {"overrides": ("recipe",), "pretrained": ("model",), "weights": ("model",)}
+        goes_with |= {"img_size": ("model", "given"), "args": ("model",)}
+        for key, needed in goes_with.items():
+            if getattr(self, key) and used[0] not in needed:
                 raise ValueError(
-                    f"{key} goes with {where[0]}, and this teacher is given by {given[0]}"
+                    f"{key} goes with {needed[0]}, and this teacher is given by {used[0]}"
                 )
         if self.offline and self.mode == "train":
             raise ValueError(
-                "offline asks the teacher once, and mode: train lets it drift; drop one of them"
+                "offline computes the teacher's outputs once, and mode: train would change them; "
+                "drop one of them"
             )
         return self
 
@@ -69,7 +74,7 @@ class NamedTeacher(TeacherSection):
     """One of several teachers."""
 
     weight: Positive = 1.0
-    """What the weights of its terms are multiplied by."""
+    """The factor of the weights of the terms that learn from this teacher."""
     terms: tuple[str, ...] | None = None
-    """Which terms of the objective it takes part in, such as `[kd]`; all that need a teacher, if
-    not given."""
+    """The terms of the objective that learn from this teacher, such as `[kd]`; all that need a
+    teacher if not given."""

@@ -1,4 +1,4 @@
-"""The recipe's section on how training images are varied and mixed."""
+"""The section of a recipe on augmentation."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from vitrellis.settings import Count, Fraction, NonNegative
 
 
 class Augmentation(View):
-    """How training images are varied. All of it differs from image to image."""
+    """How training images are augmented. Everything is drawn anew for each image."""
 
     mixup: NonNegative = 0.0
-    """Alpha of mixup, 0 for none."""
+    """The alpha of mixup; 0 turns it off."""
     cutmix: NonNegative = 0.0
-    """Alpha of CutMix, 0 for none."""
+    """The alpha of CutMix; 0 turns it off."""
     mix_switch: Fraction = 0.5
-    """How often CutMix is taken where both are on."""
+    """The probability of CutMix, rather than mixup, if both are on."""
     mix_probability: Fraction = 1.0
-    """How often images are mixed at all."""
+    """The probability that an image is mixed at all."""
     repeats: Count = 1
-    """Views of the same image in an epoch (repeated augmentation); as many fewer images."""
+    """The number of views of the same image in an epoch (repeated augmentation); an epoch has that
+    many times fewer images."""
     second_view: View | None = None
-    """How an image is varied once more for terms that compare two views of it (`objective.paco`):
-    keys as above, with defaults of their own. As the first view if not given."""
+    """The augmentation of a second view, for terms that compare two views of an image
+    (`objective.paco`). The keys are those above; a key that is left out has its default, not the
+    value of the first view. The second view is augmented as the first if not given."""
 
     def summary(self) -> str:
         """The augmentations that are on, in one line."""

@@ -1,4 +1,4 @@
-"""YAML as recipes use it: YAML 1.2's plain values, no key twice, one clear error.
+"""Reads and writes the YAML of recipes: the plain values of YAML 1.2, and no key twice.
 
 How we differ from PyYAML's safe loader: `1e-3` is a number; dates, `12:30`, `yes`, `no`, `on`
 and `off` are text (which a true-or-false key understands); a repeated key is an error.
@@ -17,11 +17,11 @@ from vitrellis.errors import UsageError
 
 
 def read_mapping(path: Path, label: str) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """The content of a YAML file, which must be a mapping.
 
     Args:
         path: An existing file.
-        label: What the user calls it, for messages.
+        label: The user's name for the file, for messages.
 
     Raises:
         UsageError: If the file cannot be read, is not YAML, or is not a mapping of names.
@@ -37,7 +37,7 @@ def read_mapping(path: Path, label: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UsageError(f"{label}: not valid YAML: {_problem(error)}") from error
     if values is None:
-        raise UsageError(f"{label}: empty; a recipe says at least model.name and training.epochs")
+        raise UsageError(f"{label}: empty; a recipe has at least model.name and training.epochs")
     if not isinstance(values, dict):
         raise UsageError(
             f"{label}: holds {_kind(values)}; a recipe is a mapping, with lines such as 'seed: 1'"
@@ -46,10 +46,10 @@ def read_mapping(path: Path, label: str) -> dict[str, Any]:
 
 
 def parse_value(text: str, label: str) -> Any:
-    """The value that `text` stands for in YAML.
+    """The value of a YAML text.
 
     Raises:
-        UsageError: If it is not valid YAML.
+        UsageError: If the text is not valid YAML.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -58,12 +58,12 @@ def parse_value(text: str, label: str) -> Any:
 
 
 def dump(values: Mapping[str, Any]) -> str:
-    """YAML text: mappings one key a line, lists on one line."""
+    """The values as YAML text, with one key per line and each list on one line."""
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, strict, and with the plain values of YAML 1.2."""
+    """A safe loader that is strict about keys and reads the plain values of YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -84,7 +84,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would otherwise take for something else."""
+    """Quotes texts that `_Loader` would otherwise read as another type."""
 
     def represent_flat(self, values: list[Any] | tuple[Any, ...]) -> yaml.Node:
         return self.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)

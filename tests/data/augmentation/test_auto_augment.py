@@ -39,8 +39,8 @@ def by_torchvision(image: Tensor, name: str, number: int | None, sign: int) -> T
     channels = image.shape[0]
     published = Published(interpolation=InterpolationMode.BILINEAR, fill=list(FILL[:channels]))
     published.policies = [((name, 1.0, number), ("Invert", 0.0, None))]
-    drawn = (0, torch.tensor([0.5, 0.5]), torch.tensor([int(sign > 0), 0]))
-    published.get_params = lambda _: drawn
+    draws = (0, torch.tensor([0.5, 0.5]), torch.tensor([int(sign > 0), 0]))
+    published.get_params = lambda _: draws
     pixels = image.permute(1, 2, 0).numpy()
     changed = published(Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels))
     return torch.from_numpy(np.array(changed)).view(*SIZE, channels).permute(2, 0, 1)
@@ -73,37 +73,37 @@ def test_every_operation_is_that_of_torchvision(
 @pytest.mark.parametrize("name", POLICIES)
 def test_pairs_are_drawn_equally_often_and_done_with_their_probabilities(name: PolicyName) -> None:
     policy = AutoAugment(name)
-    drawn = policy.drawn(KEYS, SIZE)
+    layers = policy.draw(KEYS, SIZE)
     expected = torch.zeros(2, len(OPERATIONS))
     for pair in PAIRS[name]:
         for layer, (operation, share, _) in enumerate(pair):
             index = OPERATIONS.index(OWN_NAMES.get(operation, operation))
             expected[layer, index] += share / len(PAIRS[name])
     for layer in range(2):
-        chosen = drawn.chosen[:, layer]
-        counts = torch.bincount(chosen[chosen != NOTHING], minlength=len(OPERATIONS))
+        operations = layers.operations[:, layer]
+        counts = torch.bincount(operations[operations != NOTHING], minlength=len(OPERATIONS))
         # four standard deviations of 5,000 draws
         assert (counts / len(KEYS) - expected[layer]).abs().max() < 4 * (0.25 / len(KEYS)) ** 0.5
 
 
 def test_only_published_pairs_occur() -> None:
-    drawn = AutoAugment("cifar10").drawn(KEYS, SIZE)
+    layers = AutoAugment("cifar10").draw(KEYS, SIZE)
     names = [[OWN_NAMES.get(name, name) for name, _, _ in pair] for pair in PAIRS["cifar10"]]
     published = {tuple(OPERATIONS.index(name) for name in pair) for pair in names}
-    both = (drawn.chosen != NOTHING).all(dim=1)
+    both = (layers.operations != NOTHING).all(dim=1)
     never = {  # a probability of zero
         tuple(OPERATIONS.index(OWN_NAMES.get(name, name)) for name, _, _ in pair)
         for pair in PAIRS["cifar10"]
         if 0.0 in (pair[0][1], pair[1][1])
     }
-    assert {tuple(pair) for pair in drawn.chosen[both].tolist()} == published - never
+    assert {tuple(pair) for pair in layers.operations[both].tolist()} == published - never
 
 
 def test_an_operation_goes_both_ways_equally_often() -> None:
-    drawn = AutoAugment("svhn").drawn(KEYS, SIZE)
-    is_shear = drawn.chosen == OPERATIONS.index("ShearY")
+    layers = AutoAugment("svhn").draw(KEYS, SIZE)
+    is_shear = layers.operations == OPERATIONS.index("ShearY")
     assert is_shear.sum() > 1000
-    assert abs(drawn.strengths[is_shear].sign().mean()) < 0.1
+    assert abs(layers.strengths[is_shear].sign().mean()) < 0.1
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
@@ -112,10 +112,10 @@ def test_a_sample_becomes_the_same_bits_in_any_company(name: PolicyName, channel
     policy, fill = AutoAugment(name), torch.zeros(channels)
     stored = images(60, channels)
     whole = stored.clone()
-    apply_layers(whole, policy.drawn(KEYS[:60], SIZE), fill)
+    apply_layers(whole, policy.draw(KEYS[:60], SIZE), fill)
     assert not torch.equal(whole, stored)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
     for rows in (order, order[:7], order[:1]):
         part = stored[rows].clone()
-        apply_layers(part, policy.drawn(KEYS[rows], SIZE), fill)
+        apply_layers(part, policy.draw(KEYS[rows], SIZE), fill)
         assert torch.equal(part, whole[rows])

@@ -11,7 +11,7 @@ from torchvision.transforms import functional as TF
 
 from vitrellis.data.augmentation.blur import blur
 from vitrellis.data.augmentation.color_jitter import Blur, ColorJitter, Greyscale
-from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Drawn, Policy, apply_layers
+from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Layers, Policy, apply_layers
 from vitrellis.data.randomness import sample_keys
 
 KEYS = sample_keys(0, 0, torch.arange(4000))
@@ -32,14 +32,14 @@ def images(batch: int, channels: int = 3) -> Tensor:
 
 def done(policy: Policy, stored: Tensor, keys: Tensor = KEYS) -> Tensor:
     changed = stored.clone()
-    drawn = policy.drawn(keys[: len(stored)], SIZE)
-    apply_layers(changed, drawn, torch.zeros(stored.shape[1]))
+    layers = policy.draw(keys[: len(stored)], SIZE)
+    apply_layers(changed, layers, torch.zeros(stored.shape[1]))
     return changed
 
 
-def in_turn(image: Tensor, drawn: Drawn, row: int) -> Tensor:
+def in_turn(image: Tensor, layers: Layers, row: int) -> Tensor:
     """An image's layers by torchvision, on Pillow images but for the hue."""
-    for index, strength in zip(drawn.chosen[row], drawn.strengths[row].tolist(), strict=True):
+    for index, strength in zip(layers.operations[row], layers.strengths[row].tolist(), strict=True):
         if index == NOTHING:
             continue
         name = OPERATIONS[index]
@@ -52,16 +52,16 @@ def in_turn(image: Tensor, drawn: Drawn, row: int) -> Tensor:
 
 
 def strengths_of(policy: Policy, name: str) -> Tensor:
-    drawn = policy.drawn(KEYS, SIZE)
-    return drawn.strengths[drawn.chosen == OPERATIONS.index(name)]
+    layers = policy.draw(KEYS, SIZE)
+    return layers.strengths[layers.operations == OPERATIONS.index(name)]
 
 
 @pytest.mark.parametrize("amounts", [(0.4, 0.4, 0.4, 0.0), (0.4, 0.4, 0.4, 0.1)], ids=str)
 def test_colours_are_changed_as_by_torchvision(amounts: tuple[float, float, float, float]) -> None:
     policy = ColorJitter(amounts)
     stored = images(60)
-    drawn = policy.drawn(KEYS[:60], SIZE)
-    expected = torch.stack([in_turn(image, drawn, row) for row, image in enumerate(stored)])
+    layers = policy.draw(KEYS[:60], SIZE)
+    expected = torch.stack([in_turn(image, layers, row) for row, image in enumerate(stored)])
     difference = (done(policy, stored).int() - expected.int()).abs()
     # a hue may be off by one level; of what is off, each factor of up to 1.4 makes 1.4 times as
     # much and, as both are cut off, less than one level more: 1, 2, 3, 5
@@ -80,28 +80,28 @@ def test_colours_are_changed_as_by_torchvision(amounts: tuple[float, float, floa
     ],
 )
 def test_amounts_are_uniform_in_their_ranges(name: str, least: float, greatest: float) -> None:
-    drawn = strengths_of(FULL, name)
-    assert abs(len(drawn) / len(KEYS) - 0.8) < 0.03
-    assert drawn.min() >= least
-    assert drawn.max() <= greatest
-    shares = (drawn - least) / (greatest - least)
+    strengths = strengths_of(FULL, name)
+    assert abs(len(strengths) / len(KEYS) - 0.8) < 0.03
+    assert strengths.min() >= least
+    assert strengths.max() <= greatest
+    shares = (strengths - least) / (greatest - least)
     counts = torch.histc(shares.float(), bins=4, min=0, max=1) / len(shares)
     assert (counts - 0.25).abs().max() < 0.04
 
 
 def test_all_four_are_done_or_none_in_every_order() -> None:
-    chosen = FULL.drawn(KEYS, SIZE).chosen
-    is_done = chosen != NOTHING
+    operations = FULL.draw(KEYS, SIZE).operations
+    is_done = operations != NOTHING
     assert torch.equal(is_done.all(dim=1), is_done.any(dim=1))
-    orders, counts = chosen[is_done.all(dim=1)].unique(dim=0, return_counts=True)
+    orders, counts = operations[is_done.all(dim=1)].unique(dim=0, return_counts=True)
     assert len(orders) == 24
     assert (counts / counts.sum() - 1 / 24).abs().max() < 0.02
 
 
 def test_what_has_no_amount_is_not_done() -> None:
-    chosen = ColorJitter((0.0, 0.5, 0.0, 0.0)).drawn(KEYS, SIZE).chosen
-    assert set(chosen.unique().tolist()) == {NOTHING, OPERATIONS.index("Contrast")}
-    assert bool(((chosen != NOTHING).sum(dim=1) == 1).all())
+    operations = ColorJitter((0.0, 0.5, 0.0, 0.0)).draw(KEYS, SIZE).operations
+    assert set(operations.unique().tolist()) == {NOTHING, OPERATIONS.index("Contrast")}
+    assert bool(((operations != NOTHING).sum(dim=1) == 1).all())
 
 
 def test_greyscale_is_that_of_torchvision() -> None:
@@ -114,13 +114,13 @@ def test_greyscale_is_that_of_torchvision() -> None:
 
 def test_probabilities_are_those_asked_for() -> None:
     for policy, asked in ((Greyscale(0.2), 0.2), (Blur(0.5), 0.5), (Blur(1.0), 1.0)):
-        is_done = policy.drawn(KEYS, SIZE).chosen != NOTHING
+        is_done = policy.draw(KEYS, SIZE).operations != NOTHING
         assert abs(is_done.double().mean() - asked) < 0.03
 
 
 def test_blurs_are_of_the_deviations_asked_for() -> None:
     policy = Blur(1.0, (0.5, 1.5))
-    sigmas = policy.drawn(KEYS, SIZE).strengths[:, 0]
+    sigmas = policy.draw(KEYS, SIZE).strengths[:, 0]
     assert 0.5 <= sigmas.min() < 0.51
     assert 1.49 < sigmas.max() <= 1.5
     assert abs(sigmas.mean() - 1) < 0.02

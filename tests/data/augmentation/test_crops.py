@@ -51,8 +51,8 @@ def test_where_nothing_fits_the_largest_centred_box_is_taken(
 
 
 def test_boxes_that_do_not_fit_are_told() -> None:
-    found = random_boxes(KEYS, (8, 8), (0.9, 1.0), (0.3, 3.0), largest=(7, 7), stream="a").found
-    assert not bool(found.all())
+    fits = random_boxes(KEYS, (8, 8), (0.9, 1.0), (0.3, 3.0), largest=(7, 7), stream="a").fits
+    assert not bool(fits.all())
 
 
 def test_a_box_is_the_same_in_any_company() -> None:

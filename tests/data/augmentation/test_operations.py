@@ -6,7 +6,7 @@ from torch import Tensor
 from vitrellis.data.augmentation.operations import (
     NOTHING,
     OPERATIONS,
-    Drawn,
+    Layers,
     apply_layers,
     operate,
     warp_matrices,
@@ -27,44 +27,45 @@ def images(batch: int, channels: int = 3) -> Tensor:
 
 def one_each() -> tuple[Tensor, Tensor]:
     """Nothing, every operation once, nothing."""
-    chosen = torch.tensor([NOTHING, *range(len(OPERATIONS)), NOTHING])
+    operations = torch.tensor([NOTHING, *range(len(OPERATIONS)), NOTHING])
     told = [STRENGTHS.get(name, SHARE) for name in OPERATIONS]
-    return chosen, torch.tensor([0.0, *told, 0.0], dtype=torch.float64)
+    return operations, torch.tensor([0.0, *told, 0.0], dtype=torch.float64)
 
 
 def test_each_image_gets_its_own_operation_and_no_other() -> None:
-    chosen, strengths = one_each()
-    stored = images(len(chosen))
+    operations, strengths = one_each()
+    stored = images(len(operations))
     together = stored.clone()
-    operate(together, chosen, strengths, FILL)
+    operate(together, operations, strengths, FILL)
     is_same = (together == stored).flatten(1).all(dim=1)
-    assert torch.equal(is_same, chosen == NOTHING)
-    for row in range(len(chosen)):
+    assert torch.equal(is_same, operations == NOTHING)
+    for row in range(len(operations)):
         own = slice(row, row + 1)
         alone = stored[own].clone()
-        operate(alone, chosen[own], strengths[own], FILL)
+        operate(alone, operations[own], strengths[own], FILL)
         assert torch.equal(together[own], alone)
 
 
 def test_layers_are_done_one_after_the_other() -> None:
-    chosen, strengths = one_each()
-    layers = Drawn(
-        torch.stack([chosen, chosen.flip(0)], 1), torch.stack([strengths, strengths.flip(0)], 1)
+    operations, strengths = one_each()
+    layers = Layers(
+        torch.stack([operations, operations.flip(0)], 1),
+        torch.stack([strengths, strengths.flip(0)], 1),
     )
-    stored = images(len(chosen))
+    stored = images(len(operations))
     at_once, in_turn = stored.clone(), stored.clone()
     apply_layers(at_once, layers, FILL)
-    operate(in_turn, chosen, strengths, FILL)
-    operate(in_turn, chosen.flip(0), strengths.flip(0), FILL)
+    operate(in_turn, operations, strengths, FILL)
+    operate(in_turn, operations.flip(0), strengths.flip(0), FILL)
     assert torch.equal(at_once, in_turn)
 
 
 def test_matrices_are_those_of_the_warps_and_of_nothing_else() -> None:
-    chosen, strengths = one_each()
-    still = torch.full_like(chosen, NOTHING)
-    layers = Drawn(torch.stack([still, chosen], 1), torch.stack([strengths, strengths], 1))
+    operations, strengths = one_each()
+    still = torch.full_like(operations, NOTHING)
+    layers = Layers(torch.stack([still, operations], 1), torch.stack([strengths, strengths], 1))
     matrices = warp_matrices(layers, (24, 32))
-    for index, strength, matrix in zip(chosen.tolist(), strengths, matrices, strict=True):
+    for index, strength, matrix in zip(operations.tolist(), strengths, matrices, strict=True):
         name = OPERATIONS[index] if index != NOTHING else ""
         expected = torch.eye(2, 3, dtype=torch.float64)
         if name in WARPS:
@@ -76,7 +77,7 @@ def test_matrices_are_those_of_the_warps_and_of_nothing_else() -> None:
 def test_matrices_of_two_layers_are_combined() -> None:
     rotate, shear = OPERATIONS.index("Rotate"), OPERATIONS.index("ShearX")
     strengths = torch.tensor([[20.0, 0.3]], dtype=torch.float64)
-    matrices = warp_matrices(Drawn(torch.tensor([[rotate, shear]]), strengths), (24, 32))
+    matrices = warp_matrices(Layers(torch.tensor([[rotate, shear]]), strengths), (24, 32))
     first = WARPS["Rotate"](strengths[:, 0], (24, 32))
     second = WARPS["ShearX"](strengths[:, 1], (24, 32))
     torch.testing.assert_close(matrices, combined(first, second), rtol=0, atol=1e-12)

@@ -43,7 +43,7 @@ def by_timm(image: Tensor, name: str, magnitude: float) -> Tensor:
 
 
 def rand_augment(stored: Tensor, keys: Tensor, policy: RandAugment, fill: Tensor) -> None:
-    apply_layers(stored, policy.drawn(keys, (24, 32)), fill)
+    apply_layers(stored, policy.draw(keys, (24, 32)), fill)
 
 
 def test_operations_are_those_of_timm() -> None:
@@ -65,11 +65,11 @@ def test_each_operation_is_that_of_timm(
     magnitudes = [m for m in MAGNITUDES if name != "Posterize" or increasing or m >= 2.5]
     stored = images(len(magnitudes), channels)
     mine = stored.clone()
-    chosen = torch.full((len(magnitudes),), CHOICES.index(name))
+    operations = torch.full((len(magnitudes),), CHOICES.index(name))
     signs = torch.full((len(magnitudes),), sign)
     levels = torch.tensor(magnitudes, dtype=torch.float64)
-    told = strengths(chosen, levels, signs, increasing)
-    operate(mine, chosen, told, torch.tensor(FILL[:channels]).float())
+    told = strengths(operations, levels, signs, increasing)
+    operate(mine, operations, told, torch.tensor(FILL[:channels]).float())
     for row, magnitude in enumerate(magnitudes):
         expected = by_timm(stored[row], theirs, magnitude)
         difference = (mine[row].int() - expected.int()).abs()
@@ -79,21 +79,21 @@ def test_each_operation_is_that_of_timm(
 
 def test_every_operation_is_drawn_equally_often_and_half_the_time() -> None:
     policy = parse_policy("rand-m9-mstd0.5-inc1-n3")
-    drawn = policy.drawn(KEYS, (24, 32))
-    assert drawn.chosen.shape == drawn.strengths.shape == (3000, 3)
-    is_done = drawn.chosen != NOTHING
+    layers = policy.draw(KEYS, (24, 32))
+    assert layers.operations.shape == layers.strengths.shape == (3000, 3)
+    is_done = layers.operations != NOTHING
     assert abs(is_done.double().mean() - 0.5) < 0.03
-    shares = torch.bincount(drawn.chosen[is_done], minlength=15) / is_done.sum()
+    shares = torch.bincount(layers.operations[is_done], minlength=15) / is_done.sum()
     assert (shares - 1 / 15).abs().max() < 0.02
     levels = policy.magnitudes(KEYS)
     assert abs(levels[levels < 9].sub(9).square().mean().sqrt() - 0.5) < 0.02
     assert levels.max() == 10
-    degrees = drawn.strengths[drawn.chosen == CHOICES.index("Rotate")]
+    degrees = layers.strengths[layers.operations == CHOICES.index("Rotate")]
     torch.testing.assert_close(
-        degrees.abs(), 3 * levels[drawn.chosen == CHOICES.index("Rotate")], rtol=0, atol=1e-9
+        degrees.abs(), 3 * levels[layers.operations == CHOICES.index("Rotate")], rtol=0, atol=1e-9
     )
     assert abs(degrees.sign().mean()) < 0.15  # of 300
-    assert not torch.equal(drawn.chosen[:, 0], drawn.chosen[:, 1])
+    assert not torch.equal(layers.operations[:, 0], layers.operations[:, 1])
 
 
 def test_a_sample_is_augmented_to_the_same_bits_in_any_company() -> None:

@@ -159,7 +159,7 @@ def test_a_view_is_made_in_the_order_of_torchvision() -> None:
     scale, shift = torch.tensor(STD[:3]).view(3, 1, 1), torch.tensor(MEAN[:3]).view(3, 1, 1)
     levels = ((cropped * scale + shift) * 255).round().to(torch.uint8)
     for policy in policies:
-        apply_layers(levels, policy.drawn(KEYS, size), fill)
+        apply_layers(levels, policy.draw(KEYS, size), fill)
     expected = Cutout(8)(normalized(levels), KEYS)
     out = augment(crop="padded", **VIEWS["contrasted"])(images(), KEYS)
     torch.testing.assert_close(out, expected, rtol=0, atol=2e-6)

@@ -51,6 +51,7 @@ import sys, torch, vitrellis
 from vitrellis.cli.main import main
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.randomness import sample_keys
+from vitrellis.errors import UsageError
 from vitrellis.recipe import recipe_from
 
 print(vitrellis.__file__)
@@ -62,6 +63,10 @@ shades = torch.arange(250, dtype=torch.uint8).view(10, 1, 5, 5)
 transform = TrainTransform(view, size=(5, 5), mean=[0.0], std=[1.0])
 out = transform(shades, sample_keys(0, 0, torch.arange(10)))
 print(torch.equal((out * 255).round(), 255.0 - shades))
+try:
+    recipe_from(minimal, ["augmentation.negative=2"])
+except UsageError as error:
+    print(error)
 sys.argv = ["vitrellis", "recipes", "keys", "augmentation"]
 main()
 """
@@ -82,10 +87,11 @@ def test_a_new_augmentation_is_one_file_and_one_export(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    path, summary, is_applied, *table = ended.stdout.splitlines()
+    path, summary, is_applied, error, *table = ended.stdout.splitlines()
     assert path == str(package / "__init__.py")
     assert summary == "whole images, negative 1"
     assert is_applied == "True"
+    assert "augmentation.negative" in error
     (row,) = [line for line in table if "augmentation.negative" in line]
     assert "How often light and dark are exchanged." in row
 

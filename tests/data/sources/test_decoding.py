@@ -64,6 +64,18 @@ def test_photos_are_turned_upright(tmp_path: Path, suffix: str, orientation: int
     assert np.array_equal(as_pixels(tmp_path / f"a.{suffix}"), expected)
 
 
+def test_a_damaged_tag_beside_the_orientation_changes_nothing(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    Image.fromarray(COLOURS).save(tmp_path / "whole.png", exif=exif)
+    content = exif.tobytes()
+    resolution = content.index(b"\x01\x1a\x00\x05")  # a fraction, said to be text
+    damaged = content[: resolution + 3] + b"\x02" + content[resolution + 4 :]
+    Image.fromarray(COLOURS).save(tmp_path / "damaged.png", exif=damaged)
+    expected = read_image(tmp_path / "whole.png")
+    assert torch.equal(read_image(tmp_path / "damaged.png"), expected)
+
+
 @pytest.mark.parametrize("exif", [b"Exif\0\0not exif at all", b"Exif\0\0II*\0"])
 def test_damaged_exif_data_means_upright(tmp_path: Path, exif: bytes) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=exif)

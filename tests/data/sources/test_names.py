@@ -6,14 +6,9 @@ import pytest
 
 from vitrellis.data.sources import SOURCES, load_source
 from vitrellis.errors import UsageError, VitrellisError
-from vitrellis.recipe.sections import SOURCE_NAMES
 
 WITHOUT_FOLDER = {"fashion-mnist", "elpv"}
 """Sources whose images lie in a package."""
-
-
-def test_sources_are_those_a_recipe_may_name() -> None:
-    assert set(SOURCES) == set(SOURCE_NAMES)
 
 
 def test_sources_are_loaded_by_name() -> None:

@@ -1,12 +1,11 @@
 """Gaussian blur for whole batches, each image by its own deviation.
 
 As in SimCLR (Chen et al., ICML 2020, https://arxiv.org/abs/2002.05709): the kernel is about a tenth
-of a side long, and images go on beyond their edges as in a mirror that stands on the outermost
-pixels.
+of a side long, and images are mirrored at the outermost pixels.
 
-How we differ: sums are exact, as those of `geometry.crop_resize`. Weights are rounded to multiples
-of 2^-14 and what the first of the two passes returns to quarters of a grey level, so that terms can
-be added in any order. torchvision's `gaussian_blur` differs by a grey level at most.
+How we differ: sums are exact, as those of `resampling.crop_resize`. Weights are rounded to
+multiples of 2^-14 and the results of the first of the two passes to quarters of a grey level, so
+that terms can be added in any order. torchvision's `gaussian_blur` differs by a grey level at most.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ KERNELS_PER_SIDE = 10
 
 
 def blur(images: Tensor, sigmas: Tensor) -> Tensor:
-    """Smooths images.
+    """Blurs images.
 
     Args:
         images: `(B, C, H, W)` uint8.
@@ -50,10 +49,10 @@ def blur(images: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def kernel_radius(side: int) -> int:
-    """Pixels on each side of the middle one: of a kernel of at least 3, where a side has as many.
+    """Pixels of the kernel on each side of its middle: at least 1, less than the side.
 
     Args:
-        side: Of the image, in pixels.
+        side: The image's height or width in pixels.
     """
     return min(max(1, side // KERNELS_PER_SIDE // 2), side - 1)
 
@@ -63,7 +62,7 @@ def gaussian_kernels(sigmas: Tensor, radius: int) -> Tensor:
 
     Args:
         sigmas: `(B,)` deviations in pixels.
-        radius: How many neighbours on each side.
+        radius: Number of neighbours on each side.
 
     Returns:
         `(B, 2 * radius + 1)` float64, multiples of 2^-14 whose sum is exactly 1.

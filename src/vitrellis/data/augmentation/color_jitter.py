@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vitrellis.data.augmentation.crops import in_order
-from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Drawn, Policy
+from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Layers, Policy
 from vitrellis.data.augmentation.steps import AugmentationKeys, Step, amount
 from vitrellis.data.randomness import uniform
 from vitrellis.settings import Fraction, NonNegative, Positive
@@ -27,10 +27,10 @@ class ColorJitterKeys(AugmentationKeys):
     color_jitter: tuple[
         NonNegative, NonNegative, NonNegative, Annotated[NonNegative, Field(le=0.5)]
     ] = (0.0, 0.0, 0.0, 0.0)
-    """How far brightness, contrast and saturation vary around 1, and the hue around 0, in circles;
-    SimCLR has `[0.4, 0.4, 0.4, 0.1]`. Grey images have neither saturation nor hue."""
+    """Greatest change of brightness, contrast and saturation around 1, and of the hue around 0, in
+    circles; SimCLR has `[0.4, 0.4, 0.4, 0.1]`. Grey images have neither saturation nor hue."""
     color_jitter_probability: Fraction = 1.0
-    """How often colours vary at all."""
+    """Probability that the colours of an image vary at all."""
 
     def step(self) -> Step | None:
         """The jitter, if any of the four varies."""
@@ -47,10 +47,10 @@ class GreyscaleKeys(AugmentationKeys):
     """The key of greyscale."""
 
     grayscale: Fraction = 0.0
-    """How often colours are taken away."""
+    """Probability that an image becomes grey."""
 
     def step(self) -> Step | None:
-        """The loss of colour, if it ever happens."""
+        """The greyscale step, if its probability is not 0."""
         return Greyscale(self.grayscale) if self.grayscale > 0 else None
 
     def words(self) -> list[str]:
@@ -62,9 +62,9 @@ class BlurKeys(AugmentationKeys):
     """The keys of blur."""
 
     blur: Fraction = 0.0
-    """How often images are blurred, by a Gaussian kernel of about a tenth of a side."""
+    """Probability that an image is blurred, by a Gaussian kernel of about a tenth of a side."""
     blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
-    """Smallest and largest deviation of that kernel, in pixels that the model sees."""
+    """Smallest and largest deviation of that kernel, in pixels of the model's input."""
 
     @model_validator(mode="after")
     def _sigmas_in_order(self) -> Self:
@@ -72,7 +72,7 @@ class BlurKeys(AugmentationKeys):
         return self
 
     def step(self) -> Step | None:
-        """The blur, if it ever happens."""
+        """The blur, if its probability is not 0."""
         return Blur(self.blur, self.blur_sigma) if self.blur > 0 else None
 
     def words(self) -> list[str]:
@@ -82,18 +82,19 @@ class BlurKeys(AugmentationKeys):
 
 @dataclass(frozen=True)
 class ColorJitter(Policy):
-    """Brightness, contrast, saturation and hue, in an order that differs from sample to sample.
+    """Brightness, contrast, saturation and hue, in a random order for each sample.
 
     Attributes:
-        amounts: Of the four. Factors are uniform in `[max(0, 1 - amount), 1 + amount]`, the hue
-            is moved by up to its amount, 0.5 at most, of the circle of colours to both sides.
-        probability: Of an image to be varied at all.
+        amounts: The amounts of the four. Factors are uniform in `[max(0, 1 - amount), 1 + amount]`;
+            the hue is moved by up to its amount, 0.5 at most, of the circle of colours to both
+            sides.
+        probability: Probability that an image is varied at all.
     """
 
     amounts: tuple[float, float, float, float]
     probability: float = 1.0
 
-    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
+    def draw(self, keys: Tensor, size: tuple[int, int]) -> Layers:
         """Operations and strengths of four layers, whatever the size; see `Policy`."""
         del size
         amounts = torch.tensor(self.amounts, dtype=torch.float64)
@@ -103,9 +104,9 @@ class ColorJitter(Policy):
         strengths = least + shares * (middle + amounts - least)  # (B, 4)
         operations = torch.where(amounts > 0, torch.tensor(_JITTERED), NOTHING)
         is_done = uniform(keys, "color-jitter-whether", 1) < self.probability
-        chosen = torch.where(is_done, operations, NOTHING)
+        indices = torch.where(is_done, operations, NOTHING)
         order = uniform(keys, "color-jitter-order", 4).argsort(dim=1, stable=True)
-        return Drawn(chosen.gather(1, order), strengths.gather(1, order))
+        return Layers(indices.gather(1, order), strengths.gather(1, order))
 
 
 @dataclass(frozen=True)
@@ -113,17 +114,17 @@ class Greyscale(Policy):
     """All channels become the image's grey.
 
     Attributes:
-        probability: Of an image to lose its colours.
+        probability: Probability that an image becomes grey.
     """
 
     probability: float
 
-    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
+    def draw(self, keys: Tensor, size: tuple[int, int]) -> Layers:
         """Operations and strengths of one layer, whatever the size; see `Policy`."""
         del size
         is_done = uniform(keys, "greyscale", 1) < self.probability  # (B, 1)
-        chosen = torch.where(is_done, OPERATIONS.index("Color"), NOTHING)
-        return Drawn(chosen, torch.zeros_like(chosen, dtype=torch.float64))
+        indices = torch.where(is_done, OPERATIONS.index("Color"), NOTHING)
+        return Layers(indices, torch.zeros_like(indices, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -131,20 +132,20 @@ class Blur(Policy):
     """Gaussian blur, see `vitrellis.data.augmentation.blur`.
 
     Attributes:
-        probability: Of an image to be blurred.
+        probability: Probability that an image is blurred.
         sigma: Smallest and largest deviation, in pixels.
     """
 
     probability: float
     sigma: tuple[float, float] = (0.1, 2.0)
 
-    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
+    def draw(self, keys: Tensor, size: tuple[int, int]) -> Layers:
         """Operations and strengths of one layer, whatever the size; see `Policy`."""
         del size
         is_done = uniform(keys, "blur", 1) < self.probability  # (B, 1)
         least, greatest = self.sigma
         sigmas = least + uniform(keys, "blur-sigma", 1).double() * (greatest - least)
-        return Drawn(torch.where(is_done, OPERATIONS.index("Blur"), NOTHING), sigmas)
+        return Layers(torch.where(is_done, OPERATIONS.index("Blur"), NOTHING), sigmas)
 
 
 _JITTERED = [OPERATIONS.index(name) for name in ("Brightness", "Contrast", "Color", "Hue")]

@@ -1,4 +1,4 @@
-"""Random crops and flips: their keys, their boxes, and what they make of images."""
+"""Random crops and flips: their keys, their boxes, and their step."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class CropKeys(Section):
     padding: Index = 4
     """Width of the border for a padded crop, in pixels."""
     interpolation: Interpolation = "bicubic"
-    """How images are resized, in evaluation too if `input.interpolation` does not say."""
+    """The kernel for resizing, in evaluation too if `input.interpolation` does not say."""
     flip: Fraction = 0.5
-    """How often left and right are exchanged."""
+    """Probability that left and right are exchanged."""
     vertical_flip: Fraction = 0.0
-    """How often up and down are exchanged."""
+    """Probability that up and down are exchanged."""
 
     @model_validator(mode="after")
     def _crops_are_possible(self) -> Self:
@@ -92,8 +92,8 @@ class CropAndFlip:
         Args:
             images: uint8 `(B, C, H, W)`.
             keys: `(B,)` of the samples, on the CPU.
-            finish: Makes the result from grey levels, if nothing else comes between; see
-                `crop_resize`. Padded crops do not use it.
+            finish: Makes the result from grey levels, see `crop_resize`; None if other steps follow
+                on grey levels. Padded crops do not use it.
 
         Returns:
             `(B, C, h, w)`, uint8 or finished; never the caller's memory.
@@ -114,11 +114,11 @@ class CropAndFlip:
         return padded_crop(images, offsets, self.padding, self.size, flip_x, flip_y)
 
     def matrices(self, keys: Tensor, stored: tuple[int, int]) -> Tensor:
-        """Where each pixel of the result comes from in the stored image.
+        """The origin of each pixel of the result in the stored image.
 
         Args:
             keys: `(B,)` of the samples, on the CPU.
-            stored: `(H, W)` of the images before.
+            stored: `(H, W)` of the stored images.
 
         Returns:
             `(B, 2, 3)` float64 on the CPU, as of `TrainTransform.origins`.
@@ -148,7 +148,7 @@ def whole_boxes(images: Tensor) -> Tensor:
 
 
 ATTEMPTS = 10
-"""Boxes that are drawn for a sample before it is given up, as in torchvision and timm."""
+"""Number of boxes that are drawn for a sample, as in torchvision and timm."""
 
 
 class Boxes(NamedTuple):
@@ -156,11 +156,11 @@ class Boxes(NamedTuple):
 
     Attributes:
         sides: `(B, 4)` int64: top, left, height, width in pixels.
-        found: `(B,)` bool; `sides` is undefined where no box fits.
+        fits: `(B,)` bool; `sides` is undefined where no box fits.
     """
 
     sides: Tensor
-    found: Tensor
+    fits: Tensor
 
 
 def crop_boxes(
@@ -169,7 +169,7 @@ def crop_boxes(
     """Boxes of random area, aspect and place; the largest centred one where none fits.
 
     Args:
-        keys: `(B,)` of the samples.
+        keys: `(B,)` int64 keys of the samples.
         size: `(H, W)` of the images.
         scale: Smallest and largest share of the area.
         ratio: Narrowest and widest aspect, width over height.
@@ -179,7 +179,7 @@ def crop_boxes(
     """
     boxes = random_boxes(keys, size, scale, ratio, largest=size, stream="crop")
     centred = torch.tensor(_centred_box(size, ratio), device=keys.device)
-    return torch.where(boxes.found[:, None], boxes.sides, centred)
+    return torch.where(boxes.fits[:, None], boxes.sides, centred)
 
 
 def random_boxes(
@@ -194,12 +194,12 @@ def random_boxes(
     """The first of ten boxes of uniform area and log-uniform aspect that fits.
 
     Args:
-        keys: `(B,)` of the samples.
+        keys: `(B,)` int64 keys of the samples.
         size: `(H, W)` of the images.
         scale: Smallest and largest share of the area.
         ratio: Narrowest and widest aspect, width over height.
         largest: Greatest height and width that fit.
-        stream: What the randomness is for.
+        stream: The name of the boxes' random numbers.
     """
     draws = uniform(keys, stream, 2 * ATTEMPTS + 2).double()
     areas, aspects, places = draws.split((ATTEMPTS, ATTEMPTS, 2), dim=1)
@@ -224,7 +224,7 @@ def _centred_box(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[int
 
 
 def is_inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where boxes are.
+    """Masks of boxes.
 
     Args:
         boxes: `(B, 4)` top, left, height and width in pixels; they may reach beyond the image.

@@ -2,11 +2,11 @@
 
 Papers: Random Erasing (Zhong et al., AAAI 2020, https://arxiv.org/abs/1708.04896), as timm's pixel
 mode; Cutout (DeVries & Taylor, 2017, https://arxiv.org/abs/1708.04552), original code
-github.com/uoguelph-mlrg/Cutout. Cutout's centres are equally likely everywhere, so that the square
+github.com/uoguelph-mlrg/Cutout. Cutout's centres are uniform over the image, so that the square
 is often cut off by the border, and zero is the mean, because images are normalised before.
 
 How we differ: the noise of random erasing is not drawn but read from a table of normal numbers,
-from a random place on; drawing it for every pixel would cost more than the rest of an augmentation.
+from a random place on; drawing it for every pixel would cost more than all other steps.
 A Cutout square of odd side is as large as it says; the published code leaves a pixel off each side.
 """
 
@@ -26,17 +26,17 @@ AREA = (0.02, 1 / 3)
 ASPECT = (0.3, 1 / 0.3)
 """Narrowest and widest rectangle, width over height."""
 NUM_PLACES = 1 << 18
-"""At how many places of the table noise can begin."""
+"""Number of places of the table at which noise can begin."""
 
 
 class ErasingKeys(AugmentationKeys):
     """The key of random erasing."""
 
     erasing: Fraction = 0.0
-    """How often a rectangle is replaced by noise."""
+    """Probability that a rectangle is replaced by noise."""
 
     def step(self) -> Step | None:
-        """Random erasing, if it ever happens."""
+        """Random erasing, if its probability is not 0."""
         return Erasing(self.erasing) if self.erasing > 0 else None
 
     def words(self) -> list[str]:
@@ -83,16 +83,16 @@ class Erasing(NormalizedStep):
         boxes = random_boxes(
             keys, (height, width), AREA, ASPECT, largest=(height - 1, width - 1), stream="erase-box"
         )
-        is_erased = boxes.found & (uniform(keys, "erase", 1).squeeze(1) < self.probability)
+        is_erased = boxes.fits & (uniform(keys, "erase", 1).squeeze(1) < self.probability)
         rows = is_erased.nonzero().squeeze(1)
         sides = boxes.sides[rows].to(device)
         starts = integers(keys[rows], "erase-noise", 1, below=NUM_PLACES).squeeze(1).to(device)
         rows = rows.to(device)
         noise = self._noise(numbers, device)
         for part in cached_parts(len(rows), numbers, device):
-            own = images.index_select(0, rows[part])
-            drawn = noise.index_select(0, starts[part]).view_as(own)
-            erased = torch.where(is_inside(sides[part], (height, width)), drawn, own)
+            pixels = images.index_select(0, rows[part])
+            patches = noise.index_select(0, starts[part]).view_as(pixels)
+            erased = torch.where(is_inside(sides[part], (height, width)), patches, pixels)
             images.index_copy_(0, rows[part], erased)
         return images
 
@@ -108,7 +108,7 @@ class Cutout(NormalizedStep):
     """Puts zeros in a square of each image.
 
     Args:
-        side: Of the square, in pixels.
+        side: The side of the square, in pixels.
     """
 
     def __init__(self, side: int) -> None:

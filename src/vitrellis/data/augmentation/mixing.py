@@ -1,8 +1,8 @@
-"""Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019), every sample by itself.
+"""Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019), drawn for each sample.
 
 How we differ from the usual code: each sample draws its own share, box and partner, and the partner
-is any training image, not one that happens to be in the batch. What a sample becomes then depends
-on (seed, epoch, sample) alone.
+is any training image, not one that happens to be in the batch. The result then depends on (seed,
+epoch, sample) alone.
 """
 
 from __future__ import annotations
@@ -63,18 +63,18 @@ def cutmix(
     in_columns = (column >= left[:, None]) & (column < right[:, None])  # (B, W)
     box = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # (B, 1, H, W)
     area = (right - left) * (bottom - top)
-    kept = (1 - area.double() / (height * width)).to(lam.dtype)
-    return torch.where(box, partner_images, images), _mix_targets(targets, partner_targets, kept)
+    share = (1 - area.double() / (height * width)).to(lam.dtype)
+    return torch.where(box, partner_images, images), _mix_targets(targets, partner_targets, share)
 
 
 class Mix:
-    """Decides, for each sample, whether and how it is mixed.
+    """Mixup, CutMix or neither, decided for each sample.
 
     Args:
         mixup: Alpha of mixup's Beta distribution, 0 for none.
         cutmix: Alpha of CutMix's, 0 for none.
-        switch: How often CutMix is taken where both are on.
-        probability: How often a sample is mixed at all.
+        switch: Probability of CutMix where both are on.
+        probability: Probability that a sample is mixed at all.
     """
 
     def __init__(
@@ -92,14 +92,14 @@ class Mix:
 
     @property
     def active(self) -> bool:
-        """Whether anything is ever mixed."""
+        """True if samples are ever mixed."""
         return (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
 
     def is_mixed(self, keys: Tensor) -> Tensor:
-        """Which samples are mixed, `(B,)` bool.
+        """True for the samples that are mixed, `(B,)` bool.
 
         Args:
-            keys: `(B,)` of the samples.
+            keys: `(B,)` int64 keys of the samples.
         """
         return uniform(keys, "mix", 1).squeeze(1) < self.probability
 
@@ -108,8 +108,8 @@ class Mix:
 
         Args:
             indices: `(B,)` sample numbers.
-            keys: `(B,)` of the samples.
-            num_images: In the training split, at least 2.
+            keys: `(B,)` int64 keys of the samples.
+            num_images: Images of the training split, at least 2.
         """
         steps = integers(keys, "mix-partner", 1, below=num_images - 1).squeeze(1) + 1
         return (indices + steps) % num_images, child_keys(keys, "mix-view")
@@ -122,7 +122,7 @@ class Mix:
         partner_targets: Tensor,
         keys: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Mixes every sample with its partner, one way or the other.
+        """Mixes every sample with its partner, by mixup or by CutMix.
 
         Args:
             images: `(B, C, H, W)`.

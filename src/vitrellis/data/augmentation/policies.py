@@ -25,7 +25,7 @@ from torch import Tensor
 from torchvision.transforms import AutoAugment as Published
 from torchvision.transforms import AutoAugmentPolicy
 
-from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Drawn, Policy
+from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Layers, Policy
 from vitrellis.data.augmentation.steps import AugmentationKeys, Step
 from vitrellis.data.randomness import integers, normal, uniform
 from vitrellis.errors import UsageError
@@ -38,7 +38,7 @@ CHOICES = OPERATIONS[:15]
 """timm's fifteen, each drawn equally often."""
 
 PolicyName = Literal["cifar10", "imagenet", "svhn"]
-"""The data sets that policies were learned on."""
+"""The datasets that policies were learned on."""
 
 
 class PolicyKeys(AugmentationKeys):
@@ -73,14 +73,14 @@ class PolicyKeys(AugmentationKeys):
 
 @dataclass(frozen=True)
 class RandAugment(Policy):
-    """What a RandAugment string says: each of `CHOICES` is drawn equally often.
+    """RandAugment: each of `CHOICES` is drawn equally often.
 
     Attributes:
         magnitude: `m`, 0 to 10.
-        magnitude_std: `mstd`, of the normal distribution around it.
-        num_layers: `n`, operations one after the other.
-        probability: `p`, that an operation is done at all.
-        increasing: `inc1`: every operation grows stronger with the magnitude.
+        magnitude_std: `mstd`, the standard deviation around it.
+        num_layers: `n`, the number of operations, one after the other.
+        probability: `p`, the probability that an operation is applied at all.
+        increasing: `inc1`, whether every operation grows stronger with the magnitude.
     """
 
     magnitude: float = HIGHEST_MAGNITUDE
@@ -89,15 +89,15 @@ class RandAugment(Policy):
     probability: float = 0.5
     increasing: bool = False
 
-    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
+    def draw(self, keys: Tensor, size: tuple[int, int]) -> Layers:
         """Operations and strengths of `num_layers` layers, whatever the size; see `Policy`."""
         del size
         draws = uniform(keys, "rand-augment", 3 * self.num_layers).unflatten(1, (3, -1))
         which, whether, sign = draws.unbind(dim=1)  # (B, num_layers)
         is_done = whether < self.probability
-        chosen = torch.where(is_done, (which * len(CHOICES)).long(), NOTHING)
+        indices = torch.where(is_done, (which * len(CHOICES)).long(), NOTHING)
         signs = torch.where(sign < 0.5, -1.0, 1.0)
-        return Drawn(chosen, strengths(chosen, self.magnitudes(keys), signs, self.increasing))
+        return Layers(indices, strengths(indices, self.magnitudes(keys), signs, self.increasing))
 
     def magnitudes(self, keys: Tensor) -> Tensor:
         """One for each sample and layer, `(B, num_layers)` float64."""
@@ -143,14 +143,14 @@ def parse_policy(text: str) -> RandAugment:
     )
 
 
-def strengths(chosen: Tensor, magnitudes: Tensor, signs: Tensor, increasing: bool) -> Tensor:
-    """What operations are told: bits, grey levels, degrees, shares or factors.
+def strengths(operations: Tensor, magnitudes: Tensor, signs: Tensor, increasing: bool) -> Tensor:
+    """The strengths of operations: bits, grey levels, degrees, shares or factors.
 
     Args:
-        chosen: `(B, ...)` int64, index into `CHOICES`; what `NOTHING` is told means nothing.
+        operations: `(B, ...)` int64, index into `CHOICES`; the strength of `NOTHING` is undefined.
         magnitudes: float64 in [0, 10], of the same shape.
         signs: -1 and 1, of the same shape, for the operations that go both ways.
-        increasing: Whether strength grows with the magnitude throughout.
+        increasing: True if every strength grows with the magnitude.
 
     Returns:
         float64, of the same shape.
@@ -158,9 +158,9 @@ def strengths(chosen: Tensor, magnitudes: Tensor, signs: Tensor, increasing: boo
     scales = [_SCALES[name, increasing] for name in CHOICES]
     greatest, from_, least = torch.tensor(
         [[scale.greatest, scale.start, scale.least] for scale in scales], dtype=torch.float64
-    )[chosen].unbind(dim=-1)
+    )[operations].unbind(dim=-1)
     flags = torch.tensor([[scale.is_whole, scale.is_signed] for scale in scales])
-    is_whole, is_signed = flags[chosen].unbind(dim=-1)
+    is_whole, is_signed = flags[operations].unbind(dim=-1)
     strength = magnitudes / HIGHEST_MAGNITUDE * greatest.abs()
     strength = torch.where(is_whole, strength.trunc(), strength) * greatest.sign()
     return (from_ + torch.where(is_signed, strength * signs, strength)).clamp_min(least)
@@ -202,21 +202,21 @@ _PARTS = {
     "p": (1.0, False),
     "inc": (1.0, True),
 }
-"""Of the notation: the highest number, and whether it must be whole."""
+"""The parts of the notation: the highest number, and whether it must be whole."""
 
 
 NUM_MAGNITUDES = 10
-"""From none, or a weak one, to the strongest."""
+"""Number of magnitudes, from none, or a weak one, to the strongest."""
 GREATEST_TRANSLATION = 150 / 331
-"""Share of a side."""
+"""Greatest translation, as a share of a side."""
 _OWN_NAMES = {"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel"}
 
 
 class AutoAugment(Policy):
-    """One of the published policies: a pair of operations, each done with its own probability.
+    """One of the published policies: a pair of operations, each applied with its own probability.
 
     Args:
-        name: What it was learned on.
+        name: The dataset that it was learned on.
     """
 
     def __init__(self, name: PolicyName) -> None:
@@ -226,7 +226,7 @@ class AutoAugment(Policy):
         self.probabilities = torch.tensor([[share for _, share, _ in pair] for pair in pairs])
         self.magnitudes = torch.tensor([[number or 0 for _, _, number in pair] for pair in pairs])
 
-    def drawn(self, keys: Tensor, size: tuple[int, int]) -> Drawn:
+    def draw(self, keys: Tensor, size: tuple[int, int]) -> Layers:
         """Operations and strengths of two layers; see `Policy`."""
         which = integers(keys, "auto-augment", 1, below=len(self.operations)).squeeze(1)
         draws = uniform(keys, "auto-augment-layers", 4).unflatten(1, (2, 2))
@@ -235,13 +235,13 @@ class AutoAugment(Policy):
         is_done = whether < self.probabilities[which]
         signs = torch.where(sign < 0.5, -1.0, 1.0)
         strengths = auto_strengths(operations, magnitudes, signs, size)
-        return Drawn(torch.where(is_done, operations, NOTHING), strengths)
+        return Layers(torch.where(is_done, operations, NOTHING), strengths)
 
 
 def auto_strengths(
     operations: Tensor, magnitudes: Tensor, signs: Tensor, size: tuple[int, int]
 ) -> Tensor:
-    """What operations are told: bits, grey levels, degrees, shares or factors.
+    """The strengths of operations: bits, grey levels, degrees, shares or factors.
 
     Args:
         operations: `(B, ...)` int64, index into `OPERATIONS`.
@@ -272,4 +272,4 @@ def auto_strengths(
 
 _ENHANCEMENTS = ("Brightness", "Color", "Contrast", "Sharpness")
 _ENDS = {"ShearX": 0.3, "ShearY": 0.3, "Rotate": 30.0, **dict.fromkeys(_ENHANCEMENTS, 0.9)}
-"""What the greatest magnitude adds or takes away."""
+"""The change that the greatest magnitude makes."""

@@ -1,9 +1,9 @@
 """Batched crops and resizing: every sample its own, without a loop over samples.
 
-Resizing is exact: weights are rounded to multiples of 2^-14 and what the first of the two passes
-returns to whole grey levels (as Pillow and torchvision do, with 22 and up to 15 bits), so that
-every sum fits the 24 bits of a float32 and its terms can be added in any order. What becomes of an
-image then depends, bit by bit, neither on the other images of the batch nor on the device.
+Resizing is exact: weights are rounded to multiples of 2^-14 and the results of the first
+of the two passes to whole grey levels (as Pillow and torchvision do, with 22 and up to 15 bits), so
+that every sum fits the 24 bits of a float32 and its terms can be added in any order. The bits of a
+result then depend neither on the other images of the batch nor on the device.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch.nn import functional as F
 Interpolation = Literal["bilinear", "bicubic"]
 
 CACHED_NUMBERS = 1 << 19
-"""How many numbers are worked on at a time on a CPU, to stay within its caches."""
+"""Numbers per part of a batch on a CPU, to stay within its caches."""
 TABLED_NUMBERS = 1 << 23
-"""Up to so many numbers, the matrices of all crops of a side are computed once and kept."""
+"""Greatest size of a table of the matrices of all crops of a side, computed once and kept."""
 MIN_CHUNK = 4
-"""So many images are worked on at a time, large as they may be."""
+"""Smallest number of images per part of a batch, even if they are large."""
 
 
 def crop_resize(
@@ -48,9 +48,9 @@ def crop_resize(
         boxes: `(B, 4)` int64 top, left, height, width in pixels.
         size: `(h, w)` of the result.
         interpolation: The kernel.
-        flip_x: `(B,)` bool, which results to mirror left to right.
-        flip_y: `(B,)` bool, which results to mirror top to bottom.
-        dtype: uint8 for whole grey levels, float32 for what they are rounded from.
+        flip_x: `(B,)` bool, True to mirror a result left to right.
+        flip_y: `(B,)` bool, True to mirror a result top to bottom.
+        dtype: uint8 for whole grey levels, float32 for levels before rounding.
         finish: Fills its first argument, part of the result, from its second, grey levels.
 
     Returns:
@@ -90,7 +90,7 @@ def resize_matrices(
     Args:
         start: `(B,)` first pixel of each crop.
         length: `(B,)` its length in pixels.
-        mirrored: `(B,)` bool, where to put the last pixel first.
+        mirrored: `(B,)` bool, True to put the last pixel first.
         num_in: Pixels of the whole side.
         num_out: Pixels of the result.
         interpolation: The kernel, widened where the result is smaller than the crop.
@@ -124,8 +124,8 @@ def padded_crop(
         offsets: `(B, 2)` int64 top and left in the padded image.
         padding: Width of the border.
         size: `(h, w)` of the result.
-        flip_x: `(B,)` bool, which results to mirror left to right.
-        flip_y: `(B,)` bool, which results to mirror top to bottom.
+        flip_x: `(B,)` bool, True to mirror a result left to right.
+        flip_y: `(B,)` bool, True to mirror a result top to bottom.
 
     Returns:
         `(B, C, h, w)` uint8.
@@ -158,9 +158,9 @@ def cached_parts(batch: int, numbers_per_image: int, device: torch.device) -> It
     """Cuts a batch into parts that fit a CPU's caches; other devices take it whole.
 
     Args:
-        batch: Images.
-        numbers_per_image: How many numbers are at work for each.
-        device: Where.
+        batch: Number of images.
+        numbers_per_image: Numbers in memory for each.
+        device: The device that computes.
     """
     size = max(MIN_CHUNK, CACHED_NUMBERS // max(1, numbers_per_image))
     if device.type != "cpu":
@@ -177,7 +177,7 @@ def _matrices(
     num_out: int,
     interpolation: Interpolation,
 ) -> Tensor:
-    """As `resize_matrices`, looked up where images are small."""
+    """`resize_matrices`, looked up in a table where images are small."""
     num_crops = num_in * (num_in + 1) // 2
     if 2 * num_crops * num_in * num_out > TABLED_NUMBERS:
         return resize_matrices(start, length, mirrored, num_in, num_out, interpolation)

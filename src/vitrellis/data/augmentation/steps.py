@@ -1,8 +1,8 @@
 """The parts of an augmentation: its recipe keys, and the step that they ask for.
 
 A new augmentation is one file with a class of keys and a class of steps, and one more base of
-`View` (`view.py`). A step must do to an image what the sample's key says and nothing else, so its
-random numbers come from `vitrellis.data.randomness`, from a stream with a name of its own.
+`View` (`view.py`). A step must depend on the sample's key alone, so its random numbers come
+from `vitrellis.data.randomness`, from a stream with a name of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PixelStep(ABC):
 
         Args:
             images: `(B, C, H, W)` uint8.
-            keys: `(B,)` of the samples, on the CPU.
+            keys: `(B,)` int64 keys of the samples, on the CPU.
             fill: `(C,)` float32, the mean colour in grey levels.
         """
 
@@ -32,7 +32,7 @@ class PixelStep(ABC):
         """The movement of the pixels, as `warp` takes it; None for a step that moves nothing.
 
         Args:
-            keys: `(B,)` of the samples, on the CPU.
+            keys: `(B,)` int64 keys of the samples, on the CPU.
             size: `(H, W)` of the images in pixels.
 
         Returns:
@@ -49,7 +49,7 @@ class NormalizedStep(ABC):
 
         Args:
             images: `(B, C, H, W)` float32, normalised.
-            keys: `(B,)` of the samples, on the CPU.
+            keys: `(B,)` int64 keys of the samples, on the CPU.
         """
 
 

@@ -1,12 +1,12 @@
 """Changes of grey levels and colours for whole batches, each image by its own strength.
 
-Every function does what Pillow does to one image (`ImageOps`, `ImageEnhance`), to the grey level:
-in its arithmetic, with its truncation. Most changes are a table of 256 grey levels per image and
-channel; all tables of a batch are then looked up at once.
+Every function computes what Pillow computes for one image (`ImageOps`, `ImageEnhance`), to the
+grey level: with the same arithmetic and truncation. Most changes are a table of 256 grey levels per
+image and channel; all tables of a batch are then looked up at once.
 
-How we differ: what Pillow does with three channels goes on with any number of them. There, grey is
-the mean of the channels, and `color` and `hue` change nothing. Pillow does not move hues: `hue` is
-what torchvision does to tensors, to a grey level.
+How we differ: Pillow takes one or three channels, these functions any number. With other numbers,
+grey is the mean of the channels, and `color` and `hue` change nothing. Pillow does not move hues:
+`hue` is torchvision's for tensors, to a grey level.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.augmentation.resampling import cached_parts
+from vitrellis.data.channels import luma
 
 
 def look_up(images: Tensor, tables: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def look_up(images: Tensor, tables: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor, strengths: Tensor) -> Tensor:
-    """Tables that stretch each channel to all of [0, 255]. There is no strength.
+    """Tables that stretch each channel to all of [0, 255]. They have no strength.
 
     Args:
         images: `(B, C, H, W)` uint8.
@@ -55,7 +56,7 @@ def autocontrast(images: Tensor, strengths: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, strengths: Tensor) -> Tensor:
-    """Tables that make each channel's histogram flat. There is no strength.
+    """Tables that make each channel's histogram flat. They have no strength.
 
     Args:
         images: `(B, C, H, W)` uint8.
@@ -201,17 +202,16 @@ def _away_from(least: Tensor, images: Tensor, factors: Tensor) -> Tensor:
 
 
 def _greyscale(images: Tensor) -> Tensor:
-    """`(B, 1, H, W)` int32: ITU-R 601 luma of three channels, else the mean, rounded."""
+    """`(B, 1, H, W)` int32: the luma of three channels, else the mean, rounded."""
     channels = images.shape[1]
     if channels != 3:
         total = images.sum(dim=1, keepdim=True, dtype=torch.int32)
         return (2 * total + channels) // (2 * channels) if channels > 1 else total
-    red, green, blue = images.int().split(1, dim=1)
-    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    return luma(images)
 
 
 def _histograms(images: Tensor) -> Tensor:
-    """How often each level occurs, `(B, C, 256)` int64."""
+    """The number of pixels of each level, `(B, C, 256)` int64."""
     rows = images.flatten(0, 1).flatten(1)  # (B * C, H * W)
     first = torch.arange(len(rows), device=images.device)[:, None] * 256
     counts = torch.bincount((rows + first).flatten(), minlength=len(rows) * 256)

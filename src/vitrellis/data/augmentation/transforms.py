@@ -1,9 +1,9 @@
-"""From stored images to what a model sees: augmented for training, plain for evaluation.
+"""From stored images to a model's input: augmented for training, plain for evaluation.
 
 Both take a whole batch of uint8 images on any device. Order as in timm and torchvision: crop and
 flip, AutoAugment or RandAugment, colour jitter, greyscale, blur, normalisation, random erasing,
-Cutout. What is random is decided on the CPU, in a few numbers for each image, so that it is the
-same on every device and an accelerator is never waited for.
+Cutout. Random numbers are drawn on the CPU, a few for each image, so that they are the same on
+every device and the CPU never waits for an accelerator.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class EvalTransform:
         size: `(h, w)` in pixels.
         mean: Mean per channel, of images in [0, 1].
         std: Standard deviation per channel.
-        interpolation: How images are resized.
+        interpolation: The kernel for resizing.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """Training: every sample varied by what its key says, and by nothing else.
+    """Training: every sample is augmented as a function of its key alone.
 
     Args:
-        view: How images are varied; if it is None, the keys say it.
+        view: The settings of the augmentation; None to give its keys instead.
         size: `(h, w)` in pixels.
         mean: Mean per channel, of images in [0, 1].
         std: Standard deviation per channel.
@@ -91,7 +91,7 @@ class TrainTransform:
 
         Args:
             images: uint8 `(B, C, H, W)`.
-            keys: `(B,)` of the samples; best on the CPU, whatever the images are on.
+            keys: `(B,)` int64 keys of the samples; best on the CPU, wherever the images are.
 
         Returns:
             float32 `(B, C, h, w)`, normalised.
@@ -100,20 +100,20 @@ class TrainTransform:
         # normalised at once where no step comes between; no longer the caller's memory
         images = self._geometry(images, keys, None if self._on_pixels else self._normalize.into)
         self._fill = self._fill.to(images.device)
-        for change in self._on_pixels:
-            change.apply(images, keys, self._fill)
+        for step in self._on_pixels:
+            step.apply(images, keys, self._fill)
         if images.dtype == torch.uint8:
             images = self._normalize(images)
-        for step in self._on_normalized:
-            images = step(images, keys)
+        for last_step in self._on_normalized:
+            images = last_step(images, keys)
         return images
 
     def origins(self, keys: Tensor, stored: tuple[int, int]) -> Tensor:
-        """Where each pixel of an augmented image comes from: crop, flips and warps in one.
+        """The origin of each pixel of an augmented image: crop, flips and warps in one matrix.
 
         Args:
-            keys: `(B,)` of the samples.
-            stored: `(H, W)` of the images before.
+            keys: `(B,)` int64 keys of the samples.
+            stored: `(H, W)` of the stored images.
 
         Returns:
             `(B, 2, 3)` float64 on the CPU: from `(x, y, 1)` in the result to x and y in the stored
@@ -152,6 +152,6 @@ class Normalize:
         """Normalises float grey levels into `out`, both `(B, C, H, W)`."""
         assert out.shape[1] == self._scale.shape[1], "as many means as channels"
         self._scale, self._shift = self._scale.to(out.device), self._shift.to(out.device)
-        # two roundings wherever a pixel lies; a fused one would depend on its place
+        # always two roundings: a fused operation's result would depend on the pixel's place
         torch.mul(levels, self._scale, out=out)
         out.add_(self._shift)

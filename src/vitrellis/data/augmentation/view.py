@@ -18,10 +18,9 @@ class View(
     PolicyKeys,
     CropKeys,
 ):
-    """How one image is varied, in the order of the keys.
+    """The augmentation of one image, in the order of the keys."""
 
-    The bases stand in the reverse order, because pydantic puts the keys of the last base first.
-    """
+    # the bases stand in the reverse order, because pydantic puts the keys of the last base first
 
     def steps(self) -> list[Step]:
         """The steps after cropping and flipping, in their order."""

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from vitrellis.data.augmentation.resampling import cached_parts
 
-_ROOM = 2.0**-9
-"""Of a grey level: more than single precision errs."""
+_ROUNDING_SLACK = 2.0**-9
+"""Added before truncation, in grey levels; larger than the error of float32."""
 
 
 def warp(images: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
@@ -19,9 +19,9 @@ def warp(images: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
 
     Args:
         images: `(B, C, H, W)` uint8.
-        matrices: `(B, 2, 3)` float64: where each output pixel `(x, y, 1)` comes from, in pixels,
-            with centres at halves.
-        fill: `(C,)` float32, grey levels of what comes from outside.
+        matrices: `(B, 2, 3)` float64: the origin of each output pixel `(x, y, 1)`, in pixels, with
+            centres at halves.
+        fill: `(C,)` float32, the grey levels outside of the image.
 
     Returns:
         `(B, C, H, W)` uint8.
@@ -40,7 +40,9 @@ def warp(images: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
             images[part].float(), grid, padding_mode="border", align_corners=False
         )
         # Pillow truncates, in double precision: whole levels must not end up just below themselves
-        out[part] = torch.where(inside, warped.add_(_ROOM), fill.view(1, -1, 1, 1)).short()
+        out[part] = torch.where(
+            inside, warped.add_(_ROUNDING_SLACK), fill.view(1, -1, 1, 1)
+        ).short()
     return out
 
 
@@ -48,8 +50,8 @@ def combined(first: Tensor, second: Tensor) -> Tensor:
     """The matrices of two warps, one after the other.
 
     Args:
-        first: `(B, 2, 3)`, of the warp that is done first.
-        second: `(B, 2, 3)`, of the one that is done to its result.
+        first: `(B, 2, 3)`, the matrices of the warp that is applied first.
+        second: `(B, 2, 3)`, those of the warp that is applied to its result.
 
     Returns:
         `(B, 2, 3)`.
@@ -59,11 +61,11 @@ def combined(first: Tensor, second: Tensor) -> Tensor:
 
 
 def sample_maps(maps: Tensor, matrices: Tensor, size: tuple[int, int], stored: Tensor) -> Tensor:
-    """Feature maps of images, as if the images had been warped: bilinear, edges go on outside.
+    """Feature maps of images, as if the images had been warped: bilinear, edges are repeated.
 
     Args:
-        maps: `(B, C, h, w)` of the images as they were stored.
-        matrices: `(B, 2, 3)`, where the pixels of the warped images come from, as of `warp`.
+        maps: `(B, C, h, w)` of the stored images.
+        matrices: `(B, 2, 3)`, the origins of the warped images' pixels, see `warp`.
         size: `(H', W')` of the warped images in pixels.
         stored: `(2,)` width and height of the stored images in pixels.
 

@@ -7,16 +7,17 @@ four bytes, then the elements in row-major order. Only unsigned bytes (type 0x08
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
 import math
 import zlib
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from vitrellis.data.formats import read_file
 from vitrellis.data.source import Split, TensorImages
 from vitrellis.errors import VitrellisError
 
@@ -29,8 +30,8 @@ def read_idx_split(images: Path, labels: Path, *, size: tuple[int, int], classes
     Args:
         images: File of `(N, H, W)` bytes.
         labels: File of `(N,)` bytes.
-        size: What `(H, W)` must be.
-        classes: Labels must be below this.
+        size: `(H, W)` that the images must have.
+        classes: Number of classes; labels must be below it.
 
     Raises:
         VitrellisError: If a file is missing, damaged or of another shape, or the two do not match.
@@ -61,20 +62,19 @@ def read_idx(path: Path, *, dimensions: int) -> npt.NDArray[np.uint8]:
 
     Args:
         path: The file.
-        dimensions: How many the array must have.
+        dimensions: Number of dimensions that the array must have.
 
     Raises:
         VitrellisError: If the file is missing, is no idx file of bytes, is shorter or longer than
             it says, or has another number of dimensions.
     """
+    unpack = {".gz": gzip.decompress, ".xz": lzma.decompress}.get(path.suffix, bytes)
     try:
-        with _open(path) as file:
-            shape = _read_shape(file, path, dimensions)
-            content = file.read()
-    except FileNotFoundError:
-        raise VitrellisError(f"{path}: no such file") from None
+        file = io.BytesIO(unpack(read_file(path)))
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise VitrellisError(f"{path}: is damaged or cut off: {error}") from None
+    shape = _read_shape(file, path, dimensions)
+    content = file.read()
     if len(content) != math.prod(shape):
         raise VitrellisError(
             f"{path}: its header says {shape}, {math.prod(shape)} bytes, but {len(content)} "
@@ -83,15 +83,7 @@ def read_idx(path: Path, *, dimensions: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(bytearray(content), dtype=np.uint8).reshape(shape)
 
 
-def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".xz":
-        return lzma.open(path, "rb")
-    return path.open("rb")
-
-
-def _read_shape(file: IO[bytes] | gzip.GzipFile, path: Path, dimensions: int) -> tuple[int, ...]:
+def _read_shape(file: io.BytesIO, path: Path, dimensions: int) -> tuple[int, ...]:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] != _UNSIGNED_BYTE:
         raise VitrellisError(

@@ -1,4 +1,4 @@
-"""JSON files of data sets: read whole, with errors that name the file and the key."""
+"""JSON files of datasets: read whole, with errors that name the file and the key."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vitrellis.data.formats import read_file
 from vitrellis.errors import VitrellisError
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
         VitrellisError: If it is missing or damaged.
     """
+    content = read_file(file)
     try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise VitrellisError(f"{file}: no such file") from None
-    except OSError as error:
-        raise VitrellisError(f"{file}: cannot be read: {error.strerror}") from None
+        return json.loads(content)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise VitrellisError(f"{file}: is not JSON, or damaged or cut off ({error})") from None
 
@@ -30,10 +28,10 @@ def records(values: Any, keys: Mapping[str, type], file: Path, where: str) -> li
     """A list of objects that have certain keys.
 
     Args:
-        values: What should be such a list.
+        values: A value that should be such a list.
         keys: The type of each key's value.
-        file: For the message.
-        where: What the list is called, for the message.
+        file: The file's name in the message.
+        where: The list's name in the message.
 
     Raises:
         VitrellisError: If it is something else; names the first object that is wrong.

@@ -1,4 +1,4 @@
-"""Arrays of numbers from files of MATLAB 5 to 7.2, and nothing else of what such files may hold.
+"""Arrays of numbers from files of MATLAB 5 to 7.2; anything else in such files is left unread.
 
 Format: "MAT-File Format", The MathWorks; 128 bytes of header, then elements of a type, a length and
 content, padded to eight bytes; an element may be compressed by zlib. scipy's reader knows all of
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vitrellis.data.formats import read_file
 from vitrellis.errors import VitrellisError
 
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _LARGEST = 64 * 2**20
-"""Bytes that a compressed element may become."""
+"""Greatest number of bytes that a compressed element may have after decompression."""
 _DTYPES = {
     1: "i1",
     2: "u1",
@@ -42,17 +43,12 @@ def read_mat(path: Path, name: str) -> npt.NDArray[Any]:
 
     Args:
         path: The file.
-        name: Of the variable.
+        name: The variable's name.
 
     Raises:
         VitrellisError: If the file is missing or damaged, or has no such array.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise VitrellisError(f"{path}: no such file") from None
-    except OSError as error:
-        raise VitrellisError(f"{path}: cannot be read: {error.strerror}") from None
+    content = read_file(path)
     order = {b"IM": "<", b"MI": ">"}.get(content[126:_HEADER])
     if order is None:
         raise VitrellisError(
@@ -60,16 +56,16 @@ def read_mat(path: Path, name: str) -> npt.NDArray[Any]:
         )
     try:
         for kind, element in _elements(content[_HEADER:], order, unpack=True):
-            found = _matrix(element, order, name) if kind == _MATRIX else None
-            if found is not None:
-                return found
+            array = _matrix(element, order, name) if kind == _MATRIX else None
+            if array is not None:
+                return array
     except (_DamageError, zlib.error) as error:
         raise VitrellisError(f"{path}: is damaged or cut off ({error}); get it again") from None
     raise VitrellisError(f"{path}: has no numbers called {name!r}")
 
 
 class _DamageError(Exception):
-    """What is there is not what should be there."""
+    """The file is not as the format says."""
 
 
 def _elements(content: bytes, order: str, *, unpack: bool = False) -> Iterator[tuple[int, bytes]]:
@@ -103,7 +99,7 @@ def _elements(content: bytes, order: str, *, unpack: bool = False) -> Iterator[t
 
 
 def _matrix(element: bytes, order: str, name: str) -> npt.NDArray[Any] | None:
-    """The array in an element; None if it is called otherwise or is not of real numbers."""
+    """The array in an element; None if it has another name or is not of real numbers."""
     parts = _elements(element, order)
     flags = _numbers(next(parts, None), order)
     shape = tuple(_numbers(next(parts, None), order).tolist())

@@ -1,9 +1,9 @@
 """Reading pickles that hold nothing but plain values, without executing anything.
 
-A pickle is a program: it may call whatever function it names. Here the only names that mean
-anything are those by which numpy arrays are written, and each of them is answered by a small
-stand-in of our own, made anew each time, so that no name leads to a function of Python or numpy
-and nothing a file does outlives its reading. Any other name is refused before anything happens.
+A pickle is a program: it may call any function that it names. Here the only known names are those
+with which numpy arrays are written. Each of them gets a small stand-in of our own, made anew each
+time, so that no name leads to a function of Python or numpy and nothing outlives the reading. Any
+other name is refused before anything happens.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vitrellis.data.formats import read_file
 from vitrellis.errors import VitrellisError
 
 
@@ -29,12 +30,7 @@ def read_plain_pickle(path: Path) -> object:
     Raises:
         VitrellisError: If it is missing, damaged, or names anything but plain arrays.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise VitrellisError(f"{path}: no such file") from None
-    except OSError as error:
-        raise VitrellisError(f"{path}: cannot be read: {error.strerror}") from None
+    content = read_file(path)
     try:
         _check_lengths(content)
         return _unwrap(_PlainUnpickler(io.BytesIO(content), encoding="bytes").load())
@@ -50,10 +46,10 @@ def read_plain_pickle(path: Path) -> object:
 
 
 class _ForbiddenError(Exception):
-    """A name that plain values do not need."""
+    """The pickle names something that plain values do not need."""
 
 
-# What Python's unpickler raises on damaged files, and the stand-ins on wrong arguments
+# The errors that Python's unpickler raises on damaged files, and the stand-ins on wrong arguments
 _DAMAGE = (
     pickle.UnpicklingError,
     EOFError,

@@ -1,10 +1,10 @@
-"""Data sets as they lie on disk or in memory, read into one form: a `Source`."""
+"""Datasets on disk or in memory, read into one form: a `Source`."""
 
 from vitrellis.data.source import Images, Source, Split, Subset, TensorImages
 from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, image_pixels, read_header, read_image
 from vitrellis.data.sources.files import ImageFiles, Listing, is_image, list_images
 from vitrellis.data.sources.memory import from_dataset, from_tensors
-from vitrellis.data.sources.names import SOURCES, load_source
+from vitrellis.data.sources.names import SOURCES, described_arguments, load_source
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -16,6 +16,7 @@ __all__ = [
     "Split",
     "Subset",
     "TensorImages",
+    "described_arguments",
     "from_dataset",
     "from_tensors",
     "image_pixels",

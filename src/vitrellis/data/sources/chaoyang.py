@@ -1,9 +1,9 @@
 """Chaoyang: patches of colon slides in four classes, 4,021 for training and 2,139 for testing.
 
 Zhu et al., "Hard sample aware noise robust learning for histopathology image classification", IEEE
-TMI 2021; https://bupt-ai-cz.github.io/HSA-NRL. The label of a training image is that of the
-published file, which is wrong at times (the three pathologists' labels are not used); test images
-are those they agreed on.
+TMI 2021; https://bupt-ai-cz.github.io/HSA-NRL. Training labels are those
+of the published file, some of which are wrong (the three pathologists' labels are not used); the
+test images are those on which the pathologists agreed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from vitrellis.data.sources.files import ImageFiles
 from vitrellis.errors import VitrellisError
 
 CLASS_NAMES = ("normal", "serrated", "adenocarcinoma", "adenoma")
-"""In the order of the labels, 0 to 3."""
+"""The classes in the order of the labels, 0 to 3."""
 
-_WANTED = "train.json, test.json and the images that they name"
+_CONTENTS = "train.json, test.json and the images that they name"
 
 
 def load_chaoyang(root: Path | None, channels: int | None = None) -> Source:
@@ -33,11 +33,11 @@ def load_chaoyang(root: Path | None, channels: int | None = None) -> Source:
     Raises:
         VitrellisError: If a file is missing or damaged.
     """
-    given = root_folder(root, "chaoyang", _WANTED)
-    folders = (given, given / "chaoyang", given / "chaoyang-data")
+    parent = root_folder(root, "chaoyang", _CONTENTS)
+    folders = (parent, parent / "chaoyang", parent / "chaoyang-data")
     folder = next((path for path in folders if (path / "train.json").is_file()), None)
     if folder is None:
-        raise VitrellisError(f"data.root: {given} has no train.json. It should hold {_WANTED}")
+        raise VitrellisError(f"data.root: {parent} has no train.json. It should hold {_CONTENTS}")
     train, test = (_read_split(folder, name, channels) for name in ("train.json", "test.json"))
     return Source("chaoyang", CLASS_NAMES, train, None, test).checked()
 
@@ -47,3 +47,6 @@ def _read_split(folder: Path, name: str, channels: int | None) -> Split:
     rows = records(read_json(file), {"name": str, "label": int}, file, "its list of images")
     images = ImageFiles.unopened(folder, [row["name"] for row in rows], channels or 3)
     return Split(images, torch.tensor([row["label"] for row in rows], dtype=torch.int64))
+
+
+LAYOUTS = {"chaoyang": load_chaoyang}

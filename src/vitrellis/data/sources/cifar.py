@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vitrellis.data.channels import to_channels
 from vitrellis.data.formats.plain_pickle import read_plain_pickle
 from vitrellis.data.source import Source, Split, TensorImages, root_folder
-from vitrellis.data.sources.channels import to_channels
 from vitrellis.errors import VitrellisError
 
 
@@ -48,7 +48,7 @@ def load_cifar100(root: Path | None, channels: int | None = None) -> Source:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How one of the two archives is laid out."""
+    """The layout of one of the two archives."""
 
     name: str
     folder: str
@@ -94,15 +94,15 @@ def _load(layout: _Layout, root: Path | None, channels: int | None) -> Source:
 
 def _find_folder(layout: _Layout, root: Path | None) -> Path:
     files = (*layout.train, layout.test, layout.meta)
-    wanted = f"{layout.folder}/ (from {layout.archive}), which holds {', '.join(files)}"
-    given = root_folder(root, layout.name, wanted)
-    for folder in (given / layout.folder, given):
+    contents = f"{layout.folder}/ (from {layout.archive}), which holds {', '.join(files)}"
+    parent = root_folder(root, layout.name, contents)
+    for folder in (parent / layout.folder, parent):
         if any((folder / name).is_file() for name in files):
             return folder
-    for packed in (given / layout.archive, given.parent / layout.archive):
+    for packed in (parent / layout.archive, parent.parent / layout.archive):
         if packed.is_file():
             raise VitrellisError(f"{packed}: is still packed; unpack it with: tar xzf {packed}")
-    raise VitrellisError(f"data.root: {given} does not hold {wanted}")
+    raise VitrellisError(f"data.root: {parent} does not hold {contents}")
 
 
 def _read_class_names(path: Path, key: str) -> tuple[str, ...]:
@@ -134,35 +134,41 @@ def _read_split(
 
 
 def _value(content: object, key: str, path: Path) -> object:
-    """What a file's dict holds under `key`, which Python 2 wrote as bytes."""
+    """The value of a file's dict for `key`, which Python 2 wrote as bytes."""
     if not isinstance(content, dict):
         raise VitrellisError(f"{path}: should hold a dict, and holds a {type(content).__name__}")
-    for written in (key.encode(), key):
-        if written in content:
-            found: object = content[written]
-            return found
-    raise VitrellisError(f"{path}: has no {key!r}; is it a file of this data set?")
+    for spelling in (key.encode(), key):
+        if spelling in content:
+            value: object = content[spelling]
+            return value
+    raise VitrellisError(f"{path}: has no {key!r}; is it a file of this dataset?")
 
 
 def _images(rows: object, path: Path) -> npt.NDArray[np.uint8]:
     """`(N, 3072)` rows, a plane of each colour after the other, as `(N, 3, 32, 32)`."""
     if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape[1:] != (3072,):
-        what = (
+        kind = (
             f"{rows.dtype} of shape {rows.shape}"
             if isinstance(rows, np.ndarray)
             else f"a {type(rows).__name__}"
         )
-        raise VitrellisError(f"{path}: 'data' should be uint8 of shape (N, 3072), and is {what}")
+        raise VitrellisError(f"{path}: 'data' should be uint8 of shape (N, 3072), and is {kind}")
     return rows.reshape(-1, 3, 32, 32)
 
 
 def _labels(numbers: object, key: str, path: Path, num_classes: int) -> Tensor:
     if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
         raise VitrellisError(f"{path}: {key!r} should be a list of whole numbers")
-    wrong = next((number for number in numbers if not 0 <= number < num_classes), None)
-    if wrong is not None:
+    outside = next((number for number in numbers if not 0 <= number < num_classes), None)
+    if outside is not None:
         raise VitrellisError(
-            f"{path}: {key!r} has {wrong}; with {num_classes} class names, labels are 0 to "
+            f"{path}: {key!r} has {outside}; with {num_classes} class names, labels are 0 to "
             f"{num_classes - 1}"
         )
     return torch.tensor(numbers, dtype=torch.int64)
+
+
+LAYOUTS = {
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+}

@@ -5,9 +5,9 @@ electroluminescence imagery", EU PVSEC 2018; github.com/zae-bayern/elpv-dataset.
 of 300 pixels from 44 modules, under CC BY-NC-SA 4.0. They lie in the package `elpv-dataset`
 (`pip install 'vitrellis[solar]'`), of which no code is run.
 
-The set has no splits. A quarter of the images is the test split here: of each defect probability
-and kind of cell the same share, chosen once and for all. Which cells come from the same module is
-not published, so a module may have cells on both sides.
+The dataset has no splits. A fixed quarter of the images is the test split here, the same share of
+each defect probability and kind of cell. Which cells come from the same module is not published, so
+a module may have cells on both sides.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from vitrellis.data.splits import stratified_split
 from vitrellis.errors import UsageError, VitrellisError
 
 TEST_FRACTION = 0.25
-"""Share of the images that is tested on."""
+"""Share of the images in the test split."""
 TEST_SEED = 0
 """Decides which images these are; the same in every run."""
 
 _PROBABILITIES = ("functional", "possibly defective", "likely defective", "defective")
 _KINDS = ("mono", "poly")
 _CLASSES = {4: _PROBABILITIES, 2: ("functional", "defective")}
-_WANTED = "labels.csv and images/, as in the package elpv-dataset"
+_CONTENTS = "labels.csv and images/, as in the package elpv-dataset"
 
 
 def load_elpv(root: Path | None, channels: int | None = None, *, classes: int = 2) -> Source:
     """Solar cells, with a test split of a quarter of the images.
 
     Args:
-        root: A folder with `labels.csv` and `images/`; None for the installed package's.
+        root: A folder with `labels.csv` and `images/`; None for that of the installed package.
         channels: 3 to repeat the grey channel; None or 1 to leave it.
         classes: 4 for the defect probabilities 0, 1/3, 2/3 and 1; 2 for functional (0 and 1/3) and
             defective (2/3 and 1). The test images are the same.
@@ -52,7 +52,7 @@ def load_elpv(root: Path | None, channels: int | None = None, *, classes: int = 
             f"data.args.classes: {classes!r}; elpv has 2 classes (functional, defective) or 4 "
             "(defect probability 0, 1/3, 2/3, 1)"
         )
-    folder = _packaged() if root is None else root_folder(root, "elpv", _WANTED)
+    folder = _packaged() if root is None else root_folder(root, "elpv", _CONTENTS)
     paths, levels, kinds = _read_labels(folder)
     facts = inspect_files(paths)
     channels = channels_of(paths, facts) if channels is None else channels
@@ -68,27 +68,27 @@ def load_elpv(root: Path | None, channels: int | None = None, *, classes: int = 
         whole.subset(train),
         None,
         whole.subset(test),
-        notes=("a fixed quarter is the test split, as the set has none",),
+        notes=("a fixed quarter is the test split, as the dataset has none",),
     ).checked()
 
 
 def _packaged() -> Path:
     """The data folder of the installed package, which is found but not imported."""
-    found = importlib.util.find_spec("elpv_dataset")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("elpv_dataset")
+    if package is None or not package.submodule_search_locations:
         raise VitrellisError(
             "source 'elpv': the package elpv-dataset, which holds the images, is not installed. "
             "Install it with: pip install 'vitrellis[solar]' (or set data.root to a folder with "
-            f"{_WANTED})"
+            f"{_CONTENTS})"
         )
-    return Path(found.submodule_search_locations[0]) / "data"
+    return Path(package.submodule_search_locations[0]) / "data"
 
 
 def _read_labels(folder: Path) -> tuple[list[Path], Tensor, Tensor]:
     """Paths; defect probabilities 0, 1/3, 2/3, 1 as 0 to 3, and kinds of cells, `(N,)` int64."""
     file = folder / "labels.csv"
     if not file.is_file():
-        raise VitrellisError(f"{folder}: has no labels.csv. It should hold {_WANTED}")
+        raise VitrellisError(f"{folder}: has no labels.csv. It should hold {_CONTENTS}")
     paths, levels, kinds = [], [], []
     for number, line in enumerate(file.read_text(errors="replace").splitlines(), start=1):
         words = line.split()
@@ -114,3 +114,6 @@ def _level(word: str) -> int | None:
         return None
     near = [level for level in range(len(_PROBABILITIES)) if abs(thirds - level) < 1e-3]
     return near[0] if near else None
+
+
+LAYOUTS = {"elpv": load_elpv}

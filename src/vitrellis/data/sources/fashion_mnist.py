@@ -1,16 +1,16 @@
 """Fashion-MNIST: 28-pixel grey pictures of ten kinds of clothing (https://arxiv.org/abs/1708.07747).
 
-A class-balanced part of it lies in this package (`data/fashion_mnist/`, where its licence is too);
-the whole set is read from a folder with the four original idx files.
+A class-balanced part of it is in this package (`data/fashion_mnist/`, with its licence); the whole
+dataset is read from a folder with the four original idx files.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from vitrellis.data.channels import to_channels
 from vitrellis.data.formats.idx import read_idx_split
 from vitrellis.data.source import Source, Split, TensorImages, root_folder
-from vitrellis.data.sources.channels import to_channels
 from vitrellis.errors import VitrellisError
 
 CLASS_NAMES = (
@@ -25,10 +25,10 @@ CLASS_NAMES = (
     "Bag",
     "Ankle boot",
 )
-"""As the data set's authors name them."""
+"""The classes as the dataset's authors name them."""
 
 PACKAGED = Path(__file__).parents[1] / "fashion_mnist"
-"""Where the packaged part lies."""
+"""The folder of the packaged part."""
 
 
 def load_fashion_mnist(root: Path | None, channels: int | None = None) -> Source:
@@ -77,3 +77,6 @@ def _find(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:
         if (folder / (name + suffix)).is_file():
             return folder / (name + suffix)
     raise VitrellisError(f"{folder}: has no {name}. It should hold {_FOUR_FILES}")
+
+
+LAYOUTS = {"fashion-mnist": load_fashion_mnist}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from vitrellis.data.sources.channels import common_channels
+from vitrellis.data.channels import common_channels
 from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, Header, read_header, read_image
 from vitrellis.errors import VitrellisError
 
@@ -27,7 +27,7 @@ class Listing(NamedTuple):
     images: tuple[Path, ...]
     """Image files, sorted by path."""
     others: tuple[Path, ...]
-    """Other files; hidden files and what systems leave behind are in neither."""
+    """Other files; hidden files and files that systems leave behind are in neither."""
 
 
 def list_images(folder: Path) -> Listing:
@@ -42,12 +42,12 @@ def list_images(folder: Path) -> Listing:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file's name is that of an image."""
+    """True if the file's name is that of an image."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def visible(folder: Path) -> list[Path]:
-    """What lies directly in `folder`, sorted; without hidden files and systems' clutter.
+    """The files and folders directly in `folder`, sorted; without hidden and systems' own files.
 
     Raises:
         VitrellisError: If the folder cannot be read.
@@ -71,11 +71,11 @@ def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
 
 
 class Facts(NamedTuple):
-    """What an inspection finds out about a file."""
+    """The result of inspecting a file."""
 
     header: Header
     digest: bytes
-    """Of its length, its first and its last bytes."""
+    """A digest of its length, its first and its last bytes."""
 
 
 def inspect_files(paths: Sequence[Path]) -> list[Facts]:
@@ -108,7 +108,7 @@ def _inspect(path: Path) -> Facts | VitrellisError:
 
 
 def _lengths(root: Path, paths: Sequence[str]) -> list[int | None]:
-    """Of files below `root`, in bytes; None where there is no such file."""
+    """Lengths in bytes of files below `root`; None where there is no such file."""
     lengths: list[int | None] = []
     for path in paths:
         try:
@@ -124,10 +124,10 @@ def channels_of(paths: Sequence[Path], facts: Sequence[Facts]) -> int:
     Raises:
         VitrellisError: If numbers of channels are mixed, other than grey and colour.
     """
-    found: dict[int, str] = {}
+    examples: dict[int, str] = {}
     for path, fact in zip(paths, facts, strict=True):
-        found.setdefault(fact.header.channels, str(path))
-    return common_channels(found)
+        examples.setdefault(fact.header.channels, str(path))
+    return common_channels(examples)
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,9 @@ class ImageFiles:
     Attributes:
         root: The folder that contains them.
         paths: Each file's path below `root`.
-        channels: Channels that every image is given.
+        channels: Channels of every image, converted if need be.
         size: `(H, W)` if all have the same size, else None.
-        digest: Of paths and lengths, and of the ends of files that were opened.
+        digest: A digest of paths and lengths, and of the ends of files that were opened.
     """
 
     root: Path
@@ -158,7 +158,7 @@ class ImageFiles:
             root: A folder above all of them.
             paths: The files.
             facts: What `inspect_files` returned for them.
-            channels: Channels that every image is given.
+            channels: Channels of every image, converted if need be.
         """
         relative = tuple(path.relative_to(root).as_posix() for path in paths)
         sizes = {fact.header.size for fact in facts}
@@ -172,14 +172,14 @@ class ImageFiles:
     def unopened(
         cls, root: Path, paths: Sequence[str], channels: int, size: tuple[int, int] | None = None
     ) -> ImageFiles:
-        """Collect the files of a large set, of which the number of channels is known.
+        """Collect the files of a large dataset whose number of channels is known.
 
-        That they are there is checked, and how long they are; none is opened.
+        Their existence and lengths are checked; none is opened.
 
         Args:
             root: A folder above all of them.
             paths: Each file's path below it.
-            channels: Channels that every image is given.
+            channels: Channels of every image, converted if need be.
             size: `(H, W)` if all have the same size.
 
         Raises:

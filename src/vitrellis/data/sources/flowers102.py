@@ -2,9 +2,9 @@
 
 Nilsback and Zisserman, ICVGIP 2008, https://www.robots.ox.ac.uk/~vgg/data/flowers/102. The
 official training and validation images have ten of each class, the test images are the other 6,149.
-Published results on training from scratch (github.com/lkhl/tiny-transformers, and what compares
-with it) learn from both, 2,040 images; so does this source, and a validation split is cut from them
-(`data.val_fraction`, 0 as published). The three original splits are one argument away.
+Published results on training from scratch (github.com/lkhl/tiny-transformers, and papers that
+compare with it) train on both, 2,040 images; so does this source, and a validation split is cut
+from them (`data.val_fraction`, 0 as published). `official_val` gives the three original splits.
 
 Labels 1 to 102 of the files are class indices 0 to 101 here, in the same order.
 """
@@ -25,18 +25,18 @@ from vitrellis.errors import UsageError, VitrellisError
 
 NUM_CLASSES = 102
 
-_WANTED = "jpg/ with image_00001.jpg and so on, imagelabels.mat and setid.mat"
+_CONTENTS = "jpg/ with image_00001.jpg and so on, imagelabels.mat and setid.mat"
 
 
 def load_flowers102(
     root: Path | None, channels: int | None = None, *, official_val: bool = False
 ) -> Source:
-    """Flowers-102; its training and validation images are learned from together, as published.
+    """Flowers-102, trained on its training and validation images together, as published.
 
     Args:
         root: The folder of `jpg/`, `imagelabels.mat` and `setid.mat`, or the one that holds it.
         channels: 1 to make the images grey; None or 3 for colour.
-        official_val: Learn from the 1,020 official training images alone, and validate on the 1,020
+        official_val: Train on the 1,020 official training images alone, and validate on the 1,020
             validation images.
 
     Raises:
@@ -69,20 +69,23 @@ def load_flowers102(
 
 
 def _find_folder(root: Path | None) -> Path:
-    given = root_folder(root, "flowers102", _WANTED)
-    for folder in (given, *(given / name for name in ("flowers", "flowers-102", "102flowers"))):
+    parent = root_folder(root, "flowers102", _CONTENTS)
+    for folder in (parent, *(parent / name for name in ("flowers", "flowers-102", "102flowers"))):
         if (folder / "setid.mat").is_file():
             return folder
-    raise VitrellisError(f"data.root: {given} has no setid.mat. It should hold {_WANTED}")
+    raise VitrellisError(f"data.root: {parent} has no setid.mat. It should hold {_CONTENTS}")
 
 
 def _numbers(file: Path, key: str, highest: int) -> npt.NDArray[np.int64]:
     """The `(N,)` whole numbers from 1 to `highest` that a file has under `key`."""
-    found = read_mat(file, key).ravel()
-    numbers: npt.NDArray[np.int64] = found.astype(np.int64)
-    if not len(found) or (numbers != found).any():
+    values = read_mat(file, key).ravel()
+    numbers: npt.NDArray[np.int64] = values.astype(np.int64)
+    if not len(values) or (numbers != values).any():
         raise VitrellisError(f"{file}: {key!r} should be whole numbers")
     if numbers.min() < 1 or numbers.max() > highest:
-        wrong = numbers.min() if numbers.min() < 1 else numbers.max()
-        raise VitrellisError(f"{file}: {key!r} has {wrong}; expected 1 to {highest}")
+        outside = numbers.min() if numbers.min() < 1 else numbers.max()
+        raise VitrellisError(f"{file}: {key!r} has {outside}; expected 1 to {highest}")
     return numbers
+
+
+LAYOUTS = {"flowers102": load_flowers102}

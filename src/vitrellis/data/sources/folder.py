@@ -28,7 +28,7 @@ from vitrellis.errors import VitrellisError
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 _LOOKS_LIKE_SPLIT = frozenset({*_SPLITS, "training", "validation", "dev", "testing"})
-_WANTED = (
+_CONTENTS = (
     "one folder of images per class, or train/ (with val/ and test/ if you have them) "
     "that holds such folders"
 )
@@ -36,7 +36,7 @@ _Classes = dict[str, Listing]
 
 
 def load_folder(root: Path | None, channels: int | None = None) -> Source:
-    """A set of images in class folders; pixels are read when they are needed.
+    """Images in class folders; pixels are read when they are needed.
 
     Args:
         root: The folder.
@@ -46,20 +46,20 @@ def load_folder(root: Path | None, channels: int | None = None) -> Source:
         VitrellisError: If the folders are laid out otherwise, a class has no training image, or a
             file that is named like an image is none.
     """
-    folder = root_folder(root, "folder", _WANTED)
+    folder = root_folder(root, "folder", _CONTENTS)
     split_folders = _split_folders(folder)
-    found = {split: _classes(path, split) for split, path in split_folders.items()}
-    _check_training_classes(found["train"], split_folders["train"], folder)
-    for split, classes in found.items():
-        _check_against(found["train"], classes, split_folders[split])
-    class_names = tuple(found["train"])
-    paths = {split: _paths(classes) for split, classes in found.items()}
+    classes_of = {split: _classes(path, split) for split, path in split_folders.items()}
+    _check_training_classes(classes_of["train"], split_folders["train"], folder)
+    for split, classes in classes_of.items():
+        _check_against(classes_of["train"], classes, split_folders[split])
+    class_names = tuple(classes_of["train"])
+    paths = {split: _paths(classes) for split, classes in classes_of.items()}
     everything = [path for split in paths.values() for path in split]
     facts = inspect_files(everything)
     channels = channels_of(everything, facts) if channels is None else channels
     splits: dict[str, Split] = {}
     start = 0
-    for split, classes in found.items():
+    for split, classes in classes_of.items():
         stop = start + len(paths[split])
         images = ImageFiles.of(folder, paths[split], facts[start:stop], channels)
         splits[split] = Split(images, _labels(classes, class_names))
@@ -70,12 +70,12 @@ def load_folder(root: Path | None, channels: int | None = None) -> Source:
         train=splits["train"],
         val=splits.get("val"),
         test=splits.get("test"),
-        notes=_notes(found),
+        notes=_notes(classes_of),
     ).checked()
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Which folder holds which split's class folders; only `train` if there are no splits."""
+    """The folder of each split's class folders; only `train` if there are no splits."""
     folders = [entry for entry in visible(root) if entry.is_dir()]
     named = [folder for folder in folders if folder.name.lower() in _SPLITS]
     others = [folder for folder in folders if folder not in named]
@@ -120,20 +120,20 @@ def _refuse_splits(root: Path, folders: list[Path], train: Path | None) -> None:
 
 
 def _classes(folder: Path, split: str) -> _Classes:
-    """What each class folder in `folder` holds, by class name, in the order of the names."""
+    """The files of each class folder in `folder`, by class name, in the order of the names."""
     entries = visible(folder)
     stray = [entry for entry in entries if not entry.is_dir() and is_image(entry)]
     class_folders = [entry for entry in entries if entry.is_dir()]
-    wanted = _WANTED
+    contents = _CONTENTS
     if split != "train":
-        wanted = "one folder of images per class; if there is no such set, move it away"
+        contents = "one folder of images per class; if there is no such split, move it away"
     if stray:
         raise VitrellisError(
             f"{folder}: images lie directly in it ({len(stray)}, the first is {stray[0].name}), "
-            f"so their class is not known. It should hold {wanted}"
+            f"so their class is not known. It should hold {contents}"
         )
     if not class_folders:
-        raise VitrellisError(f"{folder}: holds no folders. It should hold {wanted}")
+        raise VitrellisError(f"{folder}: holds no folders. It should hold {contents}")
     classes: _Classes = {}
     for class_folder in class_folders:
         name = unicodedata.normalize("NFC", class_folder.name)
@@ -163,13 +163,12 @@ def _refuse_single(folder: Path, root: Path) -> None:
     inner = [entry.name for entry in visible(only) if entry.is_dir()]
     if not inner:
         raise VitrellisError(
-            f"{folder}: holds a single class, {only.name!r}; telling classes apart takes at least "
-            "two folders"
+            f"{folder}: holds a single class, {only.name!r}; at least two folders are needed"
         )
-    shown = ", ".join(inner[:3]) + (", ..." if len(inner) > 3 else "")
+    names = ", ".join(inner[:3]) + (", ..." if len(inner) > 3 else "")
     remedy = f"set data.root={only}" if folder == root else f"move them up into {folder}"
     raise VitrellisError(
-        f"{folder}: holds a single folder, {only.name}/, which holds {shown}. "
+        f"{folder}: holds a single folder, {only.name}/, which holds {names}. "
         f"If those are what you mean, {remedy}"
     )
 
@@ -195,8 +194,11 @@ def _labels(classes: _Classes, class_names: tuple[str, ...]) -> torch.Tensor:
     return torch.tensor(labels, dtype=torch.int64)
 
 
-def _notes(found: dict[str, _Classes]) -> tuple[str, ...]:
-    others = [p for c in found.values() for listing in c.values() for p in listing.others]
+def _notes(classes_of: dict[str, _Classes]) -> tuple[str, ...]:
+    others = [p for c in classes_of.values() for listing in c.values() for p in listing.others]
     if not others:
         return ()
     return (f"files that are not images were left out: {len(others)}, the first is {others[0]}",)
+
+
+LAYOUTS = {"folder": load_folder}

@@ -23,9 +23,9 @@ from vitrellis.data.sources.files import ImageFiles
 from vitrellis.errors import UsageError, VitrellisError, unknown_name
 
 LEVELS = ("kingdom", "phylum", "class", "order", "family", "genus", "name", "supercategory")
-"""What a class can be; `name` is the species. The first seven go from coarse to fine."""
+"""The levels of taxonomy; `name` is the species. The first seven go from coarse to fine."""
 
-_WANTED = "train2018.json, val2018.json (or 2019), categories.json and train_val2018/"
+_CONTENTS = "train2018.json, val2018.json (or 2019), categories.json and train_val2018/"
 
 
 def load_inaturalist(
@@ -41,7 +41,7 @@ def load_inaturalist(
         root: The folder of the JSON files and of `train_val2018/`.
         channels: 1 to make the images grey; None or 3 for colour.
         level: One of `LEVELS`.
-        year: Of the competition; need not be given if there are files of one year only.
+        year: The competition's year; not needed if there are files of one year only.
 
     Raises:
         UsageError: If the level is not known, or the year is not clear.
@@ -49,7 +49,7 @@ def load_inaturalist(
     """
     if level not in LEVELS:
         raise unknown_name("level (data.args.level)", str(level), LEVELS)
-    folder = root_folder(root, "inaturalist", _WANTED)
+    folder = root_folder(root, "inaturalist", _CONTENTS)
     number = _year(folder, year)
     train_file, test_file = (folder / f"{split}{number}.json" for split in ("train", "val"))
     content = _object(train_file)
@@ -61,14 +61,16 @@ def load_inaturalist(
 
 
 def _year(folder: Path, year: int | None) -> int:
-    found = sorted(int(file.stem[5:]) for file in folder.glob("train[0-9][0-9][0-9][0-9].json"))
-    if not found:
-        raise VitrellisError(f"data.root: {folder} has no train2018.json. It should hold {_WANTED}")
-    if year is None and len(found) == 1:
-        return found[0]
-    if year not in found:
-        said = "not given" if year is None else repr(year)
-        raise UsageError(f"data.args.year: {said}; {folder} has {', '.join(map(str, found))}")
+    years = sorted(int(file.stem[5:]) for file in folder.glob("train[0-9][0-9][0-9][0-9].json"))
+    if not years:
+        raise VitrellisError(
+            f"data.root: {folder} has no train2018.json. It should hold {_CONTENTS}"
+        )
+    if year is None and len(years) == 1:
+        return years[0]
+    if year not in years:
+        value = "not given" if year is None else repr(year)
+        raise UsageError(f"data.args.year: {value}; {folder} has {', '.join(map(str, years))}")
     return year
 
 
@@ -84,7 +86,7 @@ def _categories(
 ) -> tuple[Path, list[dict[str, Any]]]:
     """The file with the taxonomy, and its categories in the order of their numbers.
 
-    `categories.json` is the one that names what `train2018.json` keeps secret.
+    `train2018.json` hides the names; `categories.json` has them.
     """
     file = folder / "categories.json"
     values = content.get("categories")
@@ -92,8 +94,8 @@ def _categories(
         values = read_json(file)
     else:
         file = train_file
-    found = records(values, {"id": int}, file, "its categories")
-    return file, sorted(found, key=lambda category: category["id"])
+    categories = records(values, {"id": int}, file, "its categories")
+    return file, sorted(categories, key=lambda category: category["id"])
 
 
 def _classes(
@@ -112,7 +114,7 @@ def _classes(
                     f"{file}: category {category['id']} has no {rank!r}, which data.args.level="
                     f"{level} needs"
                 )
-        # two species are two, whatever they are called
+        # two species are two classes, even if they have the same name
         key = (category["id"],) if level == "name" else tuple(category[rank] for rank in ranks)
         class_of[category["id"]] = index.setdefault(key, len(index))
     if level == "name":
@@ -123,7 +125,7 @@ def _classes(
 
 
 def _distinct(lineages: list[tuple[Any, ...]]) -> tuple[str, ...]:
-    """The last of each, with what is before it where that is not enough to tell them apart."""
+    """The last name of each lineage, followed by the others where two lineages share it."""
     count = Counter(lineage[-1] for lineage in lineages)
     return tuple(
         lineage[-1] if count[lineage[-1]] == 1 else f"{lineage[-1]} ({', '.join(lineage[:-1])})"
@@ -146,10 +148,17 @@ def _split(
     for image in images:
         category = category_of.get(image["id"])
         if category not in class_of:
-            what = "no annotation" if category is None else f"category {category}, which is unknown"
-            raise VitrellisError(f"{file}: image {image['id']} ({image['file_name']}) has {what}")
+            problem = (
+                "no annotation" if category is None else f"category {category}, which is unknown"
+            )
+            raise VitrellisError(
+                f"{file}: image {image['id']} ({image['file_name']}) has {problem}"
+            )
         labels.append(class_of[category])
     paths = [image["file_name"] for image in images]
     return Split(
         ImageFiles.unopened(folder, paths, channels or 3), torch.tensor(labels, dtype=torch.int64)
     )
+
+
+LAYOUTS = {"inaturalist": load_inaturalist}

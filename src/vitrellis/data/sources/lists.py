@@ -1,8 +1,9 @@
 """Images named in text files: a path below the root, a space and the class number on each line.
 
 The form of ImageNet-LT and Places-LT (Liu et al., CVPR 2019, https://arxiv.org/abs/1904.05160), of
-iNaturalist-2018 as used in papers on long tails, and of DomainNet. Class numbers are taken as they
-are. Files are looked for, but opened only when their pixels are needed; images have three channels.
+iNaturalist-2018 as used in papers on long tails, and of DomainNet. Class numbers are used as they
+are. The existence of files is checked, but they are opened only when their pixels are needed;
+images have three channels.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def load_lists(
 ) -> Source:
     """Any images that text files name: `train.txt`, and `val.txt` and `test.txt` if there are.
 
-    Classes are called as `classes.txt` says, line by line; else as their folders are called, if
-    each has one of its own; else by their numbers.
+    Classes have the names in `classes.txt`, one a line; else the names of their folders, if each
+    has a folder of its own; else their numbers.
 
     Args:
         root: The folder that paths begin at.
@@ -90,22 +91,22 @@ def _load(
     files: Mapping[str, str],
     optional: tuple[str, ...] = (),
 ) -> Source:
-    wanted = f"images, and {files['train']} with {_LINE} on each line"
-    folder = root_folder(root, name, wanted)
+    contents = f"images, and {files['train']} with {_LINE} on each line"
+    folder = root_folder(root, name, contents)
     list_folder = folder if lists is None else _list_folder(lists)
-    found: dict[str, _Rows] = {}
+    rows_of: dict[str, _Rows] = {}
     for split, file in files.items():
         if split in optional and not (list_folder / file).is_file():
             continue
-        found[split] = _read_list(list_folder / file)
-    _refuse_repeats(found, files, list_folder)
-    class_names = _class_names(found["train"], list_folder / "classes.txt")
+        rows_of[split] = _read_list(list_folder / file)
+    _refuse_repeats(rows_of, files, list_folder)
+    class_names = _class_names(rows_of["train"], list_folder / "classes.txt")
     splits = {
         split: Split(
             ImageFiles.unopened(folder, [path for path, _ in rows], channels or 3),
             torch.tensor([label for _, label in rows], dtype=torch.int64),
         )
-        for split, rows in found.items()
+        for split, rows in rows_of.items()
     }
     return Source(
         name, class_names, splits["train"], splits.get("val"), splits.get("test")
@@ -136,10 +137,10 @@ def _read_list(file: Path) -> _Rows:
     return rows
 
 
-def _refuse_repeats(found: Mapping[str, _Rows], files: Mapping[str, str], folder: Path) -> None:
-    """An image may be listed once: in another split it would be learned from and tested on."""
+def _refuse_repeats(rows_of: Mapping[str, _Rows], files: Mapping[str, str], folder: Path) -> None:
+    """An image may be listed once: in two splits it would be trained on and tested on."""
     first: dict[str, str] = {}
-    for split, rows in found.items():
+    for split, rows in rows_of.items():
         for path, _ in rows:
             if path in first:
                 where = {files[first[path]], files[split]}
@@ -169,8 +170,15 @@ def _class_names(rows: _Rows, names_file: Path) -> tuple[str, ...]:
     folders: dict[int, set[str]] = {}
     for path, label in rows:
         folders.setdefault(label, set()).add(PurePosixPath(path).parent.name)
-    names_found = [folders.get(label, {str(label)}) for label in range(max(labels) + 1)]
-    single = [next(iter(names)) for names in names_found if len(names) == 1]
-    if len(set(single)) == len(names_found) and "" not in single:
+    folder_names = [folders.get(label, {str(label)}) for label in range(max(labels) + 1)]
+    single = [next(iter(names)) for names in folder_names if len(names) == 1]
+    if len(set(single)) == len(folder_names) and "" not in single:
         return tuple(single)
-    return tuple(str(label) for label in range(len(names_found)))
+    return tuple(str(label) for label in range(len(folder_names)))
+
+
+LAYOUTS = {
+    "lists": load_lists,
+    "imagenet-lt": load_imagenet_lt,
+    "inaturalist-2018": load_inaturalist2018,
+}

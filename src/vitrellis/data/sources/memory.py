@@ -1,4 +1,4 @@
-"""Sources made of what a program already has: tensors, or a torch `Dataset`."""
+"""Sources made from Python objects: tensors, or a torch `Dataset`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vitrellis.data.channels import common_channels, to_channels
 from vitrellis.data.source import Images, Source, Split, TensorImages
-from vitrellis.data.sources.channels import common_channels, to_channels
 from vitrellis.data.sources.decoding import image_pixels
 from vitrellis.errors import VitrellisError
 
@@ -27,21 +27,21 @@ def from_tensors(
     val: tuple[Tensor, Tensor] | None = None,
     test: tuple[Tensor, Tensor] | None = None,
 ) -> Source:
-    """A source of images that are in memory.
+    """A source of images in memory.
 
     Args:
         images: `(N, C, H, W)`; uint8, or floating point in [0, 1], which is rounded to 8 bits.
         labels: `(N,)` whole numbers from 0.
         class_names: One per class; the numbers themselves if None.
-        val: Images and labels to choose settings and checkpoints on.
-        test: Images and labels to report figures on.
+        val: Images and labels on which settings and checkpoints are selected.
+        test: Images and labels on which figures are reported.
 
     Raises:
         VitrellisError: If shapes, types or values are otherwise, or a class has no training image.
     """
-    given = {"train": (images, labels), "val": val, "test": test}
+    pairs = {"train": (images, labels), "val": val, "test": test}
     splits: dict[str, Split] = {}
-    for name, pair in given.items():
+    for name, pair in pairs.items():
         if pair is not None:
             pixels = _eight_bits(pair[0], f"{name} images").cpu()
             splits[name] = Split(TensorImages(pixels), _whole_numbers(pair[1], name))
@@ -57,25 +57,26 @@ def from_dataset(
 ) -> Source:
     """A source of images that a torch `Dataset` yields.
 
-    Every dataset is read once now, for labels and sizes, and its images again when needed: so it
-    must yield the same each time, without random augmentation, which is Vitrellis's part.
+    Every dataset is read once now, for labels and sizes, and its images are read again when they
+    are needed. So it must yield the same each time, without random augmentation: Vitrellis
+    augments.
 
     Args:
         dataset: Yields `(image, label)`: a Pillow image, or a tensor `(C, H, W)` of uint8 or of
             floating point in [0, 1]; and a whole number from 0.
         class_names: One per class; the numbers themselves if None.
-        val: What to choose settings and checkpoints on.
-        test: What to report figures on.
+        val: The dataset on which settings and checkpoints are selected.
+        test: The dataset on which figures are reported.
 
     Raises:
         VitrellisError: If it yields anything else, or a class has no training image.
     """
-    given = {"train": dataset, "val": val, "test": test}
-    surveys = {name: _survey(each, name) for name, each in given.items() if each is not None}
-    found: dict[int, str] = {}
+    datasets = {"train": dataset, "val": val, "test": test}
+    surveys = {name: _survey(each, name) for name, each in datasets.items() if each is not None}
+    examples: dict[int, str] = {}
     for survey in surveys.values():
-        found = {**survey.channels, **found}
-    channels = common_channels(found)
+        examples = {**survey.channels, **examples}
+    channels = common_channels(examples)
     splits: dict[str, Split] = {}
     for name, survey in surveys.items():
         size = next(iter(survey.sizes)) if len(survey.sizes) == 1 else None
@@ -114,7 +115,7 @@ def _whole_numbers(labels: Tensor, name: str) -> Tensor:
 
 @dataclass(frozen=True)
 class _Survey:
-    """What one reading of a dataset found."""
+    """The result of reading a dataset once."""
 
     dataset: Dataset[Any]
     labels: list[int]
@@ -174,7 +175,7 @@ def _image(image: object, where: str) -> Tensor:
 
 @dataclass(frozen=True)
 class _DatasetImages:
-    """Images that a dataset yields anew each time they are asked for."""
+    """Images that a dataset yields anew each time they are needed."""
 
     dataset: Dataset[Any]
     split: str

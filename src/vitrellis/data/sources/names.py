@@ -1,23 +1,37 @@
-"""Sources by the name a recipe gives them."""
+"""The datasets that a recipe can name, gathered from the files of this package.
+
+A new layout is one file beside this one: a function `load_x(root, channels, *, ...)` that returns
+a `Source`, and at the end of the file `LAYOUTS = {"x": load_x}`, the name that recipes give it.
+Keyword-only arguments of the function are the keys of `data.args`.
+"""
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vitrellis.data.source import Source
-from vitrellis.data.sources.chaoyang import load_chaoyang
-from vitrellis.data.sources.cifar import load_cifar10, load_cifar100
-from vitrellis.data.sources.elpv import load_elpv
-from vitrellis.data.sources.fashion_mnist import load_fashion_mnist
-from vitrellis.data.sources.flowers102 import load_flowers102
-from vitrellis.data.sources.folder import load_folder
-from vitrellis.data.sources.inaturalist import load_inaturalist
-from vitrellis.data.sources.lists import load_imagenet_lt, load_inaturalist2018, load_lists
-from vitrellis.data.sources.tiny_imagenet import load_tiny_imagenet
 from vitrellis.errors import UsageError, unknown_name
+
+
+def _scan() -> dict[str, Callable[..., Source]]:
+    """All that the files of this package declare, sorted by name."""
+    layouts: dict[str, Callable[..., Source]] = {}
+    package, _, this_file = __name__.rpartition(".")
+    for file in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if file.name != this_file:
+            declared = getattr(importlib.import_module(f"{package}.{file.name}"), "LAYOUTS", {})
+            assert layouts.keys().isdisjoint(declared), f"{file.name}.py repeats a name"
+            layouts |= declared
+    return dict(sorted(layouts.items()))
+
+
+SOURCES = _scan()
+"""The loader of each source: `(root, channels)`, and keyword arguments of its own, to `Source`."""
 
 
 def load_source(
@@ -27,13 +41,13 @@ def load_source(
     channels: int | None = None,
     args: Mapping[str, Any] | None = None,
 ) -> Source:
-    """The data set called `name`.
+    """The dataset called `name`.
 
     Args:
         name: A key of `SOURCES`.
-        root: The folder it lies in; None for a set that is in this package.
-        channels: 1 or 3 to make all images grey or colour; None for what they are.
-        args: What else the source wants to know: keyword arguments of its loader.
+        root: The folder that holds it; None for a dataset that is in a package.
+        channels: 1 or 3 to make all images grey or colour; None to leave them as they are.
+        args: Further keyword arguments of the source's loader.
 
     Raises:
         UsageError: If there is no such source, or it has no such argument, or not with such values.
@@ -41,29 +55,22 @@ def load_source(
     """
     if name not in SOURCES:
         raise unknown_name("source", name, SOURCES)
-    loader, given = SOURCES[name], dict(args or {})
-    parameters = inspect.signature(loader).parameters.values()
-    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    for argument in given:
-        if argument not in known and not known:
+    known = loader_arguments(name)
+    for argument in args or {}:
+        if not known:
             raise UsageError(f"data.args.{argument}: source {name!r} takes no arguments")
         if argument not in known:
             raise unknown_name(f"argument of source {name!r} (data.args)", argument, known)
-    return loader(root, channels, **given)
+    return SOURCES[name](root, channels, **(args or {}))
 
 
-SOURCES: dict[str, Callable[..., Source]] = {
-    "fashion-mnist": load_fashion_mnist,
-    "folder": load_folder,
-    "cifar10": load_cifar10,
-    "cifar100": load_cifar100,
-    "flowers102": load_flowers102,
-    "tiny-imagenet": load_tiny_imagenet,
-    "chaoyang": load_chaoyang,
-    "elpv": load_elpv,
-    "lists": load_lists,
-    "imagenet-lt": load_imagenet_lt,
-    "inaturalist-2018": load_inaturalist2018,
-    "inaturalist": load_inaturalist,
-}
-"""The loader of each source: `(root, channels)`, and keyword arguments of its own, to `Source`."""
+def loader_arguments(name: str) -> list[str]:
+    """The keys of `data.args` that the source called `name` knows."""
+    parameters = inspect.signature(SOURCES[name]).parameters.values()
+    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def described_arguments() -> str:
+    """The keys of `data.args` with the sources that know them, for the help."""
+    named = {name: loader_arguments(name) for name in SOURCES}
+    return ", ".join(f"`{'`, `'.join(keys)}` of {name}" for name, keys in named.items() if keys)

@@ -3,7 +3,7 @@
 http://cs231n.stanford.edu/tiny-imagenet-200.zip. The labels of its test images were never
 published, so its validation images are the test split here, as in papers; a validation split is cut
 from the training images (`data.val_fraction`). A class's index is the place of its WordNet number
-in sorted order, its name what `words.txt` calls it first.
+in sorted order, its name the first that `words.txt` gives.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles, is_image, visible
 from vitrellis.errors import VitrellisError
 
-_WANTED = "wnids.txt, words.txt, train/ and val/ with val_annotations.txt"
+_CONTENTS = "wnids.txt, words.txt, train/ and val/ with val_annotations.txt"
 _SIDE = 64
 
 
@@ -49,11 +49,11 @@ def load_tiny_imagenet(root: Path | None, channels: int | None = None) -> Source
 
 
 def _find_folder(root: Path | None) -> Path:
-    given = root_folder(root, "tiny-imagenet", _WANTED)
-    for folder in (given, given / "tiny-imagenet-200"):
+    parent = root_folder(root, "tiny-imagenet", _CONTENTS)
+    for folder in (parent, parent / "tiny-imagenet-200"):
         if (folder / "wnids.txt").is_file():
             return folder
-    raise VitrellisError(f"data.root: {given} has no wnids.txt. It should hold {_WANTED}")
+    raise VitrellisError(f"data.root: {parent} has no wnids.txt. It should hold {_CONTENTS}")
 
 
 def _training(folder: Path, wnid: str) -> list[str]:
@@ -77,7 +77,7 @@ def _annotated(folder: Path, index: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def _class_names(words: Path, wnids: list[str]) -> tuple[str, ...]:
-    """The first word for each class; with the number, where two classes share one."""
+    """The first name of each class; with its WordNet number where two classes share a name."""
     meanings = dict(line.split("\t", 1) for line in _lines(words) if "\t" in line)
     first = [meanings.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     repeated = {name for name, count in Counter(first).items() if count > 1}
@@ -89,5 +89,8 @@ def _class_names(words: Path, wnids: list[str]) -> tuple[str, ...]:
 
 def _lines(file: Path) -> list[str]:
     if not file.is_file():
-        raise VitrellisError(f"{file}: no such file. The folder should hold {_WANTED}")
+        raise VitrellisError(f"{file}: no such file. The folder should hold {_CONTENTS}")
     return [line for line in file.read_text(errors="replace").splitlines() if line.strip()]
+
+
+LAYOUTS = {"tiny-imagenet": load_tiny_imagenet}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitrellis.data.sources.channels import common_channels, to_channels
+from vitrellis.data.channels import common_channels, to_channels
 from vitrellis.errors import VitrellisError
 
 

@@ -9,8 +9,18 @@ from torch import Tensor
 
 from vitrellis.errors import VitrellisError
 
-# Rec. 601 luma in 1/65536, the integers Pillow uses, so that a grey image is the same on both ways
-_LUMA = (19595, 38470, 7471)
+
+def luma(images: Tensor) -> Tensor:
+    """The grey of colour images, by the integers that Pillow uses for ITU-R 601 luma.
+
+    Args:
+        images: uint8 `(..., 3, H, W)`.
+
+    Returns:
+        int32 `(..., 1, H, W)` in [0, 255].
+    """
+    red, green, blue = images.int().split(1, dim=-3)
+    return (red * 19595 + green * 38470 + blue * 7471 + (1 << 15)) >> 16
 
 
 def to_channels(images: Tensor, channels: int, name: str) -> Tensor:
@@ -18,8 +28,8 @@ def to_channels(images: Tensor, channels: int, name: str) -> Tensor:
 
     Args:
         images: uint8 `(..., C, H, W)`.
-        channels: How many are wanted.
-        name: What the images are called in the error message.
+        channels: Number of channels of the result.
+        name: The images' name in the error message.
 
     Returns:
         uint8 `(..., channels, H, W)`; the same tensor if nothing had to change.
@@ -27,17 +37,15 @@ def to_channels(images: Tensor, channels: int, name: str) -> Tensor:
     Raises:
         VitrellisError: If it is neither 1 to 3 nor 3 to 1.
     """
-    own = images.shape[-3]
-    if own == channels:
+    stored = images.shape[-3]
+    if stored == channels:
         return images
-    if (own, channels) == (1, 3):
+    if (stored, channels) == (1, 3):
         return images.repeat_interleave(3, dim=-3)
-    if (own, channels) == (3, 1):
-        red, green, blue = images.to(torch.int32).unbind(dim=-3)  # (..., H, W)
-        luma = (red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2] + (1 << 15)) >> 16
-        return luma.to(torch.uint8).unsqueeze(-3)  # (..., 1, H, W)
+    if (stored, channels) == (3, 1):
+        return luma(images).to(torch.uint8)
     raise VitrellisError(
-        f"{name}: has {own} channels where {channels} are wanted; "
+        f"{name}: has {stored} channels where {channels} are needed; "
         "only 1 can be made 3, and 3 be made 1"
     )
 
