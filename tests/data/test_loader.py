@@ -176,16 +176,16 @@ def test_the_shares_of_all_processes_are_the_batch(
         (1, 128, True, [1]),
     ],
 )
-@pytest.mark.parametrize("repeats", [1, 3])
 def test_an_epoch_is_never_empty(
-    count: int, batch_size: int, drop_last: bool, sizes: list[int], repeats: int
+    count: int, batch_size: int, drop_last: bool, sizes: list[int]
 ) -> None:
-    loader = train_loader(
-        split(count), batch_size=batch_size, drop_last=drop_last, repeats=repeats, mix=MIX
-    )
-    assert [len(batch.images) for batch in loader.epoch(0)] == sizes
-    assert loader.steps_per_epoch == len(sizes)
-    assert loader.images_per_epoch == sum(sizes)
+    for repeats in (1, 3):
+        loader = train_loader(
+            split(count), batch_size=batch_size, drop_last=drop_last, repeats=repeats, mix=MIX
+        )
+        assert [len(batch.images) for batch in loader.epoch(0)] == sizes
+        assert loader.steps_per_epoch == len(sizes)
+        assert loader.images_per_epoch == sum(sizes)
 
 
 def test_a_rest_that_not_every_process_has_a_share_of_is_left_out() -> None:

@@ -36,12 +36,12 @@ def source_of(labels: Tensor) -> Source:
     return from_tensors(images.reshape(-1, 1, 1, 2), labels)
 
 
-@pytest.mark.parametrize("case", RECORDED["class_counts"], ids=lambda c: c["name"])
-def test_sizes_are_the_published_ones(case: dict[str, Any]) -> None:
-    largest = case["balanced_total"] // case["classes"]
-    sizes = profile_counts(case["type"], 1 / case["imb_factor"], largest, case["classes"])
-    assert sizes == case["counts"]
-    assert sum(sizes) == case["total"]
+def test_sizes_are_the_published_ones() -> None:
+    for case in RECORDED["class_counts"]:
+        largest = case["balanced_total"] // case["classes"]
+        sizes = profile_counts(case["type"], 1 / case["imb_factor"], largest, case["classes"])
+        assert sizes == case["counts"], case["name"]
+        assert sum(sizes) == case["total"], case["name"]
 
 
 @pytest.mark.parametrize("case", RECORDED["subset_selection"], ids=lambda c: c["name"])

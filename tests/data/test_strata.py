@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import pairwise
+import itertools
 
 import numpy as np
 import pytest
@@ -25,26 +25,26 @@ def counts(labels: Tensor, num_classes: int) -> Tensor:
     return torch.bincount(labels, minlength=num_classes)
 
 
-@pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("fraction", FRACTIONS)
-def test_a_split_is_stratified_to_within_one_image(seed: int, fraction: float) -> None:
-    labels, num_classes = random_labels(seed)
-    kept, cut = stratified_split(labels, fraction, seed, num_classes)
-    assert torch.equal(torch.cat([kept, cut]).sort().values, torch.arange(len(labels)))
-    assert torch.equal(kept, kept.sort().values)
-    assert torch.equal(cut, cut.sort().values)
-    wanted = counts(labels, num_classes) * fraction
-    assert ((counts(labels[cut], num_classes) - wanted).abs() < 1).all()
-    assert (counts(labels[kept], num_classes) >= 1).all()
+def test_a_split_is_stratified_to_within_one_image() -> None:
+    for seed, fraction in itertools.product(range(12), FRACTIONS):
+        case = f"seed {seed}, fraction {fraction}"
+        labels, num_classes = random_labels(seed)
+        kept, cut = stratified_split(labels, fraction, seed, num_classes)
+        assert torch.equal(torch.cat([kept, cut]).sort().values, torch.arange(len(labels))), case
+        assert torch.equal(kept, kept.sort().values), case
+        assert torch.equal(cut, cut.sort().values), case
+        exact = counts(labels, num_classes) * fraction
+        assert ((counts(labels[cut], num_classes) - exact).abs() < 1).all(), case
+        assert (counts(labels[kept], num_classes) >= 1).all(), case
 
 
-@pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
-def test_the_total_is_right_where_classes_are_large_enough(seed: int, fraction: float) -> None:
-    labels, num_classes = random_labels(seed)
-    labels = labels.repeat(2)
-    _, cut = stratified_split(labels, fraction, seed, num_classes)
-    assert len(cut) == max(1, round(fraction * len(labels)))
+def test_the_total_is_right_where_classes_are_large_enough() -> None:
+    for seed, fraction in itertools.product(range(12), (0.1, 0.25, 0.5)):
+        labels, num_classes = random_labels(seed)
+        labels = labels.repeat(2)
+        _, cut = stratified_split(labels, fraction, seed, num_classes)
+        expected = max(1, round(fraction * len(labels)))
+        assert len(cut) == expected, f"seed {seed}, fraction {fraction}"
 
 
 def test_the_split_depends_on_the_seed_alone() -> None:
@@ -83,18 +83,19 @@ def test_a_small_share_is_at_least_one_image_and_none_is_none() -> None:
     assert stratified_split(labels, 0.0, 0, 2)[0].tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_a_subset_is_as_balanced_as_can_be(seed: int) -> None:
-    labels, num_classes = random_labels(seed)
-    available = counts(labels, num_classes)
-    for size in range(num_classes, len(labels) + 1, 7):
-        chosen = balanced_subset(labels, size, seed, num_classes)
-        taken = counts(labels[chosen], num_classes)
-        assert len(set(chosen.tolist())) == size
-        assert torch.equal(chosen, chosen.sort().values)
-        assert (taken >= 1).all()
-        unexhausted = taken[taken < available]
-        assert len(unexhausted) == 0 or taken.max() - unexhausted.min() <= 1
+def test_a_subset_is_as_balanced_as_can_be() -> None:
+    for seed in range(12):
+        labels, num_classes = random_labels(seed)
+        available = counts(labels, num_classes)
+        for size in range(num_classes, len(labels) + 1, 7):
+            case = f"seed {seed}, size {size}"
+            subset = balanced_subset(labels, size, seed, num_classes)
+            sizes = counts(labels[subset], num_classes)
+            assert len(set(subset.tolist())) == size, case
+            assert torch.equal(subset, subset.sort().values), case
+            assert (sizes >= 1).all(), case
+            unexhausted = sizes[sizes < available]
+            assert len(unexhausted) == 0 or sizes.max() - unexhausted.min() <= 1, case
 
 
 def test_a_smaller_subset_is_part_of_a_larger_one() -> None:
@@ -103,7 +104,7 @@ def test_a_smaller_subset_is_part_of_a_larger_one() -> None:
         set(balanced_subset(labels, size, 1, num_classes).tolist())
         for size in range(num_classes, len(labels) + 1)
     ]
-    assert all(small < large for small, large in pairwise(nested))
+    assert all(small < large for small, large in itertools.pairwise(nested))
     other = set(balanced_subset(labels, num_classes, 2, num_classes).tolist())
     assert other != nested[0]
 
@@ -130,14 +131,14 @@ def test_choices_are_the_same_on_every_machine() -> None:
     assert balanced_subset(labels, 2, 0, 1).tolist() == sorted(np.argsort(numbers)[:2].tolist())
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("folds", [2, 5, 10])
-def test_folds_are_stratified_to_within_one_image(seed: int, folds: int) -> None:
-    labels, num_classes = random_labels(seed)
-    part = stratified_folds(labels, folds, seed, num_classes)
-    sizes = torch.bincount(part, minlength=folds)
-    assert sizes.sum() == len(labels)
-    assert sizes.max() - sizes.min() <= 1
-    for k in range(num_classes):
-        of_class = torch.bincount(part[labels == k], minlength=folds)
-        assert of_class.max() - of_class.min() <= 1
+def test_folds_are_stratified_to_within_one_image() -> None:
+    for seed, folds in itertools.product(range(6), (2, 5, 10)):
+        case = f"seed {seed}, {folds} folds"
+        labels, num_classes = random_labels(seed)
+        part = stratified_folds(labels, folds, seed, num_classes)
+        sizes = torch.bincount(part, minlength=folds)
+        assert sizes.sum() == len(labels), case
+        assert sizes.max() - sizes.min() <= 1, case
+        for k in range(num_classes):
+            of_class = torch.bincount(part[labels == k], minlength=folds)
+            assert of_class.max() - of_class.min() <= 1, case

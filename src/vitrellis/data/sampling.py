@@ -1,6 +1,7 @@
 """Class-balanced and square-root sampling: the image that each slot of an epoch shows.
 
-Kang et al., "Decoupling representation and classifier for long-tailed recognition", ICLR 2020, https://arxiv.org/abs/1910.09217.
+Kang et al., "Decoupling representation and classifier for long-tailed recognition", ICLR 2020,
+https://arxiv.org/abs/1910.09217.
 
 How we differ from the usual samplers: slot j of epoch e is a function of (seed, e, j), so that the
 number of processes, of workers and of restarts changes nothing.

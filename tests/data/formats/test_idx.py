@@ -40,14 +40,11 @@ def test_plain_and_compressed_files(tmp_path: Path, suffix: str) -> None:
         (b"\0\0\x08\x03" + b"\xff" * 12 + b"abc", r".* bytes, but 3 follow"),
     ],
 )
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_what_a_file_says_must_be_so(
-    tmp_path: Path, content: bytes, message: str, suffix: str
-) -> None:
-    packed = gzip.compress(content) if suffix else content
-    (tmp_path / f"bad{suffix}").write_bytes(packed)
-    with pytest.raises(VitrellisError, match=rf"bad{suffix}: {message}"):
-        read_idx(tmp_path / f"bad{suffix}", dimensions=3)
+def test_what_a_file_says_must_be_so(tmp_path: Path, content: bytes, message: str) -> None:
+    for suffix, packed in (("", content), (".gz", gzip.compress(content))):
+        (tmp_path / f"bad{suffix}").write_bytes(packed)
+        with pytest.raises(VitrellisError, match=rf"bad{suffix}: {message}"):
+            read_idx(tmp_path / f"bad{suffix}", dimensions=3)
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from vitrellis.data.formats.mat import read_mat
 from vitrellis.errors import VitrellisError
 
 TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32"]
+SHAPES: list[tuple[int, ...]] = [(1, 1), (1, 3), (2, 3, 4), (1, 8189), (0, 0)]
 
 
 def message(file: Path, name: str = "x") -> str:
@@ -23,17 +25,14 @@ def message(file: Path, name: str = "x") -> str:
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-@pytest.mark.parametrize("dtype", [*TYPES, "float64"])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 3, 4), (1, 8189), (0, 0)])
-def test_numbers_as_scipy_writes_them(
-    tmp_path: Path, compressed: bool, dtype: str, shape: tuple[int, ...]
-) -> None:
-    values = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+def test_numbers_as_scipy_writes_them(tmp_path: Path, compressed: bool) -> None:
     others: dict[str, Any] = {"a": np.ones((3, 1)), "text": "words", "s": {"x": 1}, "c": 1 + 2j}
-    savemat(tmp_path / "x.mat", others | {"x": values}, do_compression=compressed)
-    found = read_mat(tmp_path / "x.mat", "x")
-    assert np.array_equal(found, values)
-    assert found.shape == shape
+    for dtype, shape in itertools.product([*TYPES, "float64"], SHAPES):
+        values = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+        savemat(tmp_path / "x.mat", others | {"x": values}, do_compression=compressed)
+        numbers = read_mat(tmp_path / "x.mat", "x")
+        assert np.array_equal(numbers, values), f"{dtype} of shape {shape}"
+        assert numbers.shape == shape
 
 
 @pytest.mark.parametrize("name", ["text", "s", "c", "gone"])

@@ -53,15 +53,16 @@ def test_the_contents_count_rather_than_the_name(tmp_path: Path) -> None:
     assert np.array_equal(as_pixels(tmp_path / "a.jpg"), COLOURS)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
-def test_photos_are_turned_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(COLOURS).save(tmp_path / f"a.{suffix}", exif=exif)
-    with Image.open(tmp_path / f"a.{suffix}") as image:
-        expected = np.asarray(ImageOps.exif_transpose(image))
-    assert np.array_equal(as_pixels(tmp_path / f"a.{suffix}"), expected)
+def test_photos_are_turned_upright(tmp_path: Path, suffix: str) -> None:
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(COLOURS).save(tmp_path / f"a.{suffix}", exif=exif)
+        with Image.open(tmp_path / f"a.{suffix}") as image:
+            expected = np.asarray(ImageOps.exif_transpose(image))
+        upright = as_pixels(tmp_path / f"a.{suffix}")
+        assert np.array_equal(upright, expected), f"orientation {orientation}"
 
 
 def test_a_damaged_tag_beside_the_orientation_changes_nothing(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         load_source("cifar-10", None)
 
 
-@pytest.mark.parametrize("name", sorted(set(SOURCES) - WITHOUT_FOLDER))
-def test_the_others_need_a_folder(name: str, tmp_path: Path) -> None:
-    with pytest.raises(VitrellisError, match=f"source '{name}' needs data.root"):
-        load_source(name, None)
-    with pytest.raises(VitrellisError, match=r"no such folder: .*gone"):
-        load_source(name, tmp_path / "gone")
+def test_the_others_need_a_folder(tmp_path: Path) -> None:
+    for name in set(SOURCES) - WITHOUT_FOLDER:
+        with pytest.raises(VitrellisError, match=f"source '{name}' needs data.root"):
+            load_source(name, None)
+        with pytest.raises(VitrellisError, match=r"no such folder: .*gone"):
+            load_source(name, tmp_path / "gone")
 
 
 def test_arguments_that_a_source_does_not_have() -> None:
