@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -20,9 +21,8 @@ from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from vitrellis.models.support.taps import chosen_indices
+from vitrellis.models.support.timm_contract import ClassTokenClassifier, Grid
 
 
 class Affine(nn.Module):
@@ -192,7 +192,7 @@ class DHVTBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x), grid))
 
 
-class DHVT(nn.Module):
+class DHVT(ClassTokenClassifier):
     """Overlapping patch embedding, blocks of head-interacted attention and DAFF, a class token.
 
     Args:
@@ -227,13 +227,8 @@ class DHVT(nn.Module):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__()
         del img_size
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
-        self.num_prefix_tokens = 1
-        self.grad_checkpointing = False
+        super().__init__(num_classes, in_chans, embed_dim)
         self.feature_info = [
             {"num_chs": embed_dim, "reduction": patch_size, "module": f"blocks.{number}"}
             for number in range(depth)
@@ -249,7 +244,7 @@ class DHVT(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+        self.head = self.new_classifier()
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -268,68 +263,15 @@ class DHVT(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """`(B, in_chans, H, W)` to normalised tokens `(B, 1 + N, D)`, the class token first."""
-        x, grid = self._embed(x)
+    def block_outputs(self, x: Tensor) -> Iterator[tuple[Tensor, Grid]]:
+        """`(B, in_chans, H, W)` to tokens `(B, 1 + N, D)` after each block, and their grid."""
+        maps = self.patch_embed(x)
+        grid = maps.shape[-2], maps.shape[-1]
+        patches = maps.flatten(2).transpose(1, 2)  # (B, N, D)
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1)
         for block in self.blocks:
-            x = self._block(block, x, grid)
-        return self.norm(x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens `(B, 1 + N, D)` to `(B, num_classes)`, or the class token `(B, D)`."""
-        x = self.head_drop(x[:, 0])
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, in_chans, H, W)` to `(B, num_classes)`."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of blocks, without the class token.
-
-        Args:
-            x: `(B, in_chans, H, W)`.
-            indices: Which blocks, 0-based; a number for the last so many; None for all.
-            norm: Apply the final norm to them.
-            stop_early: Do not compute what comes after the last index.
-            output_fmt: "NCHW" for `(B, D, H, W)`, "NLC" for `(B, H * W, D)`.
-            intermediates_only: Return the maps alone.
-
-        Returns:
-            The normalised tokens and the maps, in ascending order of index.
-        """
-        assert output_fmt in ("NCHW", "NLC"), f"unknown format {output_fmt!r}"
-        wanted = chosen_indices(len(self.blocks), indices)
-        maps = []
-        x, grid = self._embed(x)
-        for number, block in enumerate(self.blocks):
-            if stop_early and number > max(wanted):
-                break
-            x = self._block(block, x, grid)
-            if number in wanted:
-                patches = (self.norm(x) if norm else x)[:, 1:]
-                maps.append(
-                    patches.transpose(1, 2).unflatten(-1, grid) if output_fmt == "NCHW" else patches
-                )
-        return maps if intermediates_only else (self.norm(x), maps)
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer, for other classes. The class token is the only pooling there is."""
-        assert global_pool in (None, "token"), f"DHVT pools by its class token, not {global_pool!r}"
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+            tokens = self.run_block(block, tokens, grid)
+            yield tokens, grid
 
     def no_weight_decay(self) -> set[str]:
         """The class token, the head position embeddings, and the affines of the embedding."""
@@ -346,36 +288,13 @@ class DHVT(nn.Module):
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computation for memory in training."""
-        self.grad_checkpointing = enable
-
-    def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """`(B, in_chans, H, W)` to tokens `(B, 1 + N, D)`, and their grid."""
-        maps = self.patch_embed(x)
-        patches = maps.flatten(2).transpose(1, 2)  # (B, N, D)
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1)
-        return tokens, (maps.shape[-2], maps.shape[-1])
-
-    def _block(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-            out: Tensor = checkpoint(block, x, grid, use_reentrant=False)
-            return out
-        return block(x, grid)
-
 
 def _cfg(size: int, num_classes: int, patch_size: int) -> dict[str, Any]:
     return {
-        "url": "",
         "num_classes": num_classes,
         "input_size": (3, size, size),
         "min_input_size": (3, 2 * patch_size, 2 * patch_size),
-        "fixed_input_size": False,
-        "pool_size": None,
-        "interpolation": "bicubic",
         "crop_pct": 1.0 if size < 224 else 0.875,
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
         "first_conv": "patch_embed.proj.0.0",
         "classifier": "head",
     }

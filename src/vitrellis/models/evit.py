@@ -273,16 +273,10 @@ _WIDTHS = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 
 def _cfg(is_distilled: bool) -> dict[str, Any]:
     return {
-        "url": "",
-        "num_classes": 1000,
         "input_size": (3, 224, 224),
         "min_input_size": (3, 64, 64),
         "fixed_input_size": True,
-        "pool_size": None,
-        "interpolation": "bicubic",
         "crop_pct": 0.9,
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
         "first_conv": "patch_embed.proj",
         "classifier": ("head", "head_dist") if is_distilled else "head",
     }
