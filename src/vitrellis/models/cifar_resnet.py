@@ -125,7 +125,8 @@ class CifarResNet(TimmClassifier):
         global_pool: str = "avg",
     ) -> None:
         super().__init__(num_classes, in_chans, widths[-1])
-        assert depth % 6 == 2, f"depth {depth} is not 6n + 2"
+        if depth % 6 != 2:
+            raise ValueError(f"depth: {depth} is not 6n + 2")
         self.cosine = cosine
         self.drop_rate = drop_rate
         self.conv1 = nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False)

@@ -57,7 +57,8 @@ class SOPE(nn.Module):
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
         super().__init__()
-        assert patch_size in (2, 4, 8, 16), f"patch size {patch_size} is not 2, 4, 8 or 16"
+        if patch_size not in (2, 4, 8, 16):
+            raise ValueError(f"patch_size: {patch_size} is not 2, 4, 8 or 16")
         halvings = patch_size.bit_length() - 1
         widths = [in_chans, *(embed_dim // 2**k for k in reversed(range(halvings)))]
         layers: list[nn.Module] = []
@@ -90,7 +91,8 @@ class HeadInteractedAttention(nn.Module):
         self, dim: int, num_heads: int, qkv_bias: bool, attn_drop: float, proj_drop: float
     ) -> None:
         super().__init__()
-        assert dim % num_heads == 0, f"{num_heads} heads do not divide width {dim}"
+        if dim % num_heads:
+            raise ValueError(f"num_heads: {num_heads} heads do not divide width {dim}")
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.attn_drop = attn_drop

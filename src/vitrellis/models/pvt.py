@@ -287,11 +287,12 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: PVT) -> dict[str, Tens
 
 def _check_grid(grid: Sequence[int], number: int, img_size: Any) -> None:
     """Refuses images so small that a stage has no window to attend to."""
-    assert min(grid) >= SR_RATIOS[number], (
-        f"images of {tuple(to_2tuple(img_size))} pixels are too small for PVT: stage {number} has "
-        f"{grid[0]}x{grid[1]} tokens, and attends to windows of {SR_RATIOS[number]}; "
-        "32 pixels are the least"
-    )
+    if min(grid) < SR_RATIOS[number]:
+        raise ValueError(
+            f"images of {tuple(to_2tuple(img_size))} pixels are too small for PVT: stage {number} "
+            f"has {grid[0]}x{grid[1]} tokens, and attends to windows of {SR_RATIOS[number]}; "
+            "32 pixels are the least"
+        )
 
 
 default_cfgs = generate_default_cfgs(
