@@ -29,8 +29,8 @@ from vitrellis.models import (
 )
 
 MODELS = list_models()
-LARGE = ("small", "base", "medium", "large", "t2t_vit_14", "cvt_21")
-LARGE += ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+LARGE = ("small", "base", "medium", "large", "t2t_vit_14", "cvt_21", *RESNETS)
 QUICK = [name for name in MODELS if not any(word in name for word in LARGE)]
 RESIZING = ("pvt", "t2t")  # they are built for one size, but resize their position embedding
 ANY_SIZE = [n for n in QUICK if not takes_img_size(n) or n.startswith(RESIZING)]

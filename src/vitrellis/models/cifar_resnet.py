@@ -32,7 +32,7 @@ class BasicBlock(nn.Module):
     Args:
         in_chans: Channels of the input.
         out_chans: Channels of the output.
-        stride: Of the first convolution.
+        stride: The stride of the first convolution.
         shortcut: "conv": 1x1 convolution and batch norm where the shape changes; "pad": every
             second row and column, and zero channels on both sides (option A of the paper).
     """
@@ -107,7 +107,7 @@ class CifarResNet(TimmClassifier):
         num_classes: 0 for none.
         in_chans: Image channels.
         widths: Channels of the three stages.
-        shortcut: See `BasicBlock`.
+        shortcut: "conv" or "pad", as in `BasicBlock`.
         cosine: Use a cosine classifier, without bias.
         drop_rate: Dropout before the classifier.
         global_pool: timm's name of the pooling, "avg" by default; "" for none.

@@ -158,7 +158,7 @@ class CvT(ClassTokenClassifier):
         embed_dims: Width of each stage.
         depths: Blocks of each stage.
         num_heads: Heads of each stage.
-        mlp_ratio: Of every block.
+        mlp_ratio: Hidden channels of every block's feed-forward, in multiples of D.
         drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout of attention and feed-forward outputs.
         attn_drop_rate: Dropout of attention weights.

@@ -82,7 +82,7 @@ class HeadInteractedAttention(nn.Module):
     Args:
         dim: D.
         num_heads: h; each works on d = D / h channels.
-        qkv_bias: Of the projection to queries, keys and values.
+        qkv_bias: Give the projection to queries, keys and values a bias.
         attn_drop: Dropout of the attention weights.
         proj_drop: Dropout of the output.
     """
@@ -117,17 +117,18 @@ class HeadInteractedAttention(nn.Module):
         return self.proj_drop(torch.cat([class_token, tokens[:, 1:]], dim=1))
 
     def head_tokens(self, x: Tensor) -> Tensor:
-        """`(B, N, D)` to `(B, h, D)`: what each head sees on average, told to all."""
+        """`(B, N, D)` to `(B, h, D)`: each head's average over tokens, projected to all heads."""
         heads = x.mean(dim=1).unflatten(-1, (self.num_heads, self.head_dim))  # (B, h, d)
-        told = self.ht_proj(heads).unflatten(-1, (self.num_heads, self.head_dim))  # (B, h, h, d)
-        return F.gelu(self.ht_norm(told)).flatten(-2) + self.pos_embed
+        per_head = self.ht_proj(heads)  # (B, h, D)
+        per_head = per_head.unflatten(-1, (self.num_heads, self.head_dim))  # (B, h, h, d)
+        return F.gelu(self.ht_norm(per_head)).flatten(-2) + self.pos_embed
 
 
 class DAFF(nn.Module):
     """Dynamic aggregation feed-forward: a depthwise convolution between two pointwise ones.
 
     The class token takes no part in the convolutions. It is rescaled, channel by channel, by what
-    the averaged result excites.
+    a squeeze and excitation of the averaged result says.
 
     Args:
         dim: D.
@@ -163,9 +164,9 @@ class DHVTBlock(nn.Module):
 
     Args:
         dim: D.
-        num_heads: Of the attention.
+        num_heads: The number of attention heads.
         mlp_ratio: Hidden channels of the feed-forward, in multiples of D.
-        qkv_bias: Of the attention.
+        qkv_bias: Give the projection to queries, keys and values a bias.
         drop: Dropout of both outputs.
         attn_drop: Dropout of the attention weights.
         drop_path: Rate of stochastic depth.
@@ -204,9 +205,9 @@ class DHVT(ClassTokenClassifier):
         num_classes: 0 for none.
         embed_dim: D.
         depth: Number of blocks.
-        num_heads: Of every block. The number of parameters depends on it.
-        mlp_ratio: Of every block.
-        qkv_bias: Of every block.
+        num_heads: The number of heads of every block. The number of parameters depends on it.
+        mlp_ratio: Hidden channels of every block's feed-forward, in multiples of D.
+        qkv_bias: Give every block's projection to queries, keys and values a bias.
         drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout of attention and feed-forward outputs.
         attn_drop_rate: Dropout of attention weights.

@@ -126,10 +126,10 @@ class PVTStage(nn.Module):
 
     Args:
         downsample: Makes this stage's tokens of the last one's map; None for the first.
-        grid: Which the position embedding is made for.
+        grid: The grid `(H, W)` that the position embedding is made for.
         num_prefix_tokens: Class tokens of this stage.
         dim: D.
-        blocks: Of the stage.
+        blocks: The blocks of the stage.
     """
 
     def __init__(

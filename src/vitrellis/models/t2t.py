@@ -140,8 +140,8 @@ class T2TViT(ClassTokenClassifier):
         token_dim: Width between the soft splits.
         embed_dim: D.
         depth: Number of blocks.
-        num_heads: Of every block.
-        mlp_ratio: Of every block.
+        num_heads: The number of heads of every block.
+        mlp_ratio: Hidden channels of every block's feed-forward, in multiples of D.
         drop_rate: Dropout before the classifier.
         pos_drop_rate: Dropout after the position table.
         proj_drop_rate: Dropout of attention and feed-forward outputs.

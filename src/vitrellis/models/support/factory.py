@@ -64,10 +64,10 @@ def create_model(
     """A model by name, timm's or ours.
 
     Args:
-        name: As in `timm.list_models()` or `list_models()`.
-        num_classes: K.
-        img_size: Pixels, one number or `(H, W)`. CNNs, which take any size, are not told.
-        in_chans: Image channels.
+        name: A name from `timm.list_models()` or `list_models()`.
+        num_classes: K, the number of classes.
+        img_size: Pixels, one number or `(H, W)`. It is not passed to CNNs, which take any size.
+        in_chans: The number of image channels.
         pretrained: Start from timm's published weights, which are downloaded.
         weights: Start from the weights in this file; a head of other classes is left new.
         zero_head: Set weights and biases of the classifier, or of both, to exactly zero, whatever
@@ -116,7 +116,7 @@ def create_model(
 
 
 def takes_img_size(architecture: str) -> bool:
-    """Whether the model is built for one size of images, and so must be told which.
+    """Whether the model is built for one size of images, and so takes `img_size`.
 
     timm says so of every architecture by `fixed_input_size`. The others, CNNs and some
     transformers, take images of any size.
