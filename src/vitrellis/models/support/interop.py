@@ -91,7 +91,8 @@ def load_reference_weights(
 
     Args:
         model: A model of the same architecture and number of classes. It is changed in place, or
-            not at all. A PVT v2 gets the eps of its source, too, which its `state_dict` will not hold.
+            not at all. A PVT v2 gets the eps of its source, too, which its `state_dict` will not
+            hold.
         state_dict_or_path: Weights by the implementation's names, or a checkpoint file with them.
         source: "tiny-transformers", "dhvt", "evit" or "deit-lt".
         ema: Take the moving average of the weights that a file holds.
