@@ -29,20 +29,15 @@ def test_a_new_file_is_found(tmp_path: Path) -> None:
     shutil.copytree(Path(vitrellis.__file__).parent, package)
     (package / "models" / "tinything.py").write_text(NEW_MODEL)
 
-    def run(*arguments: str) -> str:
-        ended = subprocess.run(
-            [sys.executable, *arguments],
-            env=os.environ | {"PYTHONPATH": str(tmp_path)},
-            cwd=Path(__file__).parents[2],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        return ended.stdout
-
-    # the listing builds the model, by create_model, to count its parameters
-    assert "tinything_a" in run("-m", "vitrellis", "models", "tinything")
+    # to be listed by the sweep, it is found and built
     sweep = ("tests/models/test_contracts.py", "--collect-only", "-q", "-p", "no:cacheprovider")
-    collected = run("-m", "pytest", *sweep, "-o", f"pythonpath={tmp_path}")
-    assert "test_exports[tinything_a]" in collected
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", *sweep, "-o", f"pythonpath={tmp_path}"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "test_exports[tinything_a]" in ended.stdout

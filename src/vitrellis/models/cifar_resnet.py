@@ -12,7 +12,7 @@ How we differ: any number of input channels and any image size; timm's conventio
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,9 +20,8 @@ from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from vitrellis.models.support.taps import chosen_indices
+from vitrellis.models.support.timm_contract import Grid, TimmClassifier
 
 Shortcut = Literal["conv", "pad"]
 
@@ -33,7 +32,7 @@ class BasicBlock(nn.Module):
     Args:
         in_chans: Channels of the input.
         out_chans: Channels of the output.
-        stride: Of the first convolution.
+        stride: The stride of the first convolution.
         shortcut: "conv": 1x1 convolution and batch norm where the shape changes; "pad": every
             second row and column, and zero channels on both sides (option A of the paper).
     """
@@ -100,7 +99,7 @@ class CosineClassifier(nn.Module):
         return F.linear(F.normalize(x), F.normalize(self.weight))
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(TimmClassifier):
     """A ResNet of depth 6n + 2.
 
     Args:
@@ -108,7 +107,7 @@ class CifarResNet(nn.Module):
         num_classes: 0 for none.
         in_chans: Image channels.
         widths: Channels of the three stages.
-        shortcut: See `BasicBlock`.
+        shortcut: "conv" or "pad", as in `BasicBlock`.
         cosine: Use a cosine classifier, without bias.
         drop_rate: Dropout before the classifier.
         global_pool: timm's name of the pooling, "avg" by default; "" for none.
@@ -125,18 +124,14 @@ class CifarResNet(nn.Module):
         drop_rate: float = 0.0,
         global_pool: str = "avg",
     ) -> None:
-        super().__init__()
-        assert depth % 6 == 2, f"depth {depth} is not 6n + 2"
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.num_features = self.head_hidden_size = widths[-1]
+        super().__init__(num_classes, in_chans, widths[-1])
+        if depth % 6 != 2:
+            raise ValueError(f"depth: {depth} is not 6n + 2")
         self.cosine = cosine
         self.drop_rate = drop_rate
-        self.grad_checkpointing = False
         self.conv1 = nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.stages = nn.ModuleList()
-        self.feature_info = []
         width = widths[0]
         for number, out_width in enumerate(widths):
             stride = 1 if number == 0 else 2
@@ -149,6 +144,7 @@ class CifarResNet(nn.Module):
                 {"num_chs": out_width, "reduction": 2**number, "module": f"stages.{number}"}
             )
             width = out_width
+        self.norm = nn.Identity()  # the last block ends in a ReLU
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
         self.fc = self._classifier(num_classes)
         self.init_weights()
@@ -163,57 +159,23 @@ class CifarResNet(nn.Module):
             nn.init.normal_(self.fc.weight, std=0.01)
             nn.init.zeros_(self.fc.bias)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """`(B, in_chans, H, W)` to `(B, num_features, H / 4, W / 4)`, rounded up."""
+    def block_outputs(self, x: Tensor) -> Iterator[tuple[Tensor, Grid]]:
+        """`(B, in_chans, H, W)` to each stage's `(B, C, H / stride, W / stride)`, rounded up."""
         x = F.relu(self.bn1(self.conv1(x)))
         for stage in self.stages:
-            x = self._stage(stage, x)
-        return x
+            x = self.run_block(stage, x)
+            yield x, (x.shape[-2], x.shape[-1])
+
+    def feature_map(self, output: Tensor, grid: Grid) -> Tensor:
+        """The output of a stage, which is a map already."""
+        del grid
+        return output
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """`(B, num_features, H, W)` to `(B, num_classes)`, or `(B, num_features)`."""
         x = self.global_pool(x)
         x = F.dropout(x, self.drop_rate, self.training)
         return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, in_chans, H, W)` to `(B, num_classes)`."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of stages, after their last ReLU.
-
-        Args:
-            x: `(B, in_chans, H, W)`.
-            indices: Which stages, 0-based; a number for the last so many; None for all.
-            norm: Without effect: stages have no further norm.
-            stop_early: Do not compute what comes after the last index.
-            output_fmt: Only "NCHW".
-            intermediates_only: Return the maps alone.
-
-        Returns:
-            The final features and the maps `(B, C, H, W)`, in ascending order of index.
-        """
-        del norm
-        assert output_fmt == "NCHW", "the maps of a CNN are NCHW"
-        wanted = chosen_indices(len(self.stages), indices)
-        maps = []
-        x = F.relu(self.bn1(self.conv1(x)))
-        for number, stage in enumerate(self.stages):
-            if stop_early and number > max(wanted):
-                break
-            x = self._stage(stage, x)
-            if number in wanted:
-                maps.append(x)
-        return maps if intermediates_only else (x, maps)
 
     def get_classifier(self) -> nn.Module:
         """The last layer."""
@@ -237,16 +199,6 @@ class CifarResNet(nn.Module):
             "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)",
         }
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computation for memory in training."""
-        self.grad_checkpointing = enable
-
-    def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-            out: Tensor = checkpoint(stage, x, use_reentrant=False)
-            return out
-        return stage(x)
-
     def _classifier(self, num_classes: int) -> nn.Module:
         if num_classes == 0:
             return nn.Identity()
@@ -258,16 +210,12 @@ class CifarResNet(nn.Module):
 default_cfgs = generate_default_cfgs(
     {
         f"cifar_resnet{depth}": {
-            "url": "",
             "num_classes": 100,
             "input_size": (3, 32, 32),
             "min_input_size": (3, 16, 16),
             "pool_size": (8, 8),
-            "fixed_input_size": False,
             "interpolation": "bilinear",
             "crop_pct": 1.0,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
             "first_conv": "conv1",
             "classifier": "fc",
         }

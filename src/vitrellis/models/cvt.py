@@ -10,7 +10,7 @@ differ: a batch of one gives logits `(1, K)`, as any other (it lost its first di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,11 +18,8 @@ from timm.layers import DropPath, Mlp, QuickGELU, calculate_drop_path_rates, tru
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from vitrellis.models.support.taps import chosen_indices
-
-Grid = tuple[int, int]
+from vitrellis.models.support.timm_contract import ClassTokenClassifier, Grid
 
 
 class ConvEmbedding(nn.Module):
@@ -151,7 +148,7 @@ class CvTStage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
 
-class CvT(nn.Module):
+class CvT(ClassTokenClassifier):
     """Three stages without position embeddings; a class token joins in the last.
 
     Args:
@@ -161,7 +158,7 @@ class CvT(nn.Module):
         embed_dims: Width of each stage.
         depths: Blocks of each stage.
         num_heads: Heads of each stage.
-        mlp_ratio: Of every block.
+        mlp_ratio: Hidden channels of every block's feed-forward, in multiples of D.
         drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout of attention and feed-forward outputs.
         attn_drop_rate: Dropout of attention weights.
@@ -183,14 +180,8 @@ class CvT(nn.Module):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__()
         del img_size
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.num_features = self.head_hidden_size = self.embed_dim = embed_dims[-1]
-        self.num_prefix_tokens = 1
-        self.grad_checkpointing = False
-        self.feature_info = []
+        super().__init__(num_classes, in_chans, embed_dims[-1])
         stages = []
         width = in_chans
         for number, (dim, depth, heads) in enumerate(
@@ -219,7 +210,7 @@ class CvT(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.norm = nn.LayerNorm(embed_dims[-1])
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(width, num_classes) if num_classes > 0 else nn.Identity()
+        self.head = self.new_classifier()
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -232,56 +223,17 @@ class CvT(nn.Module):
                 if module is not self.head:  # its bias stays as torch's, as published
                     nn.init.zeros_(module.bias)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """`(B, in_chans, H, W)` to the last stage's normalised tokens, the class token first."""
-        return self._forward(x, set())[0]
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens `(B, 1 + N, D)` to `(B, num_classes)`, or the class token `(B, D)`."""
-        x = self.head_drop(x[:, 0])
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, in_chans, H, W)` to `(B, num_classes)`."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of blocks, counted over all stages, without the class token.
-
-        Args:
-            x: `(B, in_chans, H, W)`.
-            indices: Which blocks, 0-based; a number for the last so many; None for all.
-            norm: Refused: the final norm has the last stage's width.
-            stop_early: Without effect.
-            output_fmt: "NCHW": maps `(B, D, H, W)`.
-            intermediates_only: Return the maps alone.
-
-        Returns:
-            The normalised tokens and the maps, in ascending order of index.
-        """
-        del stop_early
-        assert output_fmt == "NCHW", f"CvT's stages differ in shape: NCHW, not {output_fmt!r}"
-        assert not norm, "CvT's final norm fits its last stage only"
-        features, maps = self._forward(x, chosen_indices(len(self.feature_info), indices))
-        return maps if intermediates_only else (features, maps)
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer, for other classes. The class token is the only pooling there is."""
-        assert global_pool in (None, "token"), f"CvT pools by its class token, not {global_pool!r}"
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+    def block_outputs(self, x: Tensor) -> Iterator[tuple[Tensor, Grid]]:
+        """`(B, in_chans, H, W)` to each block's tokens `(B, prefix + N, D)`, and their grid."""
+        for stage in self.stages:
+            assert isinstance(stage, CvTStage)
+            tokens, grid = stage.patch_embed(x)
+            if stage.cls_token is not None:
+                tokens = torch.cat([stage.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            for block in stage.blocks:
+                tokens = self.run_block(block, tokens, grid)
+                yield tokens, grid
+            x = self.feature_map(tokens, grid)
 
     def no_weight_decay(self) -> set[str]:
         """The class token."""
@@ -299,45 +251,12 @@ class CvT(nn.Module):
             ],
         }
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computation for memory in training."""
-        self.grad_checkpointing = enable
-
-    def _forward(self, x: Tensor, wanted: set[int]) -> tuple[Tensor, list[Tensor]]:
-        """Normalised tokens of the last stage, and maps of the blocks that are wanted."""
-        maps = []
-        number = 0
-        for stage in self.stages:
-            assert isinstance(stage, CvTStage)
-            tokens, grid = stage.patch_embed(x)
-            prefix = 0 if stage.cls_token is None else 1
-            if stage.cls_token is not None:
-                tokens = torch.cat([stage.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-            for block in stage.blocks:
-                if self.grad_checkpointing and self.training:
-                    tokens = checkpoint(block, tokens, grid, use_reentrant=False)
-                else:
-                    tokens = block(tokens, grid)
-                if number in wanted:
-                    maps.append(tokens[:, prefix:].mT.unflatten(-1, grid))
-                number += 1
-            x = tokens[:, prefix:].mT.unflatten(-1, grid)
-        return self.norm(tokens), maps
-
 
 default_cfgs = generate_default_cfgs(
     {
         name: {
-            "url": "",
-            "num_classes": 1000,
             "input_size": (3, 224, 224),
             "min_input_size": (3, 32, 32),
-            "fixed_input_size": False,
-            "pool_size": None,
-            "interpolation": "bicubic",
-            "crop_pct": 0.875,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
             "first_conv": "stages.0.patch_embed.proj",
             "classifier": "head",
         }

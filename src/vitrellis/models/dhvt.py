@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -20,9 +21,8 @@ from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from vitrellis.models.support.taps import chosen_indices
+from vitrellis.models.support.timm_contract import ClassTokenClassifier, Grid
 
 
 class Affine(nn.Module):
@@ -57,7 +57,8 @@ class SOPE(nn.Module):
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
         super().__init__()
-        assert patch_size in (2, 4, 8, 16), f"patch size {patch_size} is not 2, 4, 8 or 16"
+        if patch_size not in (2, 4, 8, 16):
+            raise ValueError(f"patch_size: {patch_size} is not 2, 4, 8 or 16")
         halvings = patch_size.bit_length() - 1
         widths = [in_chans, *(embed_dim // 2**k for k in reversed(range(halvings)))]
         layers: list[nn.Module] = []
@@ -81,7 +82,7 @@ class HeadInteractedAttention(nn.Module):
     Args:
         dim: D.
         num_heads: h; each works on d = D / h channels.
-        qkv_bias: Of the projection to queries, keys and values.
+        qkv_bias: Give the projection to queries, keys and values a bias.
         attn_drop: Dropout of the attention weights.
         proj_drop: Dropout of the output.
     """
@@ -90,7 +91,8 @@ class HeadInteractedAttention(nn.Module):
         self, dim: int, num_heads: int, qkv_bias: bool, attn_drop: float, proj_drop: float
     ) -> None:
         super().__init__()
-        assert dim % num_heads == 0, f"{num_heads} heads do not divide width {dim}"
+        if dim % num_heads:
+            raise ValueError(f"num_heads: {num_heads} heads do not divide width {dim}")
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.attn_drop = attn_drop
@@ -115,17 +117,18 @@ class HeadInteractedAttention(nn.Module):
         return self.proj_drop(torch.cat([class_token, tokens[:, 1:]], dim=1))
 
     def head_tokens(self, x: Tensor) -> Tensor:
-        """`(B, N, D)` to `(B, h, D)`: what each head sees on average, told to all."""
+        """`(B, N, D)` to `(B, h, D)`: each head's average over tokens, projected to all heads."""
         heads = x.mean(dim=1).unflatten(-1, (self.num_heads, self.head_dim))  # (B, h, d)
-        told = self.ht_proj(heads).unflatten(-1, (self.num_heads, self.head_dim))  # (B, h, h, d)
-        return F.gelu(self.ht_norm(told)).flatten(-2) + self.pos_embed
+        per_head = self.ht_proj(heads)  # (B, h, D)
+        per_head = per_head.unflatten(-1, (self.num_heads, self.head_dim))  # (B, h, h, d)
+        return F.gelu(self.ht_norm(per_head)).flatten(-2) + self.pos_embed
 
 
 class DAFF(nn.Module):
     """Dynamic aggregation feed-forward: a depthwise convolution between two pointwise ones.
 
     The class token takes no part in the convolutions. It is rescaled, channel by channel, by what
-    the averaged result excites.
+    a squeeze and excitation of the averaged result says.
 
     Args:
         dim: D.
@@ -161,9 +164,9 @@ class DHVTBlock(nn.Module):
 
     Args:
         dim: D.
-        num_heads: Of the attention.
+        num_heads: The number of attention heads.
         mlp_ratio: Hidden channels of the feed-forward, in multiples of D.
-        qkv_bias: Of the attention.
+        qkv_bias: Give the projection to queries, keys and values a bias.
         drop: Dropout of both outputs.
         attn_drop: Dropout of the attention weights.
         drop_path: Rate of stochastic depth.
@@ -192,7 +195,7 @@ class DHVTBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x), grid))
 
 
-class DHVT(nn.Module):
+class DHVT(ClassTokenClassifier):
     """Overlapping patch embedding, blocks of head-interacted attention and DAFF, a class token.
 
     Args:
@@ -202,9 +205,9 @@ class DHVT(nn.Module):
         num_classes: 0 for none.
         embed_dim: D.
         depth: Number of blocks.
-        num_heads: Of every block. The number of parameters depends on it.
-        mlp_ratio: Of every block.
-        qkv_bias: Of every block.
+        num_heads: The number of heads of every block. The number of parameters depends on it.
+        mlp_ratio: Hidden channels of every block's feed-forward, in multiples of D.
+        qkv_bias: Give every block's projection to queries, keys and values a bias.
         drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout of attention and feed-forward outputs.
         attn_drop_rate: Dropout of attention weights.
@@ -227,13 +230,8 @@ class DHVT(nn.Module):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__()
         del img_size
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
-        self.num_prefix_tokens = 1
-        self.grad_checkpointing = False
+        super().__init__(num_classes, in_chans, embed_dim)
         self.feature_info = [
             {"num_chs": embed_dim, "reduction": patch_size, "module": f"blocks.{number}"}
             for number in range(depth)
@@ -249,7 +247,7 @@ class DHVT(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+        self.head = self.new_classifier()
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -268,68 +266,15 @@ class DHVT(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """`(B, in_chans, H, W)` to normalised tokens `(B, 1 + N, D)`, the class token first."""
-        x, grid = self._embed(x)
+    def block_outputs(self, x: Tensor) -> Iterator[tuple[Tensor, Grid]]:
+        """`(B, in_chans, H, W)` to tokens `(B, 1 + N, D)` after each block, and their grid."""
+        maps = self.patch_embed(x)
+        grid = maps.shape[-2], maps.shape[-1]
+        patches = maps.flatten(2).transpose(1, 2)  # (B, N, D)
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1)
         for block in self.blocks:
-            x = self._block(block, x, grid)
-        return self.norm(x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens `(B, 1 + N, D)` to `(B, num_classes)`, or the class token `(B, D)`."""
-        x = self.head_drop(x[:, 0])
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, in_chans, H, W)` to `(B, num_classes)`."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of blocks, without the class token.
-
-        Args:
-            x: `(B, in_chans, H, W)`.
-            indices: Which blocks, 0-based; a number for the last so many; None for all.
-            norm: Apply the final norm to them.
-            stop_early: Do not compute what comes after the last index.
-            output_fmt: "NCHW" for `(B, D, H, W)`, "NLC" for `(B, H * W, D)`.
-            intermediates_only: Return the maps alone.
-
-        Returns:
-            The normalised tokens and the maps, in ascending order of index.
-        """
-        assert output_fmt in ("NCHW", "NLC"), f"unknown format {output_fmt!r}"
-        wanted = chosen_indices(len(self.blocks), indices)
-        maps = []
-        x, grid = self._embed(x)
-        for number, block in enumerate(self.blocks):
-            if stop_early and number > max(wanted):
-                break
-            x = self._block(block, x, grid)
-            if number in wanted:
-                patches = (self.norm(x) if norm else x)[:, 1:]
-                maps.append(
-                    patches.transpose(1, 2).unflatten(-1, grid) if output_fmt == "NCHW" else patches
-                )
-        return maps if intermediates_only else (self.norm(x), maps)
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer, for other classes. The class token is the only pooling there is."""
-        assert global_pool in (None, "token"), f"DHVT pools by its class token, not {global_pool!r}"
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+            tokens = self.run_block(block, tokens, grid)
+            yield tokens, grid
 
     def no_weight_decay(self) -> set[str]:
         """The class token, the head position embeddings, and the affines of the embedding."""
@@ -346,36 +291,13 @@ class DHVT(nn.Module):
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computation for memory in training."""
-        self.grad_checkpointing = enable
-
-    def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """`(B, in_chans, H, W)` to tokens `(B, 1 + N, D)`, and their grid."""
-        maps = self.patch_embed(x)
-        patches = maps.flatten(2).transpose(1, 2)  # (B, N, D)
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1)
-        return tokens, (maps.shape[-2], maps.shape[-1])
-
-    def _block(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-            out: Tensor = checkpoint(block, x, grid, use_reentrant=False)
-            return out
-        return block(x, grid)
-
 
 def _cfg(size: int, num_classes: int, patch_size: int) -> dict[str, Any]:
     return {
-        "url": "",
         "num_classes": num_classes,
         "input_size": (3, size, size),
         "min_input_size": (3, 2 * patch_size, 2 * patch_size),
-        "fixed_input_size": False,
-        "pool_size": None,
-        "interpolation": "bicubic",
         "crop_pct": 1.0 if size < 224 else 0.875,
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
         "first_conv": "patch_embed.proj.0.0",
         "classifier": "head",
     }

@@ -55,9 +55,9 @@ class RankingAttention(Attention):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
         dropout = self.attn_drop.p if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        paid = (q[:, :, :1] @ k.mT * self.scale).softmax(dim=-1)  # (B, h, 1, N)
+        cls_attention = (q[:, :, :1] @ k.mT * self.scale).softmax(dim=-1)  # (B, h, 1, N)
         out = self.proj(out.transpose(1, 2).flatten(-2))
-        return self.proj_drop(out), paid.mean(dim=1).squeeze(1)
+        return self.proj_drop(out), cls_attention.mean(dim=1).squeeze(1)
 
 
 class ShrinkingBlock(Block):
@@ -74,7 +74,7 @@ class ShrinkingBlock(Block):
         Args:
             x: `(B, P + n, D)`: prefix tokens, then n others.
             positions: `(B, n)`, where the others were in the image.
-            kept: How many of the n stay.
+            kept: The number of the n tokens that stay.
             fuse: Add one token that is the sum of the dropped ones, weighted by attention.
 
         Returns:
@@ -83,15 +83,21 @@ class ShrinkingBlock(Block):
         """
         num_prefix = x.shape[1] - positions.shape[1]
         assert isinstance(self.attn, RankingAttention)
-        attended, paid = self.attn.forward_ranking(self.norm1(x))
+        attended, cls_attention = self.attn.forward_ranking(self.norm1(x))
         x = x + self.drop_path1(self.ls1(attended))
-        prefix, tokens, paid = x[:, :num_prefix], x[:, num_prefix:], paid[:, num_prefix:]
-        order = paid.topk(paid.shape[1], dim=1).indices  # sorted; ONNX has no argsort
+        prefix, tokens, cls_attention = (
+            x[:, :num_prefix],
+            x[:, num_prefix:],
+            cls_attention[:, num_prefix:],
+        )
+        order = cls_attention.topk(
+            cls_attention.shape[1], dim=1
+        ).indices  # sorted; ONNX has no argsort
         tokens = tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
         positions = positions.gather(1, order)[:, :kept]
         parts = [prefix, tokens[:, :kept]]
         if fuse:
-            weights = paid.gather(1, order)[:, kept:].unsqueeze(-1)  # (B, n - kept, 1)
+            weights = cls_attention.gather(1, order)[:, kept:].unsqueeze(-1)  # (B, n - kept, 1)
             parts.append((weights * tokens[:, kept:]).sum(dim=1, keepdim=True))
             positions = F.pad(positions, (0, 1), value=FUSED)
         x = torch.cat(parts, dim=1)
@@ -105,10 +111,10 @@ class EViT(VisionTransformer):
         keep_rate: Share of tokens that a shrinking layer keeps: one number, or one for each layer.
         drop_layers: Layers that shrink, 0-based, if it is one number.
         fuse_token: Sum up what is left behind in one more token.
-        **kwargs: Of timm's `VisionTransformer`.
+        **kwargs: Further arguments of timm's `VisionTransformer`.
 
     Raises:
-        ValueError: As `set_keep_rate`, or if `patch_drop_rate` is given.
+        ValueError: If `set_keep_rate` refuses the rate, or if `patch_drop_rate` is given.
     """
 
     def __init__(
@@ -167,7 +173,7 @@ class EViT(VisionTransformer):
 
         Args:
             x: `(B, in_chans, H, W)`.
-            indices: Which blocks, 0-based; a number for the last so many; None for all.
+            indices: The blocks, 0-based; a number stands for the last so many, None for all.
             norm: Apply the final norm to them.
             stop_early: Without effect.
             output_fmt: "NCHW" for `(B, D, H, W)`, "NLC" for `(B, H * W, D)`.
@@ -178,8 +184,8 @@ class EViT(VisionTransformer):
         """
         del stop_early
         assert output_fmt in ("NCHW", "NLC"), f"unknown format {output_fmt!r}"
-        wanted = chosen_indices(len(self.blocks), indices)
-        features, taken = self._run(x, None, wanted)
+        numbers = chosen_indices(len(self.blocks), indices)
+        features, taken = self._run(x, None, numbers)
         grid = self.patch_embed.dynamic_feat_size(x.shape[-2:])
         maps = []
         for tokens, positions in taken:
@@ -189,7 +195,7 @@ class EViT(VisionTransformer):
         return maps if intermediates_only else (features, maps)
 
     def kept_positions(self, x: Tensor) -> list[Tensor]:
-        """Which patches are left after each layer.
+        """The patches that are left after each layer.
 
         Args:
             x: `(B, in_chans, H, W)`.
@@ -201,9 +207,9 @@ class EViT(VisionTransformer):
         return [positions for _, positions in self._run(x, None, every)[1]]
 
     def _run(
-        self, x: Tensor, keep_rate: KeepRate | None, wanted: set[int]
+        self, x: Tensor, keep_rate: KeepRate | None, numbers: set[int]
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Normalised tokens; outputs of the wanted blocks, and their tokens' positions."""
+        """Normalised tokens; the outputs of the blocks in `numbers`, with their positions."""
         rates = self.keep_rate
         if keep_rate is not None:
             rates = _rates(keep_rate, len(self.blocks), self.drop_layers)
@@ -223,7 +229,7 @@ class EViT(VisionTransformer):
             else:
                 out = run(*arguments)
             x, positions = out if shrinks else (out, positions)
-            if number in wanted:
+            if number in numbers:
                 taken.append((x, positions))
         return self.norm(x), taken
 
@@ -243,7 +249,7 @@ def scatter(tokens: Tensor, positions: Tensor, num_patches: int) -> Tensor:
     Args:
         tokens: Without prefix tokens.
         positions: `(B, n)`; fused tokens, which have no place, are left out.
-        num_patches: Of the whole image.
+        num_patches: The number of patches of the whole image.
     """
     places = torch.where(positions == FUSED, num_patches, positions)
     places = places.unsqueeze(-1).expand_as(tokens)
@@ -273,16 +279,10 @@ _WIDTHS = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 
 def _cfg(is_distilled: bool) -> dict[str, Any]:
     return {
-        "url": "",
-        "num_classes": 1000,
         "input_size": (3, 224, 224),
         "min_input_size": (3, 64, 64),
         "fixed_input_size": True,
-        "pool_size": None,
-        "interpolation": "bicubic",
         "crop_pct": 0.9,
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
         "first_conv": "patch_embed.proj",
         "classifier": ("head", "head_dist") if is_distilled else "head",
     }

@@ -11,7 +11,7 @@ PVT v2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -26,16 +26,13 @@ from timm.layers import (
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from vitrellis.models.support.taps import chosen_indices
+from vitrellis.models.support.timm_contract import ClassTokenClassifier, Grid
 
 PATCH_SIZES = (4, 2, 2, 2)
 SR_RATIOS = (8, 4, 2, 1)
 MLP_RATIOS = (8, 8, 4, 4)
 EPS = 1e-6
-
-Grid = tuple[int, int]
 
 
 class PatchEmbedding(nn.Module):
@@ -129,10 +126,10 @@ class PVTStage(nn.Module):
 
     Args:
         downsample: Makes this stage's tokens of the last one's map; None for the first.
-        grid: Which the position embedding is made for.
+        grid: The grid `(H, W)` that the position embedding is made for.
         num_prefix_tokens: Class tokens of this stage.
         dim: D.
-        blocks: Of the stage.
+        blocks: The blocks of the stage.
     """
 
     def __init__(
@@ -161,7 +158,7 @@ class PVTStage(nn.Module):
         return x + position
 
 
-class PVT(nn.Module):
+class PVT(ClassTokenClassifier):
     """Four stages; a class token joins in the last.
 
     Args:
@@ -192,13 +189,7 @@ class PVT(nn.Module):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.num_features = self.head_hidden_size = self.embed_dim = embed_dims[-1]
-        self.num_prefix_tokens = 1
-        self.grad_checkpointing = False
-        self.feature_info = []
+        super().__init__(num_classes, in_chans, embed_dims[-1])
         self.patch_embed = PatchEmbedding(PATCH_SIZES[0], in_chans, embed_dims[0])
         self.pos_drop = nn.Dropout(pos_drop_rate)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims[-1]))
@@ -234,7 +225,7 @@ class PVT(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.norm = nn.LayerNorm(embed_dims[-1], eps=EPS)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = _classifier(embed_dims[-1], num_classes)
+        self.head = self.new_classifier()
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -247,56 +238,19 @@ class PVT(nn.Module):
                 trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """`(B, in_chans, H, W)` to the last stage's normalised tokens, the class token first."""
-        return self._forward(x, set())[0]
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens `(B, 1 + N, D)` to `(B, num_classes)`, or the class token `(B, D)`."""
-        x = self.head_drop(x[:, 0])
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, in_chans, H, W)` to `(B, num_classes)`."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of blocks, counted over all stages, without the class token.
-
-        Args:
-            x: `(B, in_chans, H, W)`.
-            indices: Which blocks, 0-based; a number for the last so many; None for all.
-            norm: Refused: the final norm has the last stage's width.
-            stop_early: Without effect.
-            output_fmt: "NCHW": maps `(B, D, H, W)`.
-            intermediates_only: Return the maps alone.
-
-        Returns:
-            The normalised tokens and the maps, in ascending order of index.
-        """
-        del stop_early
-        assert output_fmt == "NCHW", f"PVT's stages differ in shape: NCHW, not {output_fmt!r}"
-        assert not norm, "PVT's final norm fits its last stage only"
-        features, maps = self._forward(x, chosen_indices(len(self.feature_info), indices))
-        return maps if intermediates_only else (features, maps)
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer, for other classes. The class token is the only pooling there is."""
-        assert global_pool in (None, "token"), f"PVT pools by its class token, not {global_pool!r}"
-        self.num_classes = num_classes
-        self.head = _classifier(self.embed_dim, num_classes)
+    def block_outputs(self, x: Tensor) -> Iterator[tuple[Tensor, Grid]]:
+        """`(B, in_chans, H, W)` to each block's tokens `(B, prefix + N, D)`, and their grid."""
+        _check_grid((x.shape[-2] // PATCH_SIZES[0], x.shape[-1] // PATCH_SIZES[0]), 0, x.shape[-2:])
+        for number, stage in enumerate(self.stages):
+            assert isinstance(stage, PVTStage)
+            tokens, grid = stage.downsample(x) if number else self.patch_embed(x)
+            if stage.num_prefix_tokens:
+                tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = self.pos_drop(stage.add_position(tokens, grid))
+            for block in stage.blocks:
+                tokens = self.run_block(block, tokens, grid)
+                yield tokens, grid
+            x = self.feature_map(tokens, grid)
 
     def no_weight_decay(self) -> set[str]:
         """The class token and all position embeddings."""
@@ -313,32 +267,6 @@ class PVT(nn.Module):
                 (r"^cls_token|^norm", (99999,)),
             ],
         }
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computation for memory in training."""
-        self.grad_checkpointing = enable
-
-    def _forward(self, x: Tensor, wanted: set[int]) -> tuple[Tensor, list[Tensor]]:
-        """Normalised tokens of the last stage, and maps of the blocks that are wanted."""
-        maps = []
-        number = 0
-        _check_grid((x.shape[-2] // PATCH_SIZES[0], x.shape[-1] // PATCH_SIZES[0]), 0, x.shape[-2:])
-        for index, stage in enumerate(self.stages):
-            assert isinstance(stage, PVTStage)
-            tokens, grid = self.patch_embed(x) if index == 0 else stage.downsample(x)
-            if stage.num_prefix_tokens:
-                tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-            tokens = self.pos_drop(stage.add_position(tokens, grid))
-            for block in stage.blocks:
-                if self.grad_checkpointing and self.training:
-                    tokens = checkpoint(block, tokens, grid, use_reentrant=False)
-                else:
-                    tokens = block(tokens, grid)
-                if number in wanted:
-                    maps.append(tokens[:, stage.num_prefix_tokens :].mT.unflatten(-1, grid))
-                number += 1
-            x = tokens[:, stage.num_prefix_tokens :].mT.unflatten(-1, grid)
-        return self.norm(tokens), maps
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: PVT) -> dict[str, Tensor]:
@@ -359,30 +287,20 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: PVT) -> dict[str, Tens
 
 def _check_grid(grid: Sequence[int], number: int, img_size: Any) -> None:
     """Refuses images so small that a stage has no window to attend to."""
-    assert min(grid) >= SR_RATIOS[number], (
-        f"images of {tuple(to_2tuple(img_size))} pixels are too small for PVT: stage {number} has "
-        f"{grid[0]}x{grid[1]} tokens, and attends to windows of {SR_RATIOS[number]}; "
-        "32 pixels are the least"
-    )
-
-
-def _classifier(dim: int, num_classes: int) -> nn.Module:
-    return nn.Linear(dim, num_classes) if num_classes > 0 else nn.Identity()
+    if min(grid) < SR_RATIOS[number]:
+        raise ValueError(
+            f"images of {tuple(to_2tuple(img_size))} pixels are too small for PVT: stage {number} "
+            f"has {grid[0]}x{grid[1]} tokens, and attends to windows of {SR_RATIOS[number]}; "
+            "32 pixels are the least"
+        )
 
 
 default_cfgs = generate_default_cfgs(
     {
         name: {
-            "url": "",
-            "num_classes": 1000,
             "input_size": (3, 224, 224),
             "min_input_size": (3, 64, 64),
             "fixed_input_size": True,
-            "pool_size": None,
-            "interpolation": "bicubic",
-            "crop_pct": 0.875,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
             "first_conv": "patch_embed.proj",
             "classifier": "head",
         }

@@ -30,16 +30,11 @@ _SHAPES = {
 default_cfgs = generate_default_cfgs(
     {
         name: {
-            "url": "",
             "num_classes": 10,
             "input_size": (3, size, size),
             "min_input_size": (3, 2 * patch_size, 2 * patch_size),
-            "pool_size": None,
             "fixed_input_size": True,
-            "interpolation": "bicubic",
             "crop_pct": 1.0,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
             "first_conv": "patch_embed.proj",
             "classifier": "head",
         }

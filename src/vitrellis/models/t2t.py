@@ -11,6 +11,7 @@ How we differ from it: images of any size, also not square; the grid is that of 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -20,14 +21,11 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from vitrellis.models.support.taps import chosen_indices
+from vitrellis.models.support.timm_contract import ClassTokenClassifier, Grid
 
 KERNELS, STRIDES, PADDINGS = (7, 3, 3), (4, 2, 2), (2, 1, 1)
 EPS = 1e-6
-
-Grid = tuple[int, int]
 
 
 class PerformerAttention(nn.Module):
@@ -132,7 +130,7 @@ def grids_of(img_size: Grid) -> list[Grid]:
     return grids
 
 
-class T2TViT(nn.Module):
+class T2TViT(ClassTokenClassifier):
     """Tokens-to-token embedding, a fixed sinusoid position table, plain transformer blocks.
 
     Args:
@@ -142,8 +140,8 @@ class T2TViT(nn.Module):
         token_dim: Width between the soft splits.
         embed_dim: D.
         depth: Number of blocks.
-        num_heads: Of every block.
-        mlp_ratio: Of every block.
+        num_heads: The number of heads of every block.
+        mlp_ratio: Hidden channels of every block's feed-forward, in multiples of D.
         drop_rate: Dropout before the classifier.
         pos_drop_rate: Dropout after the position table.
         proj_drop_rate: Dropout of attention and feed-forward outputs.
@@ -167,12 +165,7 @@ class T2TViT(nn.Module):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
-        self.num_prefix_tokens = 1
-        self.grad_checkpointing = False
+        super().__init__(num_classes, in_chans, embed_dim)
         self.feature_info = [
             {"num_chs": embed_dim, "reduction": math.prod(STRIDES), "module": f"blocks.{number}"}
             for number in range(depth)
@@ -200,7 +193,7 @@ class T2TViT(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dim, eps=EPS)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+        self.head = self.new_classifier()
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -212,66 +205,17 @@ class T2TViT(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """`(B, in_chans, H, W)` to normalised tokens `(B, 1 + N, D)`, the class token first."""
-        x, _ = self._embed(x)
+    def block_outputs(self, x: Tensor) -> Iterator[tuple[Tensor, Grid]]:
+        """`(B, in_chans, H, W)` to tokens `(B, 1 + N, D)` after each block, and their grid."""
+        patches, grid = self.patch_embed(x)
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1)
+        position: Tensor = self.pos_embed
+        if grid != self.grid:
+            position = resample_abs_pos_embed(position, list(grid), list(self.grid))
+        tokens = self.pos_drop(tokens + position)
         for block in self.blocks:
-            x = self._block(block, x)
-        return self.norm(x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens `(B, 1 + N, D)` to `(B, num_classes)`, or the class token `(B, D)`."""
-        x = self.head_drop(x[:, 0])
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, in_chans, H, W)` to `(B, num_classes)`."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of blocks, without the class token.
-
-        Args:
-            x: `(B, in_chans, H, W)`.
-            indices: Which blocks, 0-based; a number for the last so many; None for all.
-            norm: Apply the final norm to them.
-            stop_early: Do not compute what comes after the last index.
-            output_fmt: "NCHW" for `(B, D, H, W)`, "NLC" for `(B, H * W, D)`.
-            intermediates_only: Return the maps alone.
-
-        Returns:
-            The normalised tokens and the maps, in ascending order of index.
-        """
-        assert output_fmt in ("NCHW", "NLC"), f"unknown format {output_fmt!r}"
-        wanted = chosen_indices(len(self.blocks), indices)
-        maps = []
-        x, grid = self._embed(x)
-        for number, block in enumerate(self.blocks):
-            if stop_early and number > max(wanted):
-                break
-            x = self._block(block, x)
-            if number in wanted:
-                patches = (self.norm(x) if norm else x)[:, 1:]
-                maps.append(patches.mT.unflatten(-1, grid) if output_fmt == "NCHW" else patches)
-        return maps if intermediates_only else (self.norm(x), maps)
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer, for other classes. The class token is the only pooling there is."""
-        assert global_pool in (None, "token"), f"T2T pools by its class token, not {global_pool!r}"
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+            tokens = self.run_block(block, tokens)
+            yield tokens, grid
 
     def no_weight_decay(self) -> set[str]:
         """The class token. The position table is not trained."""
@@ -284,25 +228,6 @@ class T2TViT(nn.Module):
             "stem": r"^cls_token|pos_embed|patch_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computation for memory in training."""
-        self.grad_checkpointing = enable
-
-    def _embed(self, x: Tensor) -> tuple[Tensor, Grid]:
-        """`(B, in_chans, H, W)` to tokens `(B, 1 + N, D)` with their positions, and their grid."""
-        patches, grid = self.patch_embed(x)
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1)
-        position: Tensor = self.pos_embed
-        if grid != self.grid:
-            position = resample_abs_pos_embed(position, list(grid), list(self.grid))
-        return self.pos_drop(tokens + position), grid
-
-    def _block(self, block: nn.Module, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and self.training:
-            out: Tensor = checkpoint(block, x, use_reentrant=False)
-            return out
-        return block(x)
 
 
 class _Norm(nn.LayerNorm):
@@ -335,16 +260,10 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: T2TViT) -> dict[str, T
 default_cfgs = generate_default_cfgs(
     {
         name: {
-            "url": "",
-            "num_classes": 1000,
             "input_size": (3, 224, 224),
             "min_input_size": (3, 32, 32),
             "fixed_input_size": True,
-            "pool_size": None,
-            "interpolation": "bicubic",
             "crop_pct": 0.9,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
             # its first linear layer holds patches, which another number of channels cannot enter
             "first_conv": None,
             "classifier": "head",

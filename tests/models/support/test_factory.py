@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from time import perf_counter
+from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model, list_models, takes_img_size
+from vitrellis.models.cifar_resnet import CifarResNet
 
 
 def test_unknown_names_are_answered_with_near_ones() -> None:
@@ -21,6 +23,37 @@ def test_unknown_names_are_answered_with_near_ones() -> None:
 def test_unknown_arguments_are_named() -> None:
     with pytest.raises(UsageError, match=r"cifar_resnet8: .*'widht'"):
         create_model("cifar_resnet8", num_classes=3, widht=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("cifar_resnet8", {"depth": 9}),
+        ("dhvt_micro_patch4", {"patch_size": 5}),
+        ("dhvt_micro_patch4", {"num_heads": 5}),
+        ("dhvt_micro_patch4", {"depth": "six"}),
+        ("evit_deit_tiny_patch16_224", {"keep_rate": 2}),
+        ("pvt_tiny", {"img_size": 28}),
+        ("vit_micro_patch4_28", {"num_heads": 5}),
+        ("deit_tiny_patch16_224", {"num_heads": 5}),
+    ],
+)
+def test_wrong_arguments_are_the_users(name: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=rf"^{name}: .*model.args"):
+        create_model(name, num_classes=3, **arguments)
+
+
+@pytest.mark.parametrize("error", [AssertionError, OSError, RuntimeError, TypeError, ValueError])
+def test_a_fault_of_a_model_file_is_not_the_users(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: CifarResNet) -> None:
+        raise error("a fault of ours")
+
+    monkeypatch.setattr(CifarResNet, "init_weights", broken)
+    with pytest.raises(error, match="a fault of ours") as raised:
+        create_model("cifar_resnet8", num_classes=3, img_size=32, drop_rate=0.1)
+    assert raised.type is error
 
 
 def test_no_published_weights() -> None:
@@ -64,12 +97,14 @@ def test_both_heads_can_start_at_zero() -> None:
     ],
 )
 @torch.no_grad()
-def test_models_built_for_a_size_are_told_it(name: str, told: bool) -> None:
-    start = perf_counter()
-    assert takes_img_size(name) is told
-    assert perf_counter() - start < 0.05
-    model = create_model(name, num_classes=3, img_size=64 if "micro" not in name else 56).eval()
+def test_models_built_for_a_size_are_told_it(
+    name: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(timm, "create_model", None)  # it is answered without building a model
+        assert takes_img_size(name) is told
     side = 64 if "micro" not in name else 56
+    model = create_model(name, num_classes=3, img_size=side).eval()
     assert model(torch.randn(1, 3, side, side)).shape == (1, 3)
 
 

@@ -1,1 +1,1 @@
-"""What all models share: making them, their heads, feature taps and weights."""
+"""The parts that all models share: their factory, heads, feature taps, weights and contract."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+import torch
 from torch import nn
 
 from vitrellis.errors import UsageError, VitrellisError
@@ -39,8 +39,12 @@ IN_TIMM = (
 """Models of timm that the published systems train. The list is a choice; ours are found."""
 
 
+REFUSALS = (AssertionError, RuntimeError, TypeError, ValueError)
+"""The errors by which timm's and torch's constructors refuse an argument."""
+
+
 def list_models() -> list[str]:
-    """Names of the models that this package adds to timm's."""
+    """The names of the models that this package adds to timm's."""
     names = timm.list_models()
     return sorted(n for n in names if timm.model_entrypoint(n).__module__.startswith(_PACKAGE))
 
@@ -60,10 +64,10 @@ def create_model(
     """A model by name, timm's or ours.
 
     Args:
-        name: As in `timm.list_models()` or `list_models()`.
-        num_classes: K.
-        img_size: Pixels, one number or `(H, W)`. CNNs, which take any size, are not told.
-        in_chans: Image channels.
+        name: A name from `timm.list_models()` or `list_models()`.
+        num_classes: K, the number of classes.
+        img_size: Pixels, one number or `(H, W)`. It is not passed to CNNs, which take any size.
+        in_chans: The number of image channels.
         pretrained: Start from timm's published weights, which are downloaded.
         weights: Start from the weights in this file; a head of other classes is left new.
         zero_head: Set weights and biases of the classifier, or of both, to exactly zero, whatever
@@ -89,16 +93,18 @@ def create_model(
         model = timm.create_model(
             name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **kwargs
         )
-    except TypeError as error:
-        # the model's constructor names the argument it does not know
-        raise UsageError(f"{name}: {_argument(error)} (model.args, or img_size)") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except OSError as error:
+        if not pretrained:
+            raise
         raise VitrellisError(
             f"{name}: its published weights could not be downloaded; is there a network? "
             "A file of weights can be given in its place: model.weights"
         ) from error
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"{name}: {' '.join(str(error).split())[:300]}") from error
+    except REFUSALS as error:
+        if architecture in list_models() and not _can_be_built(architecture):
+            raise  # the fault is in our file, not in what the user wrote
+        reason = " ".join(str(error).split("() ", 1)[-1].split())[:300]
+        raise UsageError(f"{name}: {reason} (see model.args, or img_size)") from error
     assert isinstance(model, nn.Module)
     if weights is not None:
         load_initial(model, weights.expanduser())
@@ -110,7 +116,7 @@ def create_model(
 
 
 def takes_img_size(architecture: str) -> bool:
-    """Whether the model is built for one size of images, and so must be told which.
+    """Whether the model is built for one size of images, and so takes `img_size`.
 
     timm says so of every architecture by `fixed_input_size`. The others, CNNs and some
     transformers, take images of any size.
@@ -147,6 +153,11 @@ def _unknown_model(name: str) -> UsageError:
     )
 
 
-def _argument(error: TypeError) -> str:
-    message = str(error)
-    return message.split("() ", 1)[-1] if "() " in message else message
+def _can_be_built(architecture: str) -> bool:
+    """Whether a model can be built when no argument is given."""
+    try:
+        with torch.device("meta"):
+            timm.create_model(architecture)
+    except REFUSALS:
+        return False
+    return True

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vitrellis.errors import UsageError
 
 INITIAL_STD = 0.02
-"""Of the weights of a second classifier, as of DeiT's."""
+"""The standard deviation of a second classifier's initial weights, as in DeiT."""
 
 
 class TwinHead(nn.Module):
@@ -60,7 +60,7 @@ def add_distillation_head(model: nn.Module, name: str) -> None:
         name: Its name, for errors.
 
     Raises:
-        UsageError: If it has two heads already, or its classifier is none that can be doubled.
+        UsageError: If it has two heads already, or its classifier cannot be doubled.
     """
     if has_distillation_head(model):
         raise UsageError(f"{name}: has a distillation head already; leave out distillation_head")
@@ -75,7 +75,7 @@ def add_distillation_head(model: nn.Module, name: str) -> None:
 
 
 def has_distillation_head(model: nn.Module) -> bool:
-    """Whether it has two classifiers."""
+    """Whether the model has two classifiers."""
     return len(head_modules(model)) == 2
 
 
@@ -88,17 +88,17 @@ def head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
     get_classifier: Any = getattr(model, "get_classifier", None)
     if get_classifier is None:
         raise UsageError(f"{type(model).__name__} has no get_classifier(), as timm's models have")
-    found = get_classifier()
-    if isinstance(found, TwinHead):
-        return found.label, found.distillation
-    return tuple(found) if isinstance(found, tuple | list) else (found,)
+    classifier = get_classifier()
+    if isinstance(classifier, TwinHead):
+        return classifier.label, classifier.distillation
+    return tuple(classifier) if isinstance(classifier, tuple | list) else (classifier,)
 
 
 def set_heads_apart(model: nn.Module) -> None:
-    """Lets a model with two heads return both of their logits in training.
+    """Makes a model return the logits of both of its heads in training.
 
     Args:
-        model: With two heads.
+        model: A model with two heads.
     """
     assert has_distillation_head(model), "one head cannot be apart"
     for module in _holders(model):

@@ -4,7 +4,8 @@ Sources: "tiny-transformers" (github.com/lkhl/tiny-transformers: DeiT, T2T-ViT, 
 ConViT, CvT and the CIFAR ResNets), "dhvt" (github.com/ArieSeirack/DHVT), "evit"
 (github.com/youweiliang/evit) and "deit-lt" (github.com/val-iisc/DeiT-LT: distilled DeiT, and its
 teachers, plain or as PaCo trained them). Names are translated. Every tensor of the checkpoint must
-have its place in the model, and the other way round; of PaCo only what inference uses.
+have its place in the model, and the other way round.
+Of PaCo's tensors only those that inference uses are loaded.
 
 One setting comes along that no tensor holds: tiny-transformers' PVT v2 has an eps of 1e-6 in every
 norm, timm's 1e-5 in embeddings and spatial reductions, which shows on images of low contrast.
@@ -89,11 +90,12 @@ def load_reference_weights(
     """Loads a checkpoint of a published implementation, strictly.
 
     Args:
-        model: Of the same architecture and number of classes; changed in place, or not at all.
-            A PVT v2 gets the eps of its source, too, which its `state_dict` will not hold.
+        model: A model of the same architecture and number of classes. It is changed in place, or
+            not at all. A PVT v2 gets the eps of its source, too, which its `state_dict` will not
+            hold.
         state_dict_or_path: Weights by the implementation's names, or a checkpoint file with them.
         source: "tiny-transformers", "dhvt", "evit" or "deit-lt".
-        ema: Of a file, take the moving average of the weights.
+        ema: Take the moving average of the weights that a file holds.
 
     Raises:
         UsageError: If the source is unknown.
@@ -127,7 +129,7 @@ def check_source(source: str) -> None:
 
 
 def published_state(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """What a model of ours needs of a published implementation's tensors, under our names.
+    """The tensors of a published implementation that a model of ours needs, under our names.
 
     Args:
         state: By the implementation's names.

@@ -1,9 +1,9 @@
 """Feature taps: spatial maps read from inside any model, which is left as it is.
 
-A tap names a block: a 0-based index in order of depth. Of plain transformers (ViT, DeiT, ConViT,
-DHVT), PiT and PVT v2 that is a transformer block, counted over all stages. Of our CNNs and ImageNet
-ResNets it is a stage (`layer1` is 0, as in the published recipes). Of any other model it is what
-timm lists as a feature level: of Swin and ConvNeXt a stage. Maps are block outputs before any norm
+A tap names a block: a 0-based index in order of depth. In plain transformers (ViT, DeiT, ConViT,
+DHVT), PiT and PVT v2 that is a transformer block, counted over all stages. In our CNNs and ImageNet
+ResNets it is a stage (`layer1` is 0, as in the published recipes). In any other model it is what
+timm lists as a feature level: a stage in Swin and ConvNeXt. Maps are block outputs before any norm
 that follows, without class and distillation tokens.
 """
 
@@ -62,7 +62,7 @@ def forward_with_maps(
 
 
 def num_blocks(model: nn.Module) -> int:
-    """How many blocks can be tapped.
+    """The number of blocks that can be tapped.
 
     Raises:
         UsageError: If the model cannot be tapped.
@@ -109,7 +109,7 @@ def block_channels(
 
 
 def _first_level(model: nn.Module) -> int:
-    """Of a ResNet timm counts the stem as a level; the published recipes count stages only."""
+    """The level of block 0; timm counts the stem of a ResNet, the published recipes do not."""
     return 1 if isinstance(model, ResNet) else 0
 
 
@@ -130,24 +130,24 @@ def num_staged_blocks(model: Staged) -> int:
 
 
 def staged_forward(
-    model: Staged, images: Tensor, wanted: Collection[int]
+    model: Staged, images: Tensor, numbers: Collection[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """`model.forward_features(images)`, and the maps of some blocks.
 
     Args:
         model: A PiT, plain or distilled, or a PVT v2.
         images: `(B, C, H, W)`.
-        wanted: Block indices, counted over all stages.
+        numbers: Block indices, counted over all stages.
 
     Returns:
-        The features, and a map `(B, C, H, W)` for each block that is wanted.
+        The features, and a map `(B, C, H, W)` for each of these blocks.
     """
     if isinstance(model, PoolingVisionTransformer):
-        return _pit(model, images, wanted)
-    return _pvt_v2(model, images, wanted)
+        return _pit(model, images, numbers)
+    return _pvt_v2(model, images, numbers)
 
 
-def _pit(model: Any, images: Tensor, wanted: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+def _pit(model: Any, images: Tensor, numbers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
     maps: dict[int, Tensor] = {}
     number = 0
     x = model.pos_drop(model.patch_embed(images) + model.pos_embed)  # (B, C, H, W)
@@ -160,7 +160,7 @@ def _pit(model: Any, images: Tensor, wanted: Collection[int]) -> tuple[Tensor, d
         tokens = stage.norm(torch.cat([prefix, x.flatten(2).mT], dim=1))  # (B, count + H * W, C)
         for block in stage.blocks:
             tokens = block(tokens)
-            if number in wanted:
+            if number in numbers:
                 maps[number] = tokens[:, count:].mT.unflatten(-1, grid)
             number += 1
         prefix = tokens[:, :count]
@@ -169,7 +169,7 @@ def _pit(model: Any, images: Tensor, wanted: Collection[int]) -> tuple[Tensor, d
 
 
 def _pvt_v2(
-    model: Any, images: Tensor, wanted: Collection[int]
+    model: Any, images: Tensor, numbers: Collection[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
     maps: dict[int, Tensor] = {}
     number = 0
@@ -184,7 +184,7 @@ def _pvt_v2(
                 tokens = checkpoint(block, tokens, grid, use_reentrant=False)
             else:
                 tokens = block(tokens, grid)
-            if number in wanted:
+            if number in numbers:
                 maps[number] = tokens.mT.unflatten(-1, grid)
             number += 1
         x = stage.norm(tokens).mT.unflatten(-1, grid).contiguous()  # (B, C, H, W)
@@ -195,7 +195,7 @@ def chosen_indices(num_blocks: int, indices: int | Sequence[int] | None) -> set[
     """Block indices from what timm's callers pass.
 
     Args:
-        num_blocks: How many there are.
+        num_blocks: The number of blocks.
         indices: A list (negative counts from the end), a number for the last so many, or None
             for all.
 
@@ -206,13 +206,13 @@ def chosen_indices(num_blocks: int, indices: int | Sequence[int] | None) -> set[
         return set(range(num_blocks))
     if isinstance(indices, int):
         return set(range(num_blocks - indices, num_blocks))
-    chosen = {index + num_blocks if index < 0 else index for index in indices}
-    outside = [index for index in chosen if not 0 <= index < num_blocks]
+    numbers = {index + num_blocks if index < 0 else index for index in indices}
+    outside = [index for index in numbers if not 0 <= index < num_blocks]
     if outside:
         raise ValueError(
             f"block {outside[0]}: there are {num_blocks} blocks, 0 to {num_blocks - 1}"
         )
-    return chosen
+    return numbers
 
 
 TappedForward = Callable[[nn.Module, Tensor, Sequence[int]], tuple[Logits, list[Tensor]]]

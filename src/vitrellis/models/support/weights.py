@@ -42,8 +42,8 @@ SAFE_GLOBALS: list[Any] = [
         for core in ("core", "_core")
     ),
 ]
-"""What published checkpoints hold beside tensors, settings and a best accuracy, and what may be
-rebuilt because it can only hold values."""
+"""The classes that `torch.load(weights_only=True)` may create. Published checkpoints hold them
+beside tensors, as settings and a best accuracy. They can only hold values."""
 
 DAMAGED = (
     AssertionError,
@@ -57,7 +57,7 @@ DAMAGED = (
     ValueError,
     struct.error,
 )
-"""What the readers raise on files that were cut short or overwritten, found by doing so."""
+"""The errors that the readers raise on files that were cut short or overwritten (tried out)."""
 
 
 def read_state_dict(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ def unwrap(content: object, label: str) -> dict[str, Tensor]:
 
     Args:
         content: A state dict, or a mapping that holds one under one of `WRAPPERS`.
-        label: Where it came from, for messages.
+        label: The origin of the content, for messages.
 
     Raises:
         VitrellisError: If there is none.
@@ -126,21 +126,21 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], label: str) -> 
     Args:
         model: Changed in place, or not at all.
         state: By the model's own names.
-        label: Where they came from, for messages.
+        label: The origin of the weights, for messages.
 
     Raises:
         VitrellisError: Naming what is missing, unknown, or of another shape.
     """
-    mine = model.state_dict()
+    current = model.state_dict()
     problems = []
-    problems += _listed("missing", [name for name in mine if name not in state])
-    problems += _listed("unknown", [name for name in state if name not in mine])
+    problems += _listed("missing", [name for name in current if name not in state])
+    problems += _listed("unknown", [name for name in state if name not in current])
     problems += _listed(
         "of another shape",
         [
-            f"{name} {tuple(value.shape)} instead of {tuple(mine[name].shape)}"
+            f"{name} {tuple(value.shape)} instead of {tuple(current[name].shape)}"
             for name, value in state.items()
-            if name in mine and value.shape != mine[name].shape
+            if name in current and value.shape != current[name].shape
         ],
     )
     if problems:
@@ -153,7 +153,7 @@ def load_initial(model: nn.Module, path: Path) -> None:
 
     Args:
         model: A timm model or one of ours.
-        path: See `read_state_dict`.
+        path: A file that `read_state_dict` can read.
 
     Raises:
         VitrellisError: If the file cannot be read, or is of another model.
@@ -168,18 +168,20 @@ def load_initial(model: nn.Module, path: Path) -> None:
             raise VitrellisError(
                 f"{path}: not the weights of this model: missing: {error}"
             ) from error
-    mine = model.state_dict()
+    current = model.state_dict()
     classifier: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    anew = []
-    for name in mine:
+    new_names = []
+    for name in current:
         is_head = any(name.startswith(f"{head}.") for head in heads)
-        if is_head and (name not in state or state[name].shape != mine[name].shape):
-            anew.append(name)
-            state[name] = mine[name]
+        if is_head and (name not in state or state[name].shape != current[name].shape):
+            new_names.append(name)
+            state[name] = current[name]
     load_strictly(model, state, str(path))
-    if anew:
-        logger.warning("%s: has no head for these classes; starts anew: %s", path, ", ".join(anew))
+    if new_names:
+        logger.warning(
+            "%s: has no head for these classes; starts anew: %s", path, ", ".join(new_names)
+        )
 
 
 def _listed(what: str, names: list[str]) -> list[str]:
