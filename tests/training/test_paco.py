@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vitrellis
-from tests.training.command import assert_same_weights, run
+from tests.training.command import assert_same_weights, finish, start
 from tests.training.stopped import signal_after
 from tests.training.tiny import tiny
 from vitrellis.assembly.build import Place, build_preprocessing, build_train_loader
@@ -122,7 +122,7 @@ def test_mixed_images_are_refused_with_the_recipe() -> None:
 def test_several_devices_are_refused(tmp_path: Path) -> None:
     words = ["train", "demo-teacher", "data.train_size=64", "objective.paco={}"]
     words += ["machine.accelerator=cpu", "machine.devices=2"]
-    assert "machine.devices=1" in run(*words, cwd=tmp_path, code=2)
+    assert "machine.devices=1" in finish(start(*words, cwd=tmp_path), code=2)
 
 
 def test_it_needs_no_teacher_and_stays_without_one() -> None:

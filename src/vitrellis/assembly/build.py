@@ -47,13 +47,13 @@ NORMALIZATIONS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process computes, and which of how many it is.
+    """The device and the rank of a process.
 
     Attributes:
-        device: Of this process.
-        rank: Of this process, over all.
-        world_size: How many processes there are.
-        workers: Processes that read images, where the set does not fit in memory.
+        device: The device of this process.
+        rank: The number of this process among all.
+        world_size: The number of processes.
+        workers: The number of processes that read images if the dataset does not fit in memory.
     """
 
     device: torch.device
@@ -66,7 +66,7 @@ def build_source(recipe: Recipe, source: Source | None = None) -> Source:
     """The recipe's images with their splits.
 
     Args:
-        recipe: Its `data` section is used, and the seed.
+        recipe: The recipe, whose `data` section and seed are read.
         source: Images from Python, in place of those that `data.source` names.
     """
     data = recipe.data
@@ -87,7 +87,7 @@ def build_source(recipe: Recipe, source: Source | None = None) -> Source:
 
 
 def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
-    """How images are brought to the model, for training, evaluation and prediction alike.
+    """The preprocessing of images for training, evaluation and prediction alike.
 
     Raises:
         UsageError: If the recipe's normalisation or channels do not fit the images.
@@ -100,8 +100,8 @@ def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
         )
     canvas = settings.canvas
     if canvas is None:
-        canvas = canvas_for(source.train.images, _sides(settings.img_size))
-    stored = _sides(canvas)
+        canvas = canvas_for(source.train.images, sides_of(settings.img_size))
+    stored = sides_of(canvas)
     statistics: tuple[Sequence[float], Sequence[float]]
     if settings.normalization == "measured":
         statistics = measure_normalization(source.train, stored, settings.fit)
@@ -111,23 +111,29 @@ def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
 
 
 def given_normalization(recipe: Recipe, channels: int) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation per channel, where the recipe says them; of colours, greys get the mean.
+    """The mean and the standard deviation per channel that the recipe gives.
+
+    Grey images take the means over the three channels of colour statistics.
 
     Raises:
         UsageError: If they are to be measured, or are for another number of channels.
     """
-    given = recipe.input.normalization
-    if given == "measured":
+    normalization = recipe.input.normalization
+    if normalization == "measured":
         raise UsageError(
             "input.normalization: cannot be measured without images. Name them (data.*), or give "
             "imagenet, cifar, or a mapping with mean and std"
         )
-    mean, std = NORMALIZATIONS[given] if isinstance(given, str) else (given.mean, given.std)
+    mean, std = (
+        NORMALIZATIONS[normalization]
+        if isinstance(normalization, str)
+        else (normalization.mean, normalization.std)
+    )
     if channels == 1 and len(mean) == 3:
         return [sum(mean) / 3], [sum(std) / 3]
     if len(mean) != channels:
         raise UsageError(
-            f"input.normalization: {given!r} is for {len(mean)} channels, the images have "
+            f"input.normalization: {normalization!r} is for {len(mean)} channels, the images have "
             f"{channels}. Use input.normalization=measured"
         )
     return mean, std
@@ -139,18 +145,18 @@ def preprocessing_of(
     canvas: tuple[int, int],
     statistics: tuple[Sequence[float], Sequence[float]],
 ) -> Preprocessing:
-    """What the recipe says of how images reach the model, with what was found out.
+    """The preprocessing that a recipe describes, with the values that depend on the images.
 
     Args:
-        recipe: Its `input`.
-        channels: Of the images.
-        canvas: `(H, W)` at which they are stored.
-        statistics: Mean and standard deviation per channel.
+        recipe: The recipe, whose `input` is read.
+        channels: The number of channels of the images.
+        canvas: The size `(H, W)` at which the images are stored.
+        statistics: The mean and the standard deviation of each channel.
     """
     settings = recipe.input
     mean, std = statistics
     return Preprocessing(
-        img_size=_sides(settings.img_size),
+        img_size=sides_of(settings.img_size),
         channels=channels,
         mean=tuple(mean),
         std=tuple(std),
@@ -160,19 +166,20 @@ def preprocessing_of(
     )
 
 
-def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
+    """`(H, W)`; a single number is the side of a square."""
     return (size, size) if isinstance(size, int) else size
 
 
 def build_student(
     recipe: Recipe, source: Source, preprocessing: Preprocessing, *, load_weights: bool = True
 ) -> nn.Module:
-    """The model that the recipe trains; in training, two heads give separate logits.
+    """The model that the recipe trains. In training, two heads give separate logits.
 
     Args:
         recipe: The recipe.
         source: The images, for the number of classes.
-        preprocessing: How images are brought to the model.
+        preprocessing: The preprocessing of the images.
         load_weights: Whether to load the initial weights that the recipe names, if it names some.
     """
     student = create_model(
@@ -199,7 +206,7 @@ def build_teacher(
     *,
     compiled: bool,
 ) -> Teacher:
-    """The trained teacher, ready to be shown the student's images.
+    """The trained teacher, which takes images that are normalised for the student.
 
     Raises:
         UsageError: If its classes or channels are not the student's.
@@ -207,7 +214,7 @@ def build_teacher(
     shown = trained.preprocessing
     if list(trained.class_names) != list(source.class_names):
         raise UsageError(
-            f"{name}: it knows {len(trained.class_names)} classes "
+            f"{name}: it was trained on {len(trained.class_names)} classes "
             f"({', '.join(trained.class_names[:3])}, ...), the data has {source.num_classes} "
             f"({', '.join(source.class_names[:3])}, ...). Train one on this data: teacher.recipe"
         )
@@ -257,7 +264,7 @@ def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
 
 
 def build_gradient(recipe: Recipe, guided: GuidedStudent, teachers: Teachers) -> Gradient:
-    """Where the gradient is taken: at the weights, or where the loss is worst nearby."""
+    """The gradient at the weights, or that of sharpness-aware minimization."""
     sam = recipe.optimizer.sam
     if sam is None:
         return plain_gradient
@@ -288,7 +295,7 @@ def build_train_loader(
     place: Place,
     progress: ProgressCallback | None = None,
 ) -> TrainLoader:
-    """Augmented, mixed batches of the training split; `progress` is told of images as read."""
+    """Augmented, mixed batches of the training split; `progress` is called as images are read."""
     settings = recipe.augmentation
     mix = Mix(
         mixup=settings.mixup,

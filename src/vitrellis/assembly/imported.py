@@ -1,13 +1,12 @@
-"""A published checkpoint becomes a run directory, to be evaluated, used, and taught by.
+"""Makes a run directory from a published checkpoint, to evaluate it or take it as a teacher.
 
-Nothing of how it was trained comes along: the recipe of such a run says what the model is and how
-images reach it.
+The settings of its training are not imported: the recipe of such a run describes the model and the
+preprocessing only.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,20 @@ from vitrellis.assembly.build import (
     build_source,
     given_normalization,
     preprocessing_of,
+    sides_of,
 )
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import create_model, load_reference_weights, read_state_dict
 from vitrellis.models.support.interop import check_source, published_state
 from vitrellis.recipe import Recipe, describe, recipe_from
-from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.atomic import atomic_write, write_json
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing, save_model
+from vitrellis.runs.results import RunData
 
 TEST_INTERPOLATION = {"tiny-transformers": "bilinear"}
-"""How implementations resize test images, where it is not "bicubic"."""
+"""The interpolation with which implementations resize test images, if it is not "bicubic"."""
 
 
 def import_checkpoint(
@@ -50,17 +51,18 @@ def import_checkpoint(
     Args:
         checkpoint: A file of that implementation: a state dict, alone or with optimizer, settings
             and averages around it, from data-parallel training or not.
-        source: Which implementation; see `vitrellis.models.support.interop.PUBLISHERS`.
-        model: The architecture's name here.
+        source: The implementation; see `vitrellis.models.support.interop.PUBLISHERS`.
+        model: The name of the architecture in Vitrellis.
         out: A new folder.
-        overrides: Of the recipe: `data.*` for the images that it can be evaluated on, `input.*` for
-            what it expects, `model.args.*` for how it is built.
-        class_names: In the order of its outputs; those of the data, or numbers, if not given.
+        overrides: Changes to the recipe: `data.*` names the images to evaluate it on, `input.*` is
+            the preprocessing that it expects, and `model.args.*` are arguments of the model.
+        class_names: The class names in the order of its outputs. By default they are those of the
+            data, or numbers.
         ema: Take the moving average of the weights that the checkpoint holds.
 
     Raises:
-        UsageError: If the words do not fit: source, model, overrides, class names, folder.
-        VitrellisError: If the file cannot be read, or is of another model.
+        UsageError: If the source, model, overrides, class names or folder do not fit.
+        VitrellisError: If the file cannot be read, or holds another model.
     """
     check_source(source)
     checkpoint = checkpoint.expanduser()
@@ -92,14 +94,20 @@ def import_checkpoint(
             class_names=names,
             preprocessing=preprocessing,
         )
-    _write(run.data_file, _data(data, names))
+    run.write_data(
+        RunData(
+            fingerprint=None if data is None else data.fingerprint(),
+            class_names=names,
+            class_counts=None if data is None else tuple(data.class_counts.tolist()),
+        )
+    )
     origin = {
         "checkpoint": checkpoint.name,
         "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "source": source,
         "ema": ema,
     }
-    _write(run.imported_file, origin)
+    write_json(run.imported_file, origin)
     atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))
     return run
 
@@ -122,7 +130,7 @@ def _recipe(checkpoint: Path, source: str, model: str, overrides: Sequence[str])
 
 
 def _num_classes(recipe: Recipe, state: dict[str, Tensor], label: str) -> int:
-    """K, from the classifier's weight, of which the model knows the other dimension."""
+    """The number of classes, from the shape of the classifier's weight."""
     name, args = recipe.model.name, recipe.model.arguments
     with torch.device("meta"):
         model: Any = create_model(name, num_classes=1, **args)
@@ -150,9 +158,8 @@ def _images(recipe: Recipe, overrides: Sequence[str]) -> Source | None:
 
 
 def _class_names(
-    given: Sequence[str] | None, data: Source | None, num_classes: int
+    names: Sequence[str] | None, data: Source | None, num_classes: int
 ) -> tuple[str, ...]:
-    names = given
     if names is None:
         names = data.class_names if data is not None else [str(k) for k in range(num_classes)]
     if len(names) != num_classes:
@@ -161,29 +168,16 @@ def _class_names(
 
 
 def _preprocessing(recipe: Recipe, state: dict[str, Tensor]) -> Preprocessing:
-    """What is known without images."""
+    """The preprocessing, as far as it is known without images."""
     settings = recipe.input
     channels = settings.channels if settings.channels is not None else _channels(recipe, state)
     canvas = settings.canvas if settings.canvas is not None else settings.img_size
-    sides = (canvas, canvas) if isinstance(canvas, int) else canvas
-    return preprocessing_of(recipe, channels, sides, given_normalization(recipe, channels))
+    statistics = given_normalization(recipe, channels)
+    return preprocessing_of(recipe, channels, sides_of(canvas), statistics)
 
 
 def _channels(recipe: Recipe, state: dict[str, Tensor]) -> int:
-    """Image channels, from the first convolution's weight; three where there is none."""
+    """The number of image channels, from the first convolution's weight; 3 if there is none."""
     cfg = timm.get_pretrained_cfg(recipe.model.name.split(".")[0])
     weight = state.get(f"{cfg.first_conv}.weight") if cfg is not None else None
     return int(weight.shape[1]) if weight is not None and weight.ndim == 4 else 3
-
-
-def _data(data: Source | None, class_names: Sequence[str]) -> dict[str, Any]:
-    return {
-        "fingerprint": None if data is None else data.fingerprint(),
-        "class_names": list(class_names),
-        "class_counts": None if data is None else data.class_counts.tolist(),
-    }
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    text = json.dumps(values, indent=2) + "\n"
-    atomic_write(path, lambda target: target.write_text(text))

@@ -1,4 +1,4 @@
-"""Trains a recipe: its teachers first, then the student, then the final evaluation.
+"""Trains a recipe: first its teachers, then the student; then comes the final evaluation.
 
 A run that exists is resumed, or reported if it is complete. A run of another recipe is refused.
 """
@@ -22,7 +22,6 @@ from torch import nn
 from vitrellis.assembly.build import build_source
 from vitrellis.assembly.load_teachers import teacher_folder
 from vitrellis.assembly.parts import UserObjects, prepare_parts
-from vitrellis.assembly.process_settings import process_settings_kept
 from vitrellis.assembly.session import train_student
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
@@ -49,7 +48,7 @@ class Finished:
     Attributes:
         run: The run directory.
         results: The content of `results.json`.
-        teachers: Runs of the teachers that were trained for it, by name.
+        teachers: The runs of the teachers that were trained for it, by name.
     """
 
     run: RunDirectory
@@ -79,19 +78,19 @@ def train(
         fresh: Delete the content of the run directory and start again. The teacher is kept.
         source: Images from Python, in place of `recipe.data.source`.
         console: Where progress is shown; by default nowhere.
-        teachers: Modules for the teachers that the recipe says are `given`, by name: "teacher" if
-            there is one. They are shown images normalised as the student's.
+        teachers: Modules for the recipe's teachers with `given: true`, by name; a single teacher
+            has the name "teacher". Their images are normalised as the student's.
         terms: Loss terms of your own, added to those of the recipe's objective. A term's `needs`
-            says which blocks and logits it reads.
+            lists the blocks and the logits that it reads.
 
     Raises:
         UsageError: If the directory holds the run of another recipe, or the recipe does not fit.
-        VitrellisError: If the data is bad, the loss diverges, or a file cannot be written.
-        Interrupted: After SIGTERM or Ctrl-C; the same call continues.
+        VitrellisError: If the data is damaged, the loss diverges, or a file cannot be written.
+        Interrupted: After SIGTERM or Ctrl-C; the same call resumes the run.
     """
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
-    with process_settings_kept(), _open_run(recipe, out, fresh, source, console) as opened:
+    with _process_settings_kept(), _open_run(recipe, out, fresh, source, console) as opened:
         run = opened.run
         if run.results_file.exists():
             opened.console.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
@@ -122,15 +121,15 @@ def store_features(
         The folders of the stores.
 
     Raises:
-        UsageError: If no teacher is offline, or as `train`.
-        VitrellisError: As `train`.
+        UsageError: If no teacher is offline, or for the reasons of `train`.
+        VitrellisError: For the reasons of `train`.
     """
     if not any(settings.offline for settings in recipe.all_teachers.values()):
         raise UsageError(
             f"{recipe.name}: none of its teachers is offline. Add teacher.offline=true, here and "
             "for training"
         )
-    with process_settings_kept(), _open_run(recipe, out, False, source, console) as opened:
+    with _process_settings_kept(), _open_run(recipe, out, False, source, console) as opened:
         parts = prepare_parts(
             recipe, opened.run, opened.source, opened.fabric, opened.console, UserObjects()
         )
@@ -176,6 +175,30 @@ def _open_run(
         yield _OpenRun(run, fabric, prepared, console, finished)
 
 
+@contextmanager
+def _process_settings_kept() -> Iterator[None]:
+    """Restores flush-denormal, the number of threads and torch's random state after the block.
+
+    They are restored after an error as well.
+    """
+    threads = torch.get_num_threads()
+    flushes_denormal = _flushes_denormal()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(list(devices)):
+            yield
+    finally:
+        torch.set_flush_denormal(flushes_denormal)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+def _flushes_denormal() -> bool:
+    """Whether subnormal numbers become zero. Torch has no getter for it."""
+    smallest = torch.tensor([2.0**-149], dtype=torch.float32)
+    return bool((smallest * 1.0 == 0).all())
+
+
 def _launch(recipe: Recipe) -> Fabric:
     # computing with subnormal numbers is several times slower; set before the first parallel work
     torch.set_flush_denormal(True)
@@ -196,7 +219,7 @@ def _launch(recipe: Recipe) -> Fabric:
 
 @contextmanager
 def _locked(run: RunDirectory, fabric: Fabric) -> Iterator[None]:
-    """Keeps two commands from training in one directory; the lock ends with the process."""
+    """Prevents two commands from training in one directory; the lock ends with the process."""
     if not fabric.is_global_zero:
         yield
         return
@@ -274,7 +297,7 @@ def _check_same(
 
 
 def _empty(run: RunDirectory) -> None:
-    """Deletes all that a run holds."""
+    """Deletes the content of a run directory, except its lock."""
     for entry in run.path.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)

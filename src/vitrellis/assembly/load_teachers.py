@@ -1,7 +1,7 @@
 """Loads a run's teachers: from recipes, other runs, timm models, or modules from Python.
 
 The run keeps a copy of each in `teacher/`, so that it can be resumed when the original is gone.
-Of a module from Python it keeps a digest, to notice when another one is given.
+For a module from Python it keeps a digest, to refuse another module when it is resumed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from lightning.fabric import Fabric
 from torch import nn
 
-from vitrellis.assembly.build import Place, build_eval_loader, build_teacher
+from vitrellis.assembly.build import Place, build_eval_loader, build_teacher, sides_of
 from vitrellis.data.canvas import ProgressCallback
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.data.loader import TrainLoader
@@ -58,7 +58,7 @@ def load_teachers(
         run: The student's run directory.
         source: The images.
         student: The student's preprocessing.
-        fabric: Launched.
+        fabric: Fabric, launched.
         modules: Modules from Python, by the names that the recipe gives them.
 
     Raises:
@@ -104,7 +104,7 @@ def open_precomputed(
     fabric: Fabric,
     progress: ProgressCallback | None,
 ) -> list[Path]:
-    """Lets the offline teachers answer from stores, which are filled first if they are not.
+    """Gives the offline teachers their stores, which are filled first if they are incomplete.
 
     Returns:
         The folders of the stores.
@@ -168,7 +168,7 @@ def _at_its_size(settings: TeacherSection, student: Preprocessing) -> Preprocess
     side = settings.img_size
     if side is None:
         return student
-    return replace(student, img_size=(side, side) if isinstance(side, int) else side)
+    return replace(student, img_size=sides_of(side))
 
 
 def _export_named(
@@ -206,7 +206,7 @@ def _given(
 
 @dataclass(frozen=True)
 class _ModuleFile:
-    """The file that remembers a module from Python."""
+    """The content of the file with the digest of a module from Python."""
 
     weights: str
 

@@ -47,7 +47,7 @@ class Parts:
     Attributes:
         recipe: The recipe.
         source: The images, with their splits.
-        preprocessing: How images are brought to the model.
+        preprocessing: The preprocessing of the images.
         place: The device and the rank of this process.
         guided: The student with its objective.
         teachers: The student's teachers.

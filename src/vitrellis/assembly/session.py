@@ -39,8 +39,8 @@ def train_student(
         recipe: The recipe, whose teachers are trained already.
         run: The run directory, opened for this recipe.
         source: The images, with their splits.
-        fabric: Launched.
-        console: Where progress is shown.
+        fabric: Fabric, launched.
+        console: The console that shows the progress.
         user_objects: Teachers and terms from Python.
     """
     parts = prepare_parts(recipe, run, source, fabric, console, user_objects)

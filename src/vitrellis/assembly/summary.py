@@ -57,14 +57,14 @@ def _sampler(recipe: Recipe) -> str:
 
 
 def _choice(recipe: Recipe, source: Source) -> str:
-    """The figure that the best epoch is chosen by, unless it is plain accuracy."""
+    """The figure that selects the best epoch, unless it is plain accuracy."""
     if source.val is None or recipe.training.select_by == "top1":
         return ""
     return "; the best epoch is chosen by class-balanced accuracy"
 
 
 def _scaled(recipe: Recipe) -> str:
-    """The rule by which the learning rate follows the batch size, if it does."""
+    """The batch size that the learning rate is scaled from, if it is scaled."""
     per = recipe.optimizer.lr_per_batch
     return "" if per is None else f" ({recipe.optimizer.lr:g} for a batch of {per})"
 
@@ -98,7 +98,7 @@ def _last_phase(recipe: Recipe) -> list[str]:
         return []
     epochs = recipe.training.epochs
     first = recipe.deferred.first_epoch(epochs) + 1
-    shown = recipe.augmentation
-    stops = (shown.mixup or shown.cutmix) and not recipe.deferred.mixing
+    augmentation = recipe.augmentation
+    stops = (augmentation.mixup or augmentation.cutmix) and not recipe.deferred.mixing
     end = ", without mixing images" if stops else ""
     return [f"  deferred   from epoch {first} of {epochs} on{end}"]

@@ -18,8 +18,8 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     A kill at any moment leaves the old file or the new one; a failure leaves the old one.
 
     Args:
-        path: Where the file goes. Missing folders are made.
-        write: Writes to the path that it is given.
+        path: The file. Missing folders are made.
+        write: The function that writes to a path.
 
     Raises:
         VitrellisError: If it cannot be written, naming the file and the reason.
@@ -43,7 +43,7 @@ def write_json(path: Path, values: object) -> None:
     """Writes values as indented JSON, whole or not at all.
 
     Args:
-        path: Where the file goes. Missing folders are made.
+        path: The file. Missing folders are made.
         values: Dictionaries, lists, strings and numbers.
 
     Raises:

@@ -44,17 +44,17 @@ class RunDirectory:
 
     @property
     def imported_file(self) -> Path:
-        """Where the weights came from; exists if they were not trained here."""
+        """The origin of the weights; exists if they were not trained here."""
         return self.path / "imported.json"
 
     @property
     def lock_file(self) -> Path:
-        """Held while a process trains here."""
+        """The file that a process locks while it trains here."""
         return self.path / ".lock"
 
     @property
     def last_checkpoint(self) -> Path:
-        """What training continues from."""
+        """The checkpoint that training is resumed from."""
         return self.path / "checkpoints" / "last.ckpt"
 
     @property
@@ -76,12 +76,12 @@ class RunDirectory:
         """A copy of a teacher, in timm's local format.
 
         Args:
-            name: "teacher" where there is one; its own where there are several.
+            name: The name of the teacher; "teacher" if there is only one.
         """
         return self.path / ("teacher" if name == "teacher" else f"teacher-{name}")
 
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether a run was started here."""
         return self.recipe_file.exists()
 
     def append_metrics(self, row: EpochRow) -> None:
@@ -146,11 +146,11 @@ class RunDirectory:
         return Results.from_json(read_json(self.results_file), self.results_file)
 
     def write_data(self, data: RunData) -> None:
-        """Writes what is known of the images."""
+        """Writes the facts about the images."""
         write_json(self.data_file, asdict(data))
 
     def read_data(self) -> RunData:
-        """What is known of the images.
+        """The facts about the images.
 
         Raises:
             VitrellisError: If the file is missing or damaged.

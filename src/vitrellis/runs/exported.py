@@ -24,21 +24,21 @@ from vitrellis.runs.atomic import atomic_write, write_json
 from vitrellis.runs.results import parse
 
 PREDICT_BATCH_SIZE = 256
-"""Most images that `Trained.predict` computes in one batch."""
+"""The largest number of images that `Trained.predict` computes in one batch."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image of any size is brought to the model.
+    """The steps from an image of any size to the model's input.
 
     Attributes:
-        img_size: `(H, W)` that the model sees.
-        channels: Of the images.
-        mean: Per channel, of images in [0, 1].
-        std: Likewise.
-        interpolation: From the canvas to the model's size.
-        canvas: `(H, W)` at which images are stored.
-        fit: How they are brought to the canvas.
+        img_size: The size `(H, W)` of the model's input.
+        channels: The number of channels.
+        mean: The mean of each channel, of images in [0, 1].
+        std: The standard deviation of each channel, of images in [0, 1].
+        interpolation: The interpolation from the canvas to the model's size.
+        canvas: The size `(H, W)` at which images are stored.
+        fit: The way to fit an image to the canvas.
     """
 
     img_size: tuple[int, int]
@@ -50,7 +50,7 @@ class Preprocessing:
     fit: Fit
 
     def transform(self) -> EvalTransform:
-        """From the canvas to the model."""
+        """The transform from the canvas to the model's input."""
         return EvalTransform(
             size=self.img_size, mean=self.mean, std=self.std, interpolation=self.interpolation
         )
@@ -58,7 +58,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class _Written:
-    """What `config.json` says besides what timm reads."""
+    """The part of `config.json` that timm does not read."""
 
     architecture: str
     class_names: tuple[str, ...]
@@ -68,13 +68,13 @@ class _Written:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and what is needed to use it.
+    """A trained model with its class names and preprocessing.
 
     Attributes:
-        model: In eval mode.
-        architecture: Its name.
-        class_names: In the order of its outputs.
-        preprocessing: What its images go through.
+        model: The model, in eval mode.
+        architecture: The name of the architecture.
+        class_names: The class names, in the order of its outputs.
+        preprocessing: The preprocessing of its images.
     """
 
     model: nn.Module
@@ -84,7 +84,7 @@ class Trained:
 
     @torch.no_grad()
     def predict(self, images: Tensor | Sequence[Tensor]) -> Tensor:
-        """Class probabilities.
+        """The class probabilities.
 
         Args:
             images: uint8 `(N, C, H, W)`, or a sequence of `(C, H, W)` of any sizes.
@@ -126,13 +126,13 @@ def save_model(
     """Writes `config.json` and `model.safetensors`, each in one move.
 
     Args:
-        model: Its weights are written.
-        folder: Where to.
-        architecture: Its name.
-        num_classes: K.
+        model: The model, whose weights are written.
+        folder: The folder of the files.
+        architecture: The name of the architecture.
+        num_classes: The number of classes.
         model_args: Further arguments that it was built with.
-        class_names: In the order of its outputs.
-        preprocessing: What its images go through.
+        class_names: The class names, in the order of its outputs.
+        preprocessing: The preprocessing of its images.
 
     Raises:
         VitrellisError: If a file cannot be written.
@@ -174,7 +174,7 @@ def load_exported(folder: Path | str) -> Trained:
     """The model that `save_model` wrote.
 
     Raises:
-        VitrellisError: If a file is missing, damaged, or of another model.
+        VitrellisError: If a file is missing or damaged, or holds another model.
     """
     folder = Path(folder).expanduser()
     config_file = folder / "config.json"
@@ -197,8 +197,8 @@ def load_exported(folder: Path | str) -> Trained:
 def _read_config(path: Path) -> _Written:
     if not path.exists():
         raise VitrellisError(
-            f"{path.parent}: holds no model (no {path.name}). Of a run, `model` is written after "
-            "the first validated epoch, and `last` when training ends"
+            f"{path.parent}: holds no model (no {path.name}). A run writes `model` after the first "
+            "validated epoch, and `last` when training ends"
         )
     config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("vitrellis"), dict):

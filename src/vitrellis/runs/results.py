@@ -200,7 +200,7 @@ class RunData:
         fingerprint: A digest of the images; None if they are not known.
         class_names: The class names, in the order of the model's outputs.
         class_counts: The training images of each class; None if they are not known.
-        teachers: What defines each teacher that was trained for the run, by its name.
+        teachers: The recipe of each teacher that was trained for the run, by its name.
     """
 
     fingerprint: str | None

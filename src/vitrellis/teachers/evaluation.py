@@ -26,15 +26,15 @@ def evaluate_teachers(teachers: Teachers, validation: EvalLoader, num_classes: i
     Args:
         teachers: The teachers.
         validation: The validation images, as the student sees them.
-        num_classes: K.
+        num_classes: The number of classes.
     """
     lines = []
-    answers: dict[str, Tensor] = {}
+    predictions: dict[str, Tensor] = {}
     for name, teacher in teachers.items():
         logits, labels = collect_logits(TeacherClassifier(teacher), validation)
-        answers[name] = logits.argmax(dim=-1)
-        top1 = accuracy(answers[name], labels)
-        kappa = multiclass_cohen_kappa(answers[name], labels, num_classes).item()
+        predictions[name] = logits.argmax(dim=-1)
+        top1 = accuracy(predictions[name], labels)
+        kappa = multiclass_cohen_kappa(predictions[name], labels, num_classes).item()
         mode = "offline" if teachers.is_offline(name) else f"{teacher.mode} mode"
         lines.append(
             f"  {name:10} {100 * top1:.1f} % accuracy on the validation images, Cohen's kappa "
@@ -42,8 +42,8 @@ def evaluate_teachers(teachers: Teachers, validation: EvalLoader, num_classes: i
         )
         if kappa < MIN_USEFUL_KAPPA:
             lines.append("             warning: this teacher is hardly better than guessing")
-    for (one, its), (other, others) in combinations(answers.items(), 2):
-        same = accuracy(its, others)
+    for (one, of_one), (other, of_other) in combinations(predictions.items(), 2):
+        same = accuracy(of_one, of_other)
         lines.append(
             f"             {one} and {other} give the same answer for {100 * same:.1f} % of them"
         )

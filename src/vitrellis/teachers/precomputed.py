@@ -1,15 +1,15 @@
-"""What a teacher says of every training image, asked once and kept on disk (offline guidance).
+"""A teacher's outputs for all training images, computed once and stored on disk (offline guidance).
 
-A store is a folder: `features.json` says what it is of and how far it is, `logits.npy` and a
-`map_N.npy` for each block hold one row for each training image, and are mapped into memory, so that
-they may be larger than it. A store that was stopped goes on where it was.
+A store is a folder. `features.json` holds its key and the number of images that are done.
+`logits.npy` and a `map_N.npy` for each block hold one row for each training image; they are mapped
+into memory, so that they may be larger than the memory. A store that was interrupted is resumed.
 
-Published for locality guidance (github.com/lkhl/tiny-transformers), where the stored maps are those
-of un-augmented images, and crops and flips are done to them, too.
+The method was published for locality guidance (github.com/lkhl/tiny-transformers), where the maps
+of images without augmentation are stored, and crops and flips are applied to the maps, too.
 
-How we differ: maps are sampled where the crop, the flips and RandAugment's warps of the image come
-from, not moved by whole cells; logits are kept as well; the teacher is in eval mode; and a store is
-only used for the teacher, the images and the preprocessing that it was made with.
+How we differ: maps are sampled at the positions from which the crop, the flips and RandAugment's
+warps take the image, not moved by whole cells; logits are stored as well; the teacher is in eval
+mode; and a store is only used for the teacher, the images and the preprocessing of its key.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from vitrellis.runs.atomic import write_json
 from vitrellis.teachers.teacher import Teacher
 
 SAVE_EVERY = 32
-"""Batches between the moments at which what is done is made safe."""
+"""The number of batches between two writes to the disk."""
 
 
 @dataclass(frozen=True)
 class PrecomputedKey:
-    """What a store is of.
+    """The facts that the content of a store depends on.
 
     Attributes:
-        teacher: Digest of the teacher's weights.
-        images: Fingerprint of the images.
-        shown: How they were shown to the teacher, in words.
-        blocks: Whose maps are kept.
-        precision: Of what is kept.
+        teacher: The digest of the teacher's weights.
+        images: The fingerprint of the images.
+        shown: The preprocessing of the images for the teacher, in words.
+        blocks: The blocks whose maps are stored.
+        precision: The precision of the stored values.
     """
 
     teacher: str
@@ -58,21 +58,21 @@ class PrecomputedKey:
     precision: Literal["float32", "float16"]
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name it."""
+        """Twelve hexadecimal digits that identify the key."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class PrecomputedOutputs:
-    """A teacher's answers on disk.
+    """A teacher's outputs on disk.
 
     Args:
-        folder: Of the store.
-        key: What it has to be of.
-        count: Training images.
+        folder: The folder of the store.
+        key: The key that the store must have.
+        count: The number of training images.
 
     Raises:
-        VitrellisError: If the folder holds something else, or a damaged store.
+        VitrellisError: If the folder holds a store with another key, or a damaged one.
     """
 
     def __init__(self, folder: Path, key: PrecomputedKey, count: int) -> None:
@@ -84,18 +84,18 @@ class PrecomputedOutputs:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every image has been asked about."""
+        """Whether the outputs for every image are stored."""
         return self.num_done == self.count
 
     def fill(
         self, teacher: Teacher, loader: EvalLoader, progress: ProgressCallback | None = None
     ) -> None:
-        """Asks the teacher about the images that are missing.
+        """Computes and stores the outputs that are missing.
 
         Args:
-            teacher: On the loader's device.
-            loader: Of the training images, in order, un-augmented.
-            progress: Told of every batch how many images are done, and of how many.
+            teacher: The teacher, on the loader's device.
+            loader: The training images, in order and without augmentation.
+            progress: Called after every batch, with the numbers of images done and of all images.
 
         Raises:
             VitrellisError: If the store cannot be written.
@@ -118,14 +118,14 @@ class PrecomputedOutputs:
                 progress(last, self.count)
 
     def read(self, indices: Tensor, needs: Needs) -> TeacherOutput:
-        """The answers about some images as they are.
+        """The outputs for some images without augmentation.
 
         Args:
-            indices: `(b,)` int64, numbers of training images.
-            needs: What of them.
+            indices: `(b,)` int64, the numbers of the training images.
+            needs: The outputs to read.
 
         Returns:
-            float32 on the device of `indices`.
+            The outputs in float32, on the device of `indices`.
         """
         assert self.is_complete, "an incomplete store was read"
         rows = indices.cpu().numpy()
@@ -143,8 +143,8 @@ class PrecomputedOutputs:
                 self._files[name] = np.lib.format.open_memmap(path, mode="r+")
             except (OSError, ValueError) as error:
                 raise VitrellisError(
-                    f"{path}: missing or damaged ({error}). Delete {self.folder}, and the answers "
-                    "are asked for again"
+                    f"{path}: missing or damaged ({error}). Delete {self.folder}, and the outputs "
+                    "are computed again"
                 ) from error
         return self._files[name]
 
@@ -170,7 +170,7 @@ class PrecomputedOutputs:
         return asdict(self.key) | {"blocks": list(self.key.blocks), "count": self.count}
 
     def _read_progress(self) -> int:
-        """The images that the folder has answers of, 0 where there is no store yet."""
+        """The number of images whose outputs are stored; 0 if there is no store yet."""
         path = self.folder / "features.json"
         if not path.exists():
             return 0
@@ -183,18 +183,18 @@ class PrecomputedOutputs:
         num_done: int = values.pop("done")
         if values != self._description():
             raise VitrellisError(
-                f"{self.folder}: holds answers of another teacher, or of other images. Delete it"
+                f"{self.folder}: holds outputs of another teacher, or of other images. Delete it"
             )
         return num_done
 
 
 class PrecomputedTeacher:
-    """Answers from a store, as if the teacher were asked about the augmented images.
+    """Gives stored outputs in place of the teacher's outputs for the augmented images.
 
     Args:
-        store: Complete.
-        transform: How the student's images are varied.
-        stored: `(H, W)` of the images before that.
+        store: The store, which must be complete.
+        transform: The augmentation of the student's images.
+        stored: The size `(H, W)` of the images before augmentation.
     """
 
     def __init__(
@@ -205,11 +205,11 @@ class PrecomputedTeacher:
         self.stored = stored
 
     def __call__(self, batch: Batch, needs: Needs) -> TeacherOutput:
-        """What the active terms need. Logits are those of the whole image.
+        """The outputs that the active terms need. Logits are those of the whole image.
 
         Args:
-            batch: Its indices and keys are looked at, not its images.
-            needs: Of the teacher.
+            batch: The batch, of which the indices and keys are read, not the images.
+            needs: The outputs that the terms need of the teacher.
         """
         output = self.store.read(batch.indices, needs)
         if not output.maps:
@@ -224,14 +224,14 @@ class PrecomputedTeacher:
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """Hexadecimal digits that are equal for equal weights.
+    """A hexadecimal digest, which is equal for equal weights.
 
     Args:
-        state: Of a module.
+        state: The state dict of a module.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(state):
-        found.update(name.encode())
+        digest.update(name.encode())
         values = state[name].detach().cpu().contiguous().flatten()
-        found.update(values.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+        digest.update(values.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""A frozen teacher, which is shown the student's images as it was trained to see them.
+"""A frozen teacher, which takes the student's images in its own normalisation and size.
 
 How we differ from the published code (github.com/lkhl/tiny-transformers): the teacher stays in eval
 mode whatever `train()` is called on, and is no part of the module that is trained. A teacher in
-train mode, as the published figures were made, has to be asked for.
+train mode, with which the published figures were made, has to be asked for (`mode`).
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from vitrellis.models import tapped_forward
 from vitrellis.objectives import Needs, TeacherOutput
 
 BRIGHTNESS = (0.299, 0.587, 0.114)
-"""What red, green and blue add to brightness (ITU-R BT.601)."""
+"""The weights of red, green and blue in the brightness (ITU-R BT.601)."""
 
 
 class Teacher(nn.Module):
-    """A frozen model that is shown the student's images as it was trained to see them.
+    """A frozen model, which takes the student's images in its own normalisation and size.
 
     Args:
         model: Any model that `forward_with_maps` can tap.
-        img_size: `(H, W)` it was trained at; the student's images are resized to it.
-        channels: How many it takes. One-channel images are repeated for a three-channel teacher,
-            and a one-channel teacher sees the brightness of colours (ITU-R BT.601).
-        mean: Its normalisation, per channel.
-        std: Likewise.
-        student_mean: The normalisation of the images it is shown.
-        student_std: Likewise.
-        resize: Interpolation, without antialiasing, as published.
+        img_size: The size `(H, W)` of its images; the student's images are resized to it.
+        channels: The number of channels that it takes. Grey images are repeated for a three-channel
+            teacher; a one-channel teacher gets the brightness of colours (ITU-R BT.601).
+        mean: The mean of each channel in its own normalisation.
+        std: The standard deviation of each channel in its own normalisation.
+        student_mean: The mean of each channel in the student's normalisation.
+        student_std: The standard deviation of each channel in the student's normalisation.
+        resize: The interpolation, which is without antialiasing, as published.
         mode: "eval" always uses the running statistics of batch norms. "train" uses the batch's and
-            lets the running ones drift, to reproduce published figures.
-        compiled: Compile the forward pass.
+            updates the running ones, to reproduce published figures.
+        compiled: Whether to compile the forward pass.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class Teacher(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stays in the mode it was built with, whatever is asked."""
+        """Keeps the mode that it was built with, whatever `mode` is."""
         del mode
         return super().train(self.mode == "train")
 
     @property
     def shown(self) -> str:
-        """How it sees the student's images, in words."""
+        """Its preprocessing of the student's images, in words."""
         height, width = self.img_size
         scale, shift = self.scale.flatten().tolist(), self.shift.flatten().tolist()
         return (
@@ -94,7 +94,7 @@ class Teacher(nn.Module):
         )
 
     def view(self, images: Tensor) -> Tensor:
-        """The student's `(B, C, H, W)` images as the teacher wants them."""
+        """The student's images `(B, C, H, W)`, converted to the teacher's channels and size."""
         if images.shape[1] == 1 and self.channels == 3:
             images = images.expand(-1, 3, -1, -1)
         if self.to_grey is not None:
@@ -107,11 +107,11 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, needs: Needs) -> TeacherOutput:
-        """What the active terms need of the teacher.
+        """The outputs that the active terms need.
 
         Args:
-            images: `(B, C, H, W)`, normalised as for the student.
-            needs: Nothing is computed if it asks for nothing.
+            images: The images, `(B, C, H, W)`, normalised for the student.
+            needs: The outputs to compute; if there are none, the model is not run.
         """
         if not (needs.teacher_blocks or needs.teacher_logits):
             return TeacherOutput(None, {})
@@ -125,7 +125,7 @@ class Teacher(nn.Module):
 
 
 class TeacherClassifier(nn.Module):
-    """A teacher as a plain classifier of the student's images, to see how good it is.
+    """A teacher as a plain classifier of the student's images, to evaluate it.
 
     Args:
         teacher: The teacher.
@@ -136,7 +136,7 @@ class TeacherClassifier(nn.Module):
         self.teacher = teacher
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(B, K)` of `(B, C, H, W)` images, normalised as for the student."""
+        """The logits `(B, K)` of images `(B, C, H, W)` that are normalised for the student."""
         output: TeacherOutput = self.teacher(images, Needs(teacher_logits=True))
         assert output.logits is not None
         return output.logits

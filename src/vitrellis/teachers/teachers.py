@@ -1,4 +1,4 @@
-"""The teachers of a run, asked together."""
+"""All teachers of a run as one module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Teachers(nn.Module):
     """Teachers by name; there may be none.
 
     Args:
-        teachers: On the training device.
+        teachers: The teachers, on the training device.
     """
 
     def __init__(self, teachers: Mapping[str, Teacher]) -> None:
@@ -25,21 +25,21 @@ class Teachers(nn.Module):
         self._stored: dict[str, PrecomputedTeacher] = {}
 
     def keep(self, name: str, stored: PrecomputedTeacher) -> None:
-        """Answers from a store from now on, in place of asking this teacher."""
+        """Takes the outputs of this teacher from a store from now on."""
         self._stored[name] = stored
 
     def forward(self, batch: Batch, needs: Mapping[str, Needs]) -> dict[str, TeacherOutput]:
-        """What the active terms need of each teacher.
+        """The outputs that the active terms need of each teacher.
 
         Args:
-            batch: As the student sees it.
-            needs: By teacher; of those that are not in it, nothing is computed.
+            batch: The student's batch.
+            needs: The outputs to compute, by the teacher's name. A teacher without any is not run.
         """
         return {
-            name: self._stored[name](batch, wanted)
+            name: self._stored[name](batch, outputs)
             if name in self._stored
-            else self.teachers[name](batch.images, wanted)
-            for name, wanted in needs.items()
+            else self.teachers[name](batch.images, outputs)
+            for name, outputs in needs.items()
         }
 
     def items(self) -> Iterator[tuple[str, Teacher]]:
@@ -49,9 +49,9 @@ class Teachers(nn.Module):
             yield name, teacher
 
     def is_offline(self, name: str) -> bool:
-        """Whether its answers come from a store."""
+        """Whether its outputs come from a store."""
         return name in self._stored
 
     def drifting(self) -> nn.ModuleDict:
-        """Teachers whose running statistics change, and so have to be checkpointed."""
+        """The teachers whose running statistics change and must be checkpointed."""
         return nn.ModuleDict({n: t.model for n, t in self.items() if t.mode == "train"})

@@ -20,21 +20,21 @@ from rich.progress import (
 from vitrellis.runs.results import EpochRow
 
 PLAIN_INTERVAL = 2.0
-"""Least seconds between two plain lines, so that short epochs do not flood a log."""
+"""The least number of seconds between two plain lines, so that short epochs do not fill a log."""
 
 
 @contextmanager
 def reading(
     console: Console, title: str = "reading images"
 ) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for passes over images before training, gone when it is done.
+    """A progress bar for a pass over the images before training; it disappears at the end.
 
     Args:
-        console: Where to show it.
-        title: What is done.
+        console: The console that shows it.
+        title: The title of the bar.
 
     Yields:
-        To be called with the number of images read, and of all.
+        The function to call with the number of images that are done, and of all images.
     """
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None, visible=False)
@@ -45,7 +45,7 @@ class Display:
     """Shows a run's progress. Only process 0 should be given a console that is not quiet.
 
     Args:
-        console: Where progress is shown.
+        console: The console that shows the progress.
         title: The name of the recipe.
         epochs: The number of epochs.
         steps_per_epoch: The number of optimizer steps in an epoch.
@@ -81,12 +81,12 @@ class Display:
         self._bar.stop()
 
     def start_at(self, epoch: int, step: int) -> None:
-        """Tells where a continued run begins."""
+        """Moves the bar to the position at which a resumed run begins."""
         self._bar.update(self._task, completed=epoch * self._steps_per_epoch + step)
         self._recent.clear()
 
     def advance(self, epoch: int, step: int, num_images: int, lr: float) -> None:
-        """One optimizer step is done; `step` counts from 1, `num_images` are its images."""
+        """Shows that a step is done; `step` counts from 1, `num_images` is its number of images."""
         self._recent.append((time.perf_counter(), num_images))
         text = ""
         if self._console.is_terminal:
@@ -95,7 +95,7 @@ class Display:
         self._bar.update(self._task, completed=epoch * self._steps_per_epoch + step, text=text)
 
     def _images_per_second(self) -> float:
-        """Of the last steps; 0 before the second one."""
+        """The speed over the last steps; 0 before the second one."""
         if len(self._recent) < 2:
             return 0.0
         seconds = self._recent[-1][0] - self._recent[0][0]

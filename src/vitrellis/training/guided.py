@@ -1,7 +1,7 @@
 """The student and its objective as one module.
 
-Student and objective are one module so that everything that learns (the projections of a guidance
-term, too) is optimised, clipped, synchronised over devices and checkpointed together.
+They are one module so that everything that learns (the projections of a guidance term, too) is
+optimised, clipped, synchronised over devices and checkpointed together.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from vitrellis.objectives import Objective, Signals, TeacherOutput
 
 
 class StepInputs:
-    """What one step is judged by. Not a dataclass: Fabric would cast its fields to half precision.
+    """The inputs of the loss besides the images.
+
+    It is no dataclass, because Fabric would cast the fields of one to half precision.
 
     Attributes:
-        targets: `(B, K)` class probabilities.
-        teacher_outputs: What each teacher says, by its name.
-        second_view: `(B, C, H, W)` images, varied once more; None where no term needs them.
-        epoch: 0-based.
+        targets: The class probabilities, `(B, K)`.
+        teacher_outputs: The output of each teacher, by its name.
+        second_view: The images, augmented anew, `(B, C, H, W)`; None if no term needs them.
+        epoch: The number of the epoch, 0-based.
     """
 
     __slots__ = ("epoch", "second_view", "targets", "teacher_outputs")
@@ -45,7 +47,7 @@ class GuidedStudent(nn.Module):
     Args:
         student: Any model that `forward_with_maps` can tap.
         objective: The weighted sum of terms.
-        compiled: Compile the student's forward pass.
+        compiled: Whether to compile the student's forward pass.
     """
 
     def __init__(self, student: nn.Module, objective: Objective, *, compiled: bool = False) -> None:
@@ -60,12 +62,12 @@ class GuidedStudent(nn.Module):
         """The loss of a batch.
 
         Args:
-            images: `(B, C, H, W)`.
-            inputs: Targets and what the teachers say.
+            images: The augmented images, `(B, C, H, W)`.
+            inputs: The targets and the outputs of the teachers.
 
         Returns:
-            The weighted sum, scalar; the detached unweighted terms by name; the class logits
-            `(B, K)`, detached.
+            The weighted sum, a scalar; the detached unweighted terms by name; the detached class
+            logits, `(B, K)`.
         """
         blocks = self.objective.needs(inputs.epoch).student_blocks
         logits, maps = self._forward_with_maps(self.student, images, blocks)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C ask a run to stop after the present step; a second Ctrl-C stops it at once."""
+"""SIGTERM and Ctrl-C stop a run after the current step; a second Ctrl-C stops it at once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vitrellis.errors import VitrellisError
 
 
 class Interrupted(VitrellisError):
-    """The run was asked to stop, has saved, and can be continued."""
+    """The run was stopped by a signal after it wrote a checkpoint, and can be resumed."""
 
 
 class StopRequest:
-    """Whether somebody asked to stop, and how."""
+    """Whether a signal asked the run to stop, and the name of the signal."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
@@ -27,10 +27,10 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catches SIGTERM and SIGINT for the length of the block; the caller looks at the request.
+    """Catches SIGTERM and SIGINT within the block; the caller checks the request.
 
-    Outside the main thread (a notebook's worker, say) signals cannot be caught, and the request
-    stays false.
+    Outside the main thread (in a notebook's worker, for example) signals cannot be caught, and the
+    request stays false.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

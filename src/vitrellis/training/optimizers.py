@@ -6,10 +6,30 @@ import bisect
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
+
+
+class ParameterGroup(TypedDict):
+    """A group of parameters with one learning rate and one weight decay, as torch takes it.
+
+    Attributes:
+        name: "head" or "body", with "_decay" or "_no_decay".
+        params: The parameters.
+        param_names: Their full names.
+        lr: The learning rate of the current step.
+        base_lr: The learning rate after the warm-up.
+        weight_decay: The weight decay.
+    """
+
+    name: str
+    params: list[nn.Parameter]
+    param_names: list[str]
+    lr: float
+    base_lr: float
+    weight_decay: float
 
 
 def parameter_groups(
@@ -20,26 +40,25 @@ def parameter_groups(
     no_weight_decay: Collection[str] = (),
     head: Collection[str] = (),
     head_lr_ratio: float = 1.0,
-) -> list[dict[str, Any]]:
+) -> list[ParameterGroup]:
     """Splits parameters into head and body, with and without weight decay.
 
-    Without decay go biases, all one-dimensional parameters, and those named in `no_weight_decay`
-    (class tokens, position embeddings). Source: github.com/lkhl/tiny-transformers, whose guided
-    runs lose the head's groups behind a name prefix; ours don't.
+    Biases, all one-dimensional parameters, and those named in `no_weight_decay` (class tokens,
+    position embeddings) have no weight decay. Source: github.com/lkhl/tiny-transformers, whose
+    guided runs lose the head's groups because of a name prefix; ours do not.
 
     Args:
-        module: What is trained. Frozen parameters are left out.
-        lr: Learning rate of the body.
-        weight_decay: Of the groups with decay.
-        no_weight_decay: Full parameter names.
+        module: The module to train. Frozen parameters are left out.
+        lr: The learning rate of the body.
+        weight_decay: The weight decay of the groups with decay.
+        no_weight_decay: The full names of parameters without weight decay.
         head: Module names of the classifiers; their parameters get `lr * head_lr_ratio`.
-        head_lr_ratio: Factor for the head's learning rate.
+        head_lr_ratio: The factor for the head's learning rate.
 
     Returns:
-        Non-empty groups, each with `name`, `params`, `param_names`, `lr`, `base_lr` and
-        `weight_decay`.
+        The groups that are not empty.
     """
-    groups: dict[str, dict[str, Any]] = {
+    groups: dict[str, ParameterGroup] = {
         f"{part}_{decay}": {
             "name": f"{part}_{decay}",
             "params": [],
@@ -63,59 +82,58 @@ def parameter_groups(
 
 
 def classifier_names(model: nn.Module) -> list[str]:
-    """Names of the modules that `model.get_classifier()` returns, one or several."""
+    """The names of the modules that `model.get_classifier()` returns, one or several."""
     classifiers = model.get_classifier()  # type: ignore[operator]  # timm's convention
     if isinstance(classifiers, nn.Module):
         classifiers = (classifiers,)
-    wanted = {id(classifier) for classifier in classifiers}
-    return [name for name, module in model.named_modules() if id(module) in wanted]
+    return [name for name, module in model.named_modules() if module in classifiers]
 
 
 def create_optimizer(
     name: Literal["adamw", "sgd"],
-    groups: Sequence[dict[str, Any]],
+    groups: Sequence[ParameterGroup],
     *,
     betas: tuple[float, float],
     momentum: float,
     nesterov: bool,
     fused: bool,
 ) -> Optimizer:
-    """The optimizer over `parameter_groups`; each group brings its learning rate and decay.
+    """The optimizer over `parameter_groups`, which have their own learning rates and decay.
 
     Args:
         name: "adamw" (Loshchilov and Hutter, 2019) or "sgd".
-        groups: From `parameter_groups`.
-        betas: Of AdamW.
-        momentum: Of SGD.
-        nesterov: Of SGD; needs momentum.
-        fused: One kernel for all parameters: faster, but gradients cannot be clipped with it
-            under 16-mixed, because it undoes their scaling itself.
+        groups: The groups that `parameter_groups` returns.
+        betas: AdamW's beta1 and beta2.
+        momentum: The momentum of SGD.
+        nesterov: Whether SGD uses Nesterov momentum; without momentum it does not.
+        fused: Whether one kernel updates all parameters. This is faster, but gradients cannot be
+            clipped with it under 16-mixed, because it undoes their scaling itself.
     """
     if name == "adamw":
-        return AdamW(list(groups), betas=betas, fused=fused)
+        return AdamW([dict(group) for group in groups], betas=betas, fused=fused)
     nesterov = nesterov and momentum > 0
-    return SGD(list(groups), momentum=momentum, nesterov=nesterov, fused=fused)
+    return SGD([dict(group) for group in groups], momentum=momentum, nesterov=nesterov, fused=fused)
 
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The learning rate over time, a pure function of the count: nothing to save, or to resume.
+    """The learning rate as a function of the epoch and the step: it has no state to save.
 
     timm's `CosineLRScheduler` computes the same numbers (the tests compare), but has one warm-up
     start for all groups, and a state.
 
     Attributes:
-        name: "cosine" down to `min_lr`, "constant", or "step". All after the warm-up.
-        epochs: Length of the run.
-        steps_per_epoch: Optimizer steps.
-        warmup_epochs: The rate rises linearly from `warmup_factor` times the base rate.
-        warmup_factor: See above.
-        min_lr: Where the cosine ends.
+        name: The schedule after the warm-up: "cosine" down to `min_lr`, "constant", or "step".
+        epochs: The number of epochs.
+        steps_per_epoch: The number of optimizer steps in an epoch.
+        warmup_epochs: The length of the warm-up, in which the rate rises linearly.
+        warmup_factor: The factor of the base rate at which the warm-up starts.
+        min_lr: The rate at which the cosine ends.
         per: Whether the rate changes every step or every epoch.
         shift_cosine: Start the cosine after the warm-up. The published schedule does not: its
             cosine counts from the very first epoch, and the warm-up replaces its beginning.
-        milestones: Of "step": 0-based epochs in which the rate changes, rising.
-        factors: Of "step": by what the base rate is multiplied from each of them on.
+        milestones: The 0-based epochs in which the rate of "step" changes, in rising order.
+        factors: The factor of the base rate from each milestone on.
     """
 
     name: Literal["cosine", "constant", "step"]
@@ -133,8 +151,8 @@ class LearningRate:
         """The rate of a step.
 
         Args:
-            epoch: 0-based.
-            step_in_epoch: 0-based.
+            epoch: The number of the epoch, 0-based.
+            step_in_epoch: The number of the step in its epoch, 0-based.
             base_lr: The group's rate after the warm-up.
         """
         unit = 1 if self.per == "epoch" else self.steps_per_epoch

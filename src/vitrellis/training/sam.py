@@ -6,9 +6,9 @@ ICLR 2021, https://arxiv.org/abs/2010.01412, equations 2 and 3 and algorithm 1.
 Original code: github.com/google-research/sam; for long tails github.com/val-iisc/Saddle-LongTail,
 where rho changes over the epochs.
 
-How we differ: on several devices the way uphill is that of the global batch, the same for all,
-where the original lets each device go its own way. Both passes are of one function: dropout masks
-and paths are the same in them (the original draws anew), and both begin with the same buffers.
+How we differ: on several devices the ascent direction is that of the global batch, the same for
+all; in the original each device has its own. Both passes compute the same function: they have the
+same dropout masks and paths (the original draws new ones), and begin with the same buffers.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ T = TypeVar("T")
 
 
 class Gradient(Protocol):
-    """Leaves a gradient in the parameters, for the optimizer to act on."""
+    """Computes the gradient that the optimizer applies, and leaves it in the parameters."""
 
     def __call__(self, backward: Callable[[], T], epoch: int) -> T:
-        """What `backward` returned at the weights as they are.
+        """Computes the gradient.
 
         Args:
-            backward: Adds the gradient of the batch's loss, at the weights as they are when it is
-                called. Called a second time, it draws the same random numbers.
-            epoch: 0-based.
+            backward: Adds the gradient of the batch's loss at the current weights. A second call
+                draws the same random numbers.
+            epoch: The number of the epoch, 0-based.
+
+        Returns:
+            The result of `backward` at the weights before the step.
         """
 
 
 def plain_gradient(backward: Callable[[], T], epoch: int) -> T:
-    """The gradient at the weights as they are."""
+    """Computes the gradient at the current weights."""
     del epoch
     return backward()
 
@@ -44,15 +47,15 @@ def plain_gradient(backward: Callable[[], T], epoch: int) -> T:
 class SharpnessAware:
     """The gradient at `w + rho * g / |g|`, where `g` is the gradient at the weights `w`.
 
-    There is nothing to checkpoint: the weights are put back, bit by bit, before the optimizer acts
-    on what is left in `grad`. Running statistics (of batch norms, say) are those of the first pass:
-    all buffers are put back before the second one, and its changes to them are undone. While rho
-    is 0, there is no second pass.
+    There is no state to checkpoint: the weights are restored, bit by bit, before the optimizer
+    applies the gradient in `grad`. Running statistics (of batch norms, for example) are those of
+    the first pass: all buffers are restored before the second pass, whose changes to them are
+    undone. While rho is 0, there is no second pass.
 
     Args:
-        modules: All that takes part in the backward pass, first what is trained. Of the others,
-            such as a teacher in train mode, only the buffers matter.
-        rho: Pairs of an epoch and the radius from then on; the first is for epoch 0.
+        modules: The modules that take part in the backward pass. A frozen one, such as a teacher in
+            train mode, takes part with its buffers only.
+        rho: Pairs of an epoch and the radius from that epoch on; the first is for epoch 0.
     """
 
     def __init__(self, modules: Sequence[nn.Module], rho: Sequence[tuple[int, float]]) -> None:
@@ -84,10 +87,11 @@ class SharpnessAware:
 
 @torch.no_grad()
 def _move_uphill(parameters: Sequence[nn.Parameter], rho: float) -> None:
-    """Adds `rho * g / |g|`, the norm being over all of them, and forgets the gradient.
+    """Adds `rho * g / |g|`, with the norm over all parameters, and drops the gradient.
 
-    The direction is the same if `g` is scaled, as in half precision. Where scaling went too far,
-    nothing is moved: the second pass overflows as well, and the step is left out.
+    The direction does not depend on the scale of `g`, which half precision changes. If the scaled
+    gradient overflows, nothing is moved: the second pass overflows as well, and the scaler skips
+    the step.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)

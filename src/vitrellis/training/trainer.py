@@ -1,7 +1,7 @@
 """The training loop.
 
-It counts rather than remembers: what a step sees depends on the seed, the epoch and the step alone,
-so that a run continued from a checkpoint, in the middle of an epoch too, ends with the same bits.
+The images and random numbers of a step depend on the seed, the epoch and the step alone, so that a
+run that is resumed from a checkpoint, even in the middle of an epoch, ends with the same bits.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from vitrellis.training.optimizers import LearningRate, body_lr
 from vitrellis.training.sam import Gradient
 
 AGREE_EVERY = 10
-"""Steps between the moments at which several processes agree on stopping or saving."""
+"""The number of steps between two agreements of several processes on stopping or saving."""
 CHECK_FINITE_EVERY = 25
-"""Steps between looks at the loss on an accelerator, where each look waits for the device."""
+"""The number of steps between two checks of the loss on an accelerator, as each waits for it."""
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Trainer:
     """Trains a guided student and keeps its run directory up to date.
 
     Args:
-        fabric: Launched; decides on devices and precision.
+        fabric: Fabric, launched; it decides on devices and precision.
         guided: The student with its objective, on the device.
         optimizer: The optimizer of everything that `guided` learns.
         gradient: Computes the gradient that the optimizer applies.
@@ -85,9 +85,9 @@ class Trainer:
         loader: The training batches.
         validation: The images that the best epoch is chosen on; with None, none is chosen.
         teachers: The teachers, possibly none.
-        ema: A moving average of the student, which is evaluated in its place.
+        ema: The moving average of the student, which is evaluated in its place.
         writer: Writes the run's files.
-        display: Where progress is shown.
+        display: Shows the progress.
         seed: The seed of the run.
         epochs: The number of epochs.
         accumulate: The number of parts that a batch is split into.
@@ -209,7 +209,7 @@ class Trainer:
             self.ema.update(self.student)
 
     def _backward(self, batch: Batch, needs: Mapping[str, Needs], epoch: int) -> list[_Outcome]:
-        """Adds the gradient of the batch's loss; the same again if called again."""
+        """Adds the gradient of the batch's loss; a second call adds the same gradient."""
         self._seed(step_seed(self.seed, epoch, self.progress.step, self.fabric.global_rank))
         outcomes = []
         chunks = batch.chunks(self.accumulate)
@@ -265,9 +265,9 @@ class Trainer:
         self._last_saved = time.monotonic()
 
     def resume(self) -> bool:
-        """Continues from the last checkpoint, if there is one.
+        """Resumes from the last checkpoint, if there is one.
 
-        What an earlier attempt logged of the epochs that are still to do is dropped.
+        Log lines of an earlier attempt about epochs that are still to do are dropped.
         """
         state = self._state()
         is_resumed = self.writer.load_last(state)
@@ -282,9 +282,9 @@ class Trainer:
         return is_resumed
 
     def _state(self) -> dict[str, Any]:
-        """Everything that a run is resumed from; schedules and randomness follow from the position.
+        """The state that a run is resumed from; schedules and randomness follow from the position.
 
-        Modules and the optimizer are in it as they are, so that loading restores them in place.
+        It holds the modules and the optimizer themselves, so that loading restores them in place.
         """
         sums = {name: value.item() for name, value in self._sums.items()}
         state: dict[str, Any] = {
@@ -301,7 +301,7 @@ class Trainer:
         return state
 
     def _count(self, outcome: _Outcome) -> None:
-        """Adds a part of a batch to the epoch's sums, on the device: nothing waits for it."""
+        """Adds a part of a batch to the epoch's sums, on the device, without waiting for it."""
         total, parts, logits, targets = outcome
         num_images = len(targets)
         hits = (logits.argmax(dim=-1) == targets.argmax(dim=-1)).sum()
@@ -327,7 +327,7 @@ class Trainer:
         return {name: value / by_name["images"] for name, value in by_name.items()}
 
     def _check_finite(self, every: int) -> None:
-        """Looks at the losses since the last look.
+        """Checks the losses since the last check.
 
         Raises:
             VitrellisError: Naming the step, the term and the last good checkpoint.
