@@ -16,9 +16,8 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 import pytest
-import torch
 
-from vitrellis.assembly.process_settings import process_settings_kept
+from vitrellis.assembly.launch import process_settings_kept
 from vitrellis.cli.main import main
 
 _ENVIRONMENT = {"COLUMNS": "80", "NO_COLOR": "1"}
@@ -63,10 +62,9 @@ def vitrellis(
         patch.dict(os.environ, _ENVIRONMENT),
         patch.object(sys, "argv", ["vitrellis", *words]),
         patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()))),
+        pytest.raises(SystemExit) as end,
     ):
-        torch.set_num_threads(1)  # threads that wait for each other would spin beside other tests
-        with pytest.raises(SystemExit) as end:
-            main()
+        main()
     for stream in (out, err):
         stream.seek(0)
     exit_code = end.value.code or 0

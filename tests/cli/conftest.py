@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from tests.cli.command import run_apart, run_here
-from vitrellis.assembly.process_settings import process_settings_kept
 from vitrellis.data.sources import Split, load_source
 
 QUICK = ["training.epochs=1", "schedule.warmup_epochs=0", "training.batch_size=16"]
 QUICK += ["machine.threads=1", "machine.accelerator=cpu"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other would spin beside the tests of other processes."""
-    with process_settings_kept():
-        torch.set_num_threads(1)
-        yield
 
 
 @pytest.fixture(scope="session")

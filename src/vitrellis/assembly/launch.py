@@ -90,7 +90,7 @@ def train(
     """
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
-    with _process_settings_kept(), _open_run(recipe, out, fresh, source, console) as opened:
+    with process_settings_kept(), _open_run(recipe, out, fresh, source, console) as opened:
         run = opened.run
         if run.results_file.exists():
             opened.console.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
@@ -129,7 +129,7 @@ def store_features(
             f"{recipe.name}: none of its teachers is offline. Add teacher.offline=true, here and "
             "for training"
         )
-    with _process_settings_kept(), _open_run(recipe, out, False, source, console) as opened:
+    with process_settings_kept(), _open_run(recipe, out, False, source, console) as opened:
         parts = prepare_parts(
             recipe, opened.run, opened.source, opened.fabric, opened.console, UserObjects()
         )
@@ -176,7 +176,7 @@ def _open_run(
 
 
 @contextmanager
-def _process_settings_kept() -> Iterator[None]:
+def process_settings_kept() -> Iterator[None]:
     """Restores flush-denormal, the number of threads and torch's random state after the block.
 
     They are restored after an error as well.
