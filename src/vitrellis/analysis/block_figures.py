@@ -1,4 +1,4 @@
-"""How far each block of a model looks, how many dimensions it uses, and whether two heads agree."""
+"""Attention distance and feature rank of each block of a model, and the agreement of two heads."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class BlockFigures:
 
 @dataclass(frozen=True)
 class HeadAgreement:
-    """How often two heads agree, and how often each is right, as fractions.
+    """The agreement of two heads and the accuracy of each, as fractions.
 
     Attributes:
         agreement: The share of images that both heads give the same class.

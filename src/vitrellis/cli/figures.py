@@ -40,15 +40,15 @@ def _print_overall(evaluation: Evaluation) -> None:
     figures = {
         "top-1": _percent(evaluation.top1),
         "top-5": _percent(evaluation.top5),
-        "balanced accuracy": _percent(evaluation.balanced_accuracy),
+        "class-balanced accuracy": _percent(evaluation.balanced_accuracy),
         "macro-F1": _percent(evaluation.macro_f1),
         "calibration error": _percent(evaluation.calibration_error),
     }
     if len(evaluation.class_names) <= 5:
         del figures["top-5"]  # always 100
     for name, value in figures.items():
-        console.print(f"  {name:17} {value:>6} %", highlight=False)
-    console.print(f"  {'log loss':17} {evaluation.nll:6.3f}", highlight=False)
+        console.print(f"  {name:23} {value:>6} %", highlight=False)
+    console.print(f"  {'log loss':23} {evaluation.nll:6.3f}", highlight=False)
 
 
 def _groups(breakdown: Breakdown) -> Table:

@@ -13,7 +13,7 @@ from vitrellis.experiments.comparison import Measured
 
 METRICS = {
     "top1": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
+    "balanced_accuracy": "class-balanced accuracy",
     "macro_f1": "macro-F1",
 }
 """The figures that rows can be compared by, with their names."""

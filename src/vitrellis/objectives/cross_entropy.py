@@ -257,7 +257,8 @@ class CrossEntropySection(TermSection):
     """Plain cross-entropy, or one for long tails: balanced softmax (arXiv 2007.10740), logit
     adjustment (2007.07314), LDAM (1906.07413), focal loss (1708.02002)."""
     tau: NonNegative = 1.0
-    """How far `logit_adjustment` compensates for class frequencies; 1 is balanced softmax."""
+    """The strength with which `logit_adjustment` compensates for class frequencies; 1 is balanced
+    softmax."""
     gamma: NonNegative = 2.0
     """The exponent of `focal`; 0 is plain cross-entropy."""
     margin: NonNegative = 0.5

@@ -98,7 +98,7 @@ def attention_map(maps: Tensor) -> Tensor:
 
 
 def similarity_matrix(maps: Tensor) -> Tensor:
-    """How much alike the images of a batch are: dot products of their maps, rows of length one.
+    """The similarities of a batch's images: dot products of their maps, rows of length one.
 
     Args:
         maps: `(B, C, H, W)`.

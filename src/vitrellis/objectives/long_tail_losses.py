@@ -133,7 +133,7 @@ def logit_adjustment(
         logits: `(B, K)`, K at least 2.
         targets: `(B, K)` class probabilities.
         log_prior: `(K,)`, see `log_shares`.
-        tau: How far class frequencies are compensated for; 1 is balanced softmax.
+        tau: The strength of the compensation for class frequencies; 1 is balanced softmax.
         class_weights: `(K,)`, None for equal ones.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How terms add up to a loss, and how to write one.
+"""The sum of the terms of a loss, and how to write a term.
 
 The loss of a batch is `sum(weight(epoch) * term(signals))` over all terms. Values are recorded per
 term, unweighted, by name. A term whose weight is 0 in an epoch is not computed, and nothing is

@@ -232,13 +232,13 @@ class PaCoSection(TermSection):
     beta: Positive = 1.0
     """The weight of the class itself."""
     gamma: NonNegative = 1.0
-    """How much other images count beside the classes."""
+    """The weight of other images beside the classes."""
     dimension: Count = 32
     """The dimension in which images are compared: 32 for CIFAR, 128 for large datasets."""
     queue: Count = 1024
     """The number of earlier images to compare with: 1024 for CIFAR, 8192 for large datasets."""
     momentum: ProperFraction = 0.999
-    """How slowly the copy of the student changes that computes the features of earlier images."""
+    """The momentum of the student's copy that computes the features of earlier images."""
 
     @property
     def handles_imbalance(self) -> bool:

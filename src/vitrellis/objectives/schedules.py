@@ -1,4 +1,4 @@
-"""How much a term counts, epoch by epoch, and how a recipe says it.
+"""The weight of a term in each epoch, and how a recipe states it.
 
 Epochs are 0-based. A weight of 0 switches a term off: neither it nor what it needs is computed.
 """
@@ -340,7 +340,7 @@ Weight = Annotated[
         "`{value, adaptive: true, window, threshold, min_epoch, relative}`."
     ),
 ]
-"""How much a term counts: a number, or a schedule over epochs."""
+"""The weight of a term: a number, or a schedule over epochs."""
 
 
 def build_weight(weight: Weight, factor: float = 1.0) -> WeightSchedule:
