@@ -175,7 +175,7 @@ def test_a_part_of_a_run_leads_to_it(tmp_path: Path) -> None:
 
 def test_no_runs_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(VitrellisError, match="There are no runs below it"):
+    with pytest.raises(VitrellisError, match="no runs below it"):
         find_run(tmp_path)
 
 

@@ -197,6 +197,21 @@ def build_student(
     return student
 
 
+def check_student(recipe: Recipe, source: Source) -> None:
+    """Builds the model and drops it, so that no teacher is trained for a model that cannot be.
+
+    Raises:
+        UsageError: If the model's name or an argument of it is wrong.
+    """
+    create_model(
+        recipe.model.name,
+        num_classes=source.num_classes,
+        img_size=sides_of(recipe.input.img_size),
+        in_chans=source.channels,
+        **recipe.model.arguments,
+    )
+
+
 def build_teacher(
     name: str,
     settings: TeacherSection,

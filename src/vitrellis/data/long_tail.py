@@ -36,7 +36,7 @@ class LongTail:
         imbalance_factor: Images of the largest class over those of the smallest.
         seed: Decides which images are kept; papers use 0.
         largest: Images of the largest class; None for as many as every class has.
-        permute: Draw which class is large from the run's seed; otherwise class 0 is the largest.
+        permute: Draw which class is large from the data's seed; otherwise class 0 is the largest.
     """
 
     profile: Profile = "exp"

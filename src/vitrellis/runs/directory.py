@@ -169,7 +169,11 @@ def find_run(path: Path) -> RunDirectory:
     if run.exists():
         return run
     near = _runs_near(path)
-    hint = f"Runs there are: {', '.join(near)}" if near else "There are no runs below it or ./runs"
+    hint = (
+        f"Runs there are: {', '.join(near)}"
+        if near
+        else "There are no runs below it, and none in ./runs"
+    )
     what = "is no run directory (it has no recipe.yaml)" if path.exists() else "does not exist"
     raise VitrellisError(f"{path} {what}. {hint}")
 

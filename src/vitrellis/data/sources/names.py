@@ -73,4 +73,4 @@ def loader_arguments(name: str) -> list[str]:
 def described_arguments() -> str:
     """The keys of `data.args` with the sources that know them, for the help."""
     named = {name: loader_arguments(name) for name in SOURCES}
-    return ", ".join(f"`{'`, `'.join(keys)}` of {name}" for name, keys in named.items() if keys)
+    return "; ".join(f"{name}: `{'`, `'.join(keys)}`" for name, keys in named.items() if keys)
