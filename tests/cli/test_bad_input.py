@@ -62,7 +62,7 @@ def test_a_long_tail_that_the_images_do_not_allow(tmp_path: Path) -> None:
 
 def test_a_wrong_model_is_refused_before_its_teacher_is_trained(tmp_path: Path) -> None:
     for word, hint in (
-        ("model.name=resnt18", "Did you mean 'resnet18'"),
+        ("model.name=resnt18", "Did you mean resnet18"),
         ("model.args.depht=2", "depht"),
     ):
         message = fails(tmp_path, "train", "demo", "machine.accelerator=cpu", word, code=2)

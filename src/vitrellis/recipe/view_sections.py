@@ -24,8 +24,7 @@ class Augmentation(View):
     second_view: View | None = None
     """The augmentation of a second view, for terms that compare two views of an image
     (`objective.paco`). The keys are those above; a key that is left out has its default, not the
-    value of the first view. If it is not given, the second
-    view is augmented as the first."""
+    value of the first view. The second view is augmented as the first if not given."""
 
     def summary(self) -> str:
         """The augmentations that are on, in one line."""

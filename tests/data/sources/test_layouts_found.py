@@ -67,7 +67,7 @@ def test_a_new_layout_is_one_file(tmp_path: Path) -> None:
     assert shape == "torch.Size([1, 16, 16])"
     assert "'sice'. Did you mean 'size'?" in error
     assert "stripes" in explanation
-    assert "`size` of stripes" in explanation
+    assert "stripes: `size`" in explanation
     assert (tmp_path / "run" / "results.json").is_file()
 
 
@@ -77,5 +77,5 @@ def test_the_help_and_the_docs_name_every_source() -> None:
         assert name in str(Data.model_fields["source"].description)
         assert f"`{name}`" in page
     arguments = str(Data.model_fields["args"].description)
-    assert "`classes` of elpv" in arguments
-    assert "`level`, `year` of inaturalist" in arguments
+    assert "elpv: `classes`" in arguments
+    assert "inaturalist: `level`, `year`" in arguments
