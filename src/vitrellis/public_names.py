@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 RENAMED = {
+    "analysis.rank": "analysis.block_figures",
     "cli.progress": "training.display",
     "comparison": "experiments.comparison",
     "demonstration": "experiments.demonstration",
@@ -54,7 +55,7 @@ RENAMED = {
     "recipe.RampWeight": "objectives.RampWeight",
     "recipe.SOURCE_NAMES": "data.sources.SOURCES",
     "recipe.Weight": "objectives.schedules.Weight",
-    "recipe.augmentation": "recipe.view_sections",
+    "recipe.augmentation": "recipe.sections",
     "recipe.defines": "recipe.identity",
     "recipe.drafts": "recipe.loading",
     "recipe.errors": "recipe.messages",
@@ -63,8 +64,13 @@ RENAMED = {
     "recipe.run": "recipe.recipe",
     "recipe.teachers": "recipe.teacher_sections",
     "recipe.types": "settings",
+    "report.blocks": "report.pictures",
     "report.comparison": "experiments.comparison_table",
+    "report.confusion": "report.pictures",
+    "report.counts": "report.pictures",
+    "report.curves": "report.pictures",
     "report.results": "report.results_table",
+    "report.speed": "report.pictures",
     "training.announcement": "assembly.summary",
     "training.atomic": "runs.atomic",
     "training.build": "assembly.build",

@@ -11,7 +11,7 @@ from timm.utils import AttentionExtract
 from torch import Tensor, nn
 
 from vitrellis.analysis.attention import attention_distances
-from vitrellis.analysis.rank import components_for, effective_rank
+from vitrellis.analysis.block_figures import components_for, effective_rank
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from vitrellis.analysis.attention import attention_distances
-from vitrellis.analysis.block_figures import block_figures, head_agreement
-from vitrellis.analysis.rank import effective_rank
+from vitrellis.analysis.block_figures import block_figures, effective_rank, head_agreement
 from vitrellis.models import create_model, forward_with_maps, separate_heads
 
 IMAGES = torch.randn(70, 3, 28, 28, generator=torch.Generator().manual_seed(0))

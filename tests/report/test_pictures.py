@@ -13,9 +13,7 @@ from PIL import Image
 from vitrellis.analysis.breakdown import Breakdown
 from vitrellis.analysis.metrics import Evaluation
 from vitrellis.errors import VitrellisError
-from vitrellis.report.confusion import draw_confusion
-from vitrellis.report.counts import draw_counts
-from vitrellis.report.curves import COLOURS, learning_curves
+from vitrellis.report.pictures import COLOURS, draw_confusion, draw_counts, learning_curves
 from vitrellis.runs.results import EpochRow
 
 

@@ -1,4 +1,10 @@
-"""Attention distance and feature rank of each block of a model, and the agreement of two heads."""
+"""Attention distance and feature rank of each block of a model, and the agreement of two heads.
+
+DeiT-LT (CVPR 2024, https://arxiv.org/abs/2404.02900) looks at the rank of a student's features: a
+teacher for long tails leaves features of low rank, which generalise from few images. The effective
+rank is that of Roy and Vetterli, "The effective rank", EUSIPCO 2007: the exponential of the entropy
+of the singular values, taken as shares of their sum.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,6 @@ from torch import Tensor, nn
 
 from vitrellis.analysis.attention import attention_distances
 from vitrellis.analysis.metrics import accuracy
-from vitrellis.analysis.rank import components_for, effective_rank
 from vitrellis.errors import UsageError
 from vitrellis.models import (
     forward_with_maps,
@@ -125,3 +130,27 @@ def _mean_distances(model: nn.Module, images: Tensor) -> list[Tensor] | None:
         except UsageError:  # a CNN, or attention of another kind
             return None
     return [torch.stack(block).sum(dim=0) / len(images) for block in zip(*parts, strict=True)]
+
+
+def effective_rank(features: Tensor) -> float:
+    """The effective rank: 1 if all images lie in one direction, at most the smaller of N and C.
+
+    Args:
+        features: `(N, C)`; their mean is subtracted.
+    """
+    values = torch.linalg.svdvals(features.double() - features.double().mean(dim=0))
+    shares = values / values.sum()
+    shares = shares[shares > 0]
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def components_for(features: Tensor, share: float = 0.99) -> int:
+    """The number of principal components that hold a share of the variance.
+
+    Args:
+        features: `(N, C)`; their mean is subtracted.
+        share: The share of the variance, in (0, 1].
+    """
+    variances = torch.linalg.svdvals(features.double() - features.double().mean(dim=0)).square()
+    reached = variances.cumsum(dim=0) / variances.sum()
+    return int((reached < share - 1e-12).sum()) + 1

@@ -90,7 +90,7 @@ def bench(
             )
     _print(rows, "json" if as_json else "csv" if as_csv else "table")
     if plot is not None:
-        from vitrellis.report.speed import draw_speed
+        from vitrellis.report.pictures import draw_speed
 
         draw_speed(rows, plot)
 

@@ -68,11 +68,11 @@ def evaluate(
     name, breakdown = _evaluated(directory, split, weights, root, counts, thresholds)
     title = f"{run}: {weights} checkpoint, {breakdown.overall.num_images:,} {name} images"
     if confusion is not None:
-        from vitrellis.report.confusion import draw_confusion
+        from vitrellis.report.pictures import draw_confusion
 
         draw_confusion(breakdown.overall, confusion, title=title)
     if plot_counts is not None:
-        from vitrellis.report.counts import draw_counts
+        from vitrellis.report.pictures import draw_counts
 
         draw_counts(breakdown, plot_counts, title=title)
     if as_json:

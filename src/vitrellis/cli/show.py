@@ -59,7 +59,7 @@ def blocks(
     rows = block_figures(model, images)
     heads = head_agreement(model, images, labels)
     if plot is not None:
-        from vitrellis.report.blocks import draw_blocks
+        from vitrellis.report.pictures import draw_blocks
 
         draw_blocks(rows, plot, title=str(run))
     if as_json:

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from vitrellis.experiments.comparison import Arm, Measured, compare, units
 from vitrellis.experiments.comparison_table import arm_labels, difference, fill_table, in_words
-from vitrellis.report.curves import learning_curves
 from vitrellis.report.hardware import describe_hardware
+from vitrellis.report.pictures import learning_curves
 from vitrellis.runs.atomic import write_json
 from vitrellis.runs.directory import RunDirectory
 

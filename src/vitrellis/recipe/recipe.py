@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from vitrellis.objectives import DeferredSection, Head
 from vitrellis.recipe.objective_section import ObjectiveSection
 from vitrellis.recipe.sections import (
+    Augmentation,
     Data,
     Input,
     Machine,
@@ -24,7 +25,6 @@ from vitrellis.recipe.sections import (
     Training,
 )
 from vitrellis.recipe.teacher_sections import NamedTeacher, TeacherSection
-from vitrellis.recipe.view_sections import Augmentation
 from vitrellis.settings import Index, Section
 
 
