@@ -93,7 +93,7 @@ def plain_parts(
     """Model, optimizer and batches of the plain loop."""
     torch.manual_seed(0)
     place = build.Place(torch.device("cpu"))
-    model = build.build_student(recipe, source, preprocessing)
+    model = build.build_student(recipe, source)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
@@ -121,7 +121,7 @@ def our_trainer(
     torch.manual_seed(0)
     fabric = Fabric(accelerator="cpu")
     fabric.launch()
-    student = build.build_student(recipe, source, preprocessing)
+    student = build.build_student(recipe, source)
     objective = build_objective(
         recipe, student, preprocessing, Teachers({}), class_counts=source.class_counts
     )

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from tests.test_house_rules import ROOMS
 from vitrellis.data.sources import SOURCES
+from vitrellis.errors import UsageError
 from vitrellis.recipe import Recipe, load_recipe, packaged_recipes
 from vitrellis.runs.directory import RunDirectory
 
@@ -81,14 +82,30 @@ def commands(page: Path) -> Iterator[list[str]]:
                 yield shlex.split(line, comments=True)[2:]
 
 
+def mistakes(words: list[str]) -> list[str]:
+    """What is wrong with the recipes and the keys of a command."""
+    recipes = takewhile(lambda word: "=" not in word and not word.startswith("-"), words)
+    overrides = [word for word in words if re.match(r"[a-z_.0-9]+=", word)]
+    found = []
+    for recipe in recipes:
+        if not recipe.startswith(FILES_OF_USERS):
+            try:
+                load_recipe(recipe, overrides)
+            except UsageError as error:
+                found.append(str(error))
+    return found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_recipes_and_keys_of_commands_exist(page: Path) -> None:
-    for words in commands(page):
-        recipes = takewhile(lambda word: "=" not in word and not word.startswith("-"), words)
-        overrides = [word for word in words if re.match(r"[a-z_.0-9]+=", word)]
-        for recipe in recipes:
-            if not recipe.startswith(FILES_OF_USERS):
-                load_recipe(recipe, overrides)
+    assert [(words, wrong) for words in commands(page) if (wrong := mistakes(words))] == []
+
+
+def test_commands_are_found_and_mistakes_in_them_too() -> None:
+    assert len(list(commands(ROOT / "README.md"))) >= 1
+    assert sum(len(list(commands(page))) for page in PAGES) >= 12
+    assert "unknown recipe" in mistakes(["no-such-recipe"])[0]
+    assert "unknown key" in mistakes(["demo", "training.epoch=3"])[0]
 
 
 @cache

@@ -36,7 +36,7 @@ def loader_of(images: Tensor) -> EvalLoader:
         device=torch.device("cpu"),
         canvas=(4, 4),
         fit="squash",
-        resident=True,
+        cache=True,
     )
 
 

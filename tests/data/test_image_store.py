@@ -69,15 +69,15 @@ def images() -> TensorImages:
     return TensorImages(torch.randint(0, 256, (5, 2, 6, 7), dtype=torch.uint8, generator=generator))
 
 
-@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_batches_come_as_they_were_ordered(resident: bool, workers: int) -> None:
+def test_batches_come_as_they_were_ordered(cache: bool, workers: int) -> None:
     store = open_store(
         images(),
         device=CPU,
         canvas=(6, 7),
         fit="squash",
-        resident=resident,
+        cache=cache,
         workers=workers,
         progress=None,
     )

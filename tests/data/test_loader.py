@@ -126,19 +126,19 @@ def test_only_mixed_samples_pay_for_partners(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("mix", [None, MIX], ids=["plain", "mixed"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_streamed_and_resident_batches_are_the_same(mix: Mix | None, workers: int) -> None:
+def test_streamed_and_cached_batches_are_the_same(mix: Mix | None, workers: int) -> None:
     images = split(height=14, width=11)
     settings: dict[str, Any] = {"mix": mix, "canvas": (9, 9), "fit": "crop"}
-    resident = train_loader(images, **settings)
-    streamed = train_loader(images, resident=False, workers=workers, **settings)
+    cached = train_loader(images, **settings)
+    streamed = train_loader(images, cache=False, workers=workers, **settings)
     for epoch in (0, 1):
-        assert_equal_batches(list(streamed.epoch(epoch)), list(resident.epoch(epoch)))
+        assert_equal_batches(list(streamed.epoch(epoch)), list(cached.epoch(epoch)))
 
 
-@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("mix", [None, MIX], ids=["plain", "mixed"])
-def test_starting_late_gives_the_tail_of_the_epoch(mix: Mix | None, resident: bool) -> None:
-    loader = train_loader(mix=mix, resident=resident)
+def test_starting_late_gives_the_tail_of_the_epoch(mix: Mix | None, cache: bool) -> None:
+    loader = train_loader(mix=mix, cache=cache)
     whole = list(loader.epoch(1))
     for start in range(4):
         assert_equal_batches(list(loader.epoch(1, start)), whole[start:])
@@ -260,8 +260,8 @@ def test_more_processes_than_images_are_refused() -> None:
 
 def test_training_numbers_are_not_drawn_from() -> None:
     state = torch.get_rng_state()
-    for resident in (True, False):
-        list(train_loader(mix=MIX, resident=resident, workers=0).epoch(0))
+    for cache in (True, False):
+        list(train_loader(mix=MIX, cache=cache, workers=0).epoch(0))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -273,14 +273,14 @@ def test_building_tells_how_far_it_is() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("resident", [True, False])
-def test_evaluation_sees_every_image_once(world_size: int, resident: bool) -> None:
+@pytest.mark.parametrize("cache", [True, False])
+def test_evaluation_sees_every_image_once(world_size: int, cache: bool) -> None:
     images = split(50)
     plain = EvalTransform(size=(8, 9), mean=MEAN, std=STD)
     assert isinstance(images.images, TensorImages)
     expected = plain(images.images.tensor)
     loaders = [
-        eval_loader(images, rank=rank, world_size=world_size, resident=resident)
+        eval_loader(images, rank=rank, world_size=world_size, cache=cache)
         for rank in range(world_size)
     ]
     batches = [batch for loader in loaders for batch in loader]
@@ -290,7 +290,7 @@ def test_evaluation_sees_every_image_once(world_size: int, resident: bool) -> No
 
 
 def test_an_evaluation_can_be_repeated() -> None:
-    loader = eval_loader(split(20), resident=False, workers=1)
+    loader = eval_loader(split(20), cache=False, workers=1)
     first, second = list(loader), list(loader)
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.images, other.images)

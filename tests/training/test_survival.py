@@ -85,6 +85,7 @@ def epochs_logged(path: Path) -> list[int]:
 
 def kill_and_continue(folder: Path, reference: Path, kills: int, seed: int) -> None:
     """Kills the run at random moments after its start, then lets it end."""
+    exit_codes = []
     words = [*WORDS, "--out", "runs/killed"]
     moments = random.Random(seed)
     checkpoint = folder / "runs" / "killed" / "checkpoints" / "last.ckpt"
@@ -99,6 +100,8 @@ def kill_and_continue(folder: Path, reference: Path, kills: int, seed: int) -> N
         time.sleep(moments.uniform(0, 0.15))
         process.kill()
         process.join()
+        exit_codes.append(process.exitcode)
+    assert exit_codes.count(-signal.SIGKILL) >= 3  # the others came when it had ended
     out = run(*words, cwd=folder)
     assert "continues" in out or "complete" in out
     assert_same_weights(reference, folder / "runs" / "killed")

@@ -138,7 +138,7 @@ def effective_rank(features: Tensor) -> float:
     Args:
         features: `(N, C)`; their mean is subtracted.
     """
-    values = torch.linalg.svdvals(features.double() - features.double().mean(dim=0))
+    values = _singular_values(features)
     shares = values / values.sum()
     shares = shares[shares > 0]
     return float(torch.exp(-(shares * shares.log()).sum()))
@@ -151,6 +151,10 @@ def components_for(features: Tensor, share: float = 0.99) -> int:
         features: `(N, C)`; their mean is subtracted.
         share: The share of the variance, in (0, 1].
     """
-    variances = torch.linalg.svdvals(features.double() - features.double().mean(dim=0)).square()
+    variances = _singular_values(features).square()
     reached = variances.cumsum(dim=0) / variances.sum()
     return int((reached < share - 1e-12).sum()) + 1
+
+
+def _singular_values(features: Tensor) -> Tensor:
+    return torch.linalg.svdvals(features.double() - features.double().mean(dim=0))

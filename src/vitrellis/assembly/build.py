@@ -171,22 +171,22 @@ def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def build_student(
-    recipe: Recipe, source: Source, preprocessing: Preprocessing, *, load_weights: bool = True
-) -> nn.Module:
+def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) -> nn.Module:
     """The model that the recipe trains. In training, two heads give separate logits.
 
     Args:
         recipe: The recipe.
-        source: The images, for the number of classes.
-        preprocessing: The preprocessing of the images.
+        source: The images, for the numbers of classes and channels.
         load_weights: Whether to load the initial weights that the recipe names, if it names some.
+
+    Raises:
+        UsageError: If the model's name or an argument of it is wrong.
     """
     student = create_model(
         recipe.model.name,
         num_classes=source.num_classes,
-        img_size=preprocessing.img_size,
-        in_chans=preprocessing.channels,
+        img_size=sides_of(recipe.input.img_size),
+        in_chans=source.channels,
         pretrained=recipe.model.pretrained and load_weights,
         weights=recipe.model.weights if load_weights else None,
         zero_head=recipe.model.zero_head,
@@ -195,21 +195,6 @@ def build_student(
     if has_distillation_head(student):
         set_heads_apart(student)
     return student
-
-
-def check_student(recipe: Recipe, source: Source) -> None:
-    """Builds the model and drops it, so that no teacher is trained for a model that cannot be.
-
-    Raises:
-        UsageError: If the model's name or an argument of it is wrong.
-    """
-    create_model(
-        recipe.model.name,
-        num_classes=source.num_classes,
-        img_size=sides_of(recipe.input.img_size),
-        in_chans=source.channels,
-        **recipe.model.arguments,
-    )
 
 
 def build_teacher(
@@ -335,7 +320,7 @@ def build_train_loader(
         sampler=recipe.data.sampler,
         canvas=preprocessing.canvas,
         fit=preprocessing.fit,
-        resident=_is_cached(recipe, source.train, preprocessing, place),
+        cache=_is_cached(recipe, source.train, preprocessing, place),
         workers=place.workers,
         progress=progress,
     )
@@ -373,7 +358,7 @@ def build_eval_loader(
         world_size=place.world_size,
         canvas=preprocessing.canvas,
         fit=preprocessing.fit,
-        resident=_is_cached(recipe, split, preprocessing, place),
+        cache=_is_cached(recipe, split, preprocessing, place),
         workers=place.workers,
     )
 

@@ -19,7 +19,7 @@ from lightning.fabric.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
 
-from vitrellis.assembly.build import build_source, check_student
+from vitrellis.assembly.build import build_source, build_student
 from vitrellis.assembly.load_teachers import teacher_folder
 from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.session import train_student
@@ -165,7 +165,8 @@ def _open_run(
     run = RunDirectory(Path(out) if out is not None else Path("runs") / recipe.name)
     prepared = build_source(recipe, source)
     if teacher_recipes and not run.results_file.exists():
-        check_student(recipe, prepared)
+        # a wrong model ends the command here, before its teacher is trained for it
+        build_student(recipe, prepared, load_weights=False)
     with _locked(run, fabric):
         if fabric.is_global_zero:
             _open(run, recipe, teacher_recipes, prepared, fresh)

@@ -106,9 +106,7 @@ def prepare_parts(
     torch.manual_seed(recipe.seed)
     teachers = load_teachers(recipe, run, source, preprocessing, fabric, user_objects.teachers)
     torch.manual_seed(recipe.seed)  # again: a teacher that exists already draws less
-    student = build.build_student(
-        recipe, source, preprocessing, load_weights=not run.last_checkpoint.exists()
-    )
+    student = build.build_student(recipe, source, load_weights=not run.last_checkpoint.exists())
     objective = build_objective(
         recipe,
         student,

@@ -42,7 +42,7 @@ def open_store(
     device: torch.device,
     canvas: tuple[int, int],
     fit: Fit,
-    resident: bool,
+    cache: bool,
     workers: int,
     progress: ProgressCallback | None,
 ) -> ImageStore:
@@ -51,13 +51,13 @@ def open_store(
     Raises:
         VitrellisError: If an image cannot be read.
     """
-    if resident:
-        return Resident(read_canvases(images, canvas, fit, progress).to(device))
+    if cache:
+        return CachedImages(read_canvases(images, canvas, fit, progress).to(device))
     return Stream(images, device=device, canvas=canvas, fit=fit, workers=workers)
 
 
 @dataclass(frozen=True)
-class Resident:
+class CachedImages:
     """All images as one tensor.
 
     Attributes:

@@ -83,8 +83,8 @@ class TrainLoader:
             once. Partners for mixing are drawn in the same way.
         canvas: `(H, W)` at which images are stored.
         fit: How images are brought to the canvas.
-        resident: Hold all of them as one tensor on the device.
-        workers: Number of processes that read images if they are not resident.
+        cache: Hold all of them as one tensor on the device.
+        workers: Number of processes that read images if they are not cached.
         progress: Called after every image that is read while the loader is built.
 
     Raises:
@@ -111,7 +111,7 @@ class TrainLoader:
         sampler: Sampler = "uniform",
         canvas: tuple[int, int],
         fit: Fit = "squash",
-        resident: bool = True,
+        cache: bool = True,
         workers: int = 0,
         progress: ProgressCallback | None = None,
     ) -> None:
@@ -141,7 +141,7 @@ class TrainLoader:
             device=device,
             canvas=canvas,
             fit=fit,
-            resident=resident,
+            cache=cache,
             workers=workers,
             progress=progress,
         )
@@ -261,8 +261,8 @@ class EvalLoader:
         world_size: The number of processes.
         canvas: `(H, W)` at which images are stored.
         fit: How images are brought to the canvas.
-        resident: Hold all of this process's images as one tensor on the device.
-        workers: Number of processes that read images if they are not resident.
+        cache: Hold all of this process's images as one tensor on the device.
+        workers: Number of processes that read images if they are not cached.
 
     Raises:
         VitrellisError: If an image cannot be read.
@@ -279,7 +279,7 @@ class EvalLoader:
         world_size: int = 1,
         canvas: tuple[int, int],
         fit: Fit = "squash",
-        resident: bool = True,
+        cache: bool = True,
         workers: int = 0,
     ) -> None:
         self._indices = torch.arange(len(split)).tensor_split(world_size)[rank]
@@ -293,7 +293,7 @@ class EvalLoader:
             device=device,
             canvas=canvas,
             fit=fit,
-            resident=resident,
+            cache=cache,
             workers=workers,
             progress=None,
         )
