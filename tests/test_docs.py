@@ -16,7 +16,6 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from tests.test_house_rules import ROOMS
 from vitrellis.data.sources import SOURCES
 from vitrellis.errors import UsageError
 from vitrellis.recipe import Recipe, load_recipe, packaged_recipes
@@ -83,7 +82,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def mistakes(words: list[str]) -> list[str]:
-    """What is wrong with the recipes and the keys of a command."""
+    """The mistakes in the recipes and the keys of a command."""
     recipes = takewhile(lambda word: "=" not in word and not word.startswith("-"), words)
     overrides = [word for word in words if re.match(r"[a-z_.0-9]+=", word)]
     found = []
@@ -221,13 +220,3 @@ def test_keys_and_modules_exist_on_every_page(page: Path) -> None:
 def test_made_up_names_are_noticed(real: str, made_up: str) -> None:
     assert exists(real)
     assert not exists(made_up)
-
-
-def test_the_rooms_are_those_of_the_house_rules() -> None:
-    folders = {room for room in ROOMS if (PACKAGE / room).is_dir()}
-    rows = re.findall(r"^\| `(\w+)/` \|.*\| (.*) \|$", CONTRIBUTING.read_text(), re.MULTILINE)
-    allowed = {}
-    for room, cell in rows:
-        named = set(re.findall(r"`(\w+)`", cell))
-        allowed[room] = folders - named - {room} if cell.startswith("all others") else named
-    assert allowed == {room: ROOMS[room] & folders for room in folders}

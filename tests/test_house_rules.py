@@ -1,8 +1,9 @@
-"""What `CONTRIBUTING.md` asks of every file, held by a test where ruff has no rule for it."""
+"""The rules of `CONTRIBUTING.md` for every file, tested where ruff has no rule for them."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -212,3 +213,15 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert ended.stdout == "[]\n"
+
+
+def test_contributing_has_the_same_table_of_rooms() -> None:
+    folders = {room for room in ROOMS if (PACKAGE / room).is_dir()}
+    rows = re.findall(
+        r"^\| `(\w+)/` \|.*\| (.*) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    )
+    allowed = {}
+    for room, cell in rows:
+        named = set(re.findall(r"`(\w+)`", cell))
+        allowed[room] = folders - named - {room} if cell.startswith("all others") else named
+    assert allowed == {room: ROOMS[room] & folders for room in folders}

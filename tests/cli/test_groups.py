@@ -20,7 +20,7 @@ from vitrellis.runs.exported import load_exported
 
 TAIL = ["data.train_size=null", "data.long_tail.imbalance_factor=36", "data.long_tail.largest=180"]
 COUNTS = [180, 120, 81, 54, 36, 24, 16, 11, 7, 5]
-"""Of 200 images each in the packaged set, with factor 36 from 180."""
+"""The sizes of classes that fall from 180 by a factor of 36; the packaged set has 200 of each."""
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def eval_loader(images: Split, **settings: Any) -> EvalLoader:
 
 
 def by_view(batches: Iterator[Batch]) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
-    """What became of each image, by its number and how often it was seen before."""
+    """Each image and its target, by the image's number and the times it was seen before."""
     seen: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
     for batch in batches:
         for index, image, target in zip(

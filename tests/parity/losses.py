@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 VALUE_TOLERANCE = 1e-4
-"""Relative, of a loss."""
+"""The relative tolerance of a loss."""
 GRADIENT_TOLERANCE = 1e-4
-"""Of the largest entry of a gradient."""
+"""The tolerance of a gradient, relative to its largest entry."""
 
 _FOLDER = Path(__file__).parent
 CASES: dict[str, Any] = {}
@@ -31,14 +31,14 @@ for _name in ("losses", "distillation", "reweighting"):
 
 
 def described_input(entry: dict[str, Any]) -> Tensor:
-    """What an entry `{seed, shape, gain}` stands for, ready to be differentiated."""
+    """The tensor of an entry `{seed, shape, gain}`, ready to be differentiated."""
     generator = np.random.Generator(np.random.Philox(key=entry["seed"]))
     values = generator.standard_normal(entry["shape"]).astype(np.float32)
     return torch.from_numpy(values * np.float32(entry["gain"])).requires_grad_()
 
 
 def described_weight(entry: dict[str, Any]) -> Tensor:
-    """What an entry `{key, shape}` of a convolution stands for."""
+    """The tensor of an entry `{key, shape}` of a convolution."""
     generator = np.random.Generator(np.random.Philox(key=zlib.crc32(entry["key"].encode())))
     values = generator.standard_normal(entry["shape"]).astype(np.float32)
     if len(entry["shape"]) == 1:  # a bias

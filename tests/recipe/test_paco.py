@@ -16,7 +16,7 @@ SOURCES = dict(
     zip(SMALL + LARGE, ["cifar10", "cifar100", "imagenet-lt", "inaturalist-2018"], strict=True)
 )
 RADIUS = 0.1
-"""Of SAM; not published."""
+"""The radius of SAM, which is not published."""
 
 PUBLISHED_FOR_ALL = {
     "augmentation.flip": 0.5,

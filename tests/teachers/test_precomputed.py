@@ -103,7 +103,7 @@ def test_offline_is_online_on_images_as_they_are(
 
 
 def shown(batch: Batch) -> Tensor:
-    """What is seen, in [0, 1]."""
+    """The images of a batch before they were normalised, in [0, 1]."""
     return batch.images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
 
 

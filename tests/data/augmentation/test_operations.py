@@ -16,7 +16,7 @@ from vitrellis.data.augmentation.warps import WARPS, combined
 FILL = torch.tensor([124.0, 116.0, 104.0])
 STRENGTHS = {"Posterize": 3.0, "Solarize": 99.0, "SolarizeAdd": 40.0, "Rotate": 20.0}
 SHARE = 0.3
-"""What the others are told."""
+"""The strength of all other operations."""
 
 
 def images(batch: int, channels: int = 3) -> Tensor:
