@@ -60,14 +60,16 @@ def test_a_long_tail_that_the_images_do_not_allow(tmp_path: Path) -> None:
     assert "class 'ash' has 4 images to train on and should keep 9" in message
 
 
-def test_a_wrong_model_is_refused_before_its_teacher_is_trained(tmp_path: Path) -> None:
-    for word, hint in (
-        ("model.name=resnt18", "Did you mean resnet18"),
-        ("model.args.depht=2", "depht"),
-    ):
-        message = fails(tmp_path, "train", "demo", "machine.accelerator=cpu", word, code=2)
-        assert hint in message
-        assert not (tmp_path / "runs").exists()
+def test_a_wrong_model_is_refused_before_anything_is_trained_or_written(tmp_path: Path) -> None:
+    for recipe in ("demo", "demo-alone"):
+        for word, hint, code in (
+            ("model.name=resnt18", "Did you mean resnet18", 2),
+            ("model.args.depht=2", "depht", 2),
+            ("model.weights=none.pth", "none.pth", 1),
+        ):
+            words = ["train", recipe, "machine.accelerator=cpu", word]
+            assert hint in fails(tmp_path, *words, code=code)
+            assert not (tmp_path / "runs").exists(), (recipe, word)
 
 
 def empty_class(folder: Path) -> str:

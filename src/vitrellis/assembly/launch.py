@@ -164,9 +164,9 @@ def _open_run(
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
     run = RunDirectory(Path(out) if out is not None else Path("runs") / recipe.name)
     prepared = build_source(recipe, source)
-    if teacher_recipes and not run.results_file.exists():
-        # a wrong model ends the command here, before its teacher is trained for it
-        build_student(recipe, prepared, load_weights=False)
+    if not run.results_file.exists():
+        # a wrong model ends the command here, before a teacher is trained for it
+        build_student(recipe, prepared, load_weights=not run.last_checkpoint.exists())
     with _locked(run, fabric):
         if fabric.is_global_zero:
             _open(run, recipe, teacher_recipes, prepared, fresh)

@@ -335,7 +335,7 @@ Weight = Annotated[
         ),
     ),
     Field(
-        description="How much the term counts: a number, or a schedule over epochs: "
+        description="The weight of the term: a number, or a schedule over epochs: "
         "`{value, to, epochs, shape}`, `{value, off_after}`, "
         "`{value, adaptive: true, window, threshold, min_epoch, relative}`."
     ),
