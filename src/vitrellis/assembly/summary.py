@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.fabric import Fabric
 
-from vitrellis.data.sources import Source
+from vitrellis.data.source import UNBALANCED, Source
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.teachers.evaluation import evaluate_teachers
 
 if TYPE_CHECKING:
     from vitrellis.assembly.parts import Parts
-
-MENTIONED_FACTOR = 5
-"""The ratio of the largest to the smallest class from which a note suggests `balance=true`."""
 
 
 def announcement(parts: Parts, fabric: Fabric) -> list[str]:
@@ -87,7 +84,7 @@ def _notes_on_classes(recipe: Recipe, source: Source) -> list[str]:
         if unseen:
             others = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
             notes.append(f"no validation image of {', '.join(unseen[:3])}{others}")
-    if not recipe.handles_imbalance and counts.max() >= MENTIONED_FACTOR * counts.min():
+    if not recipe.handles_imbalance and counts.max() >= UNBALANCED * counts.min():
         notes.append("class sizes differ much; balance=true gives every class the same influence")
     return notes
 
