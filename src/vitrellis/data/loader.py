@@ -288,6 +288,7 @@ class EvalLoader:
         self.batch_size = batch_size
         self.device = device
         self._labels = part.labels.to(device)
+        self._images = part.images
         self._store = open_store(
             part.images,
             device=device,
@@ -300,6 +301,10 @@ class EvalLoader:
 
     def __len__(self) -> int:
         return -(-len(self._indices) // self.batch_size)
+
+    def name(self, position: int) -> str:
+        """The name of the image at a position among this process's images."""
+        return self._images.name(position)
 
     def __iter__(self) -> Iterator[EvalBatch]:
         count = len(self._indices)
