@@ -97,7 +97,8 @@ class Data(Section):
         if self.train_size is not None and self.long_tail is not None:
             raise ValueError(
                 "train_size chooses as many images of each class, and long_tail as many as its "
-                "profile says; give one of them (data.long_tail.largest sets the size of the tail)"
+                "profile says; drop one of them (data.train_size=null, or data.long_tail=null). "
+                "data.long_tail.largest=N sets the size of the tail"
             )
         return self
 
