@@ -10,7 +10,7 @@ import pytest
 from vitrellis.errors import UsageError
 from vitrellis.recipe import Recipe, load_recipe, packaged_recipes, teacher_recipe
 
-from .published import values
+from .lookup import values
 
 GUIDED = [name for name in packaged_recipes() if load_recipe(name).teacher is not None]
 

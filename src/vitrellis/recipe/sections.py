@@ -250,7 +250,9 @@ class OptimizerSection(Section):
     size."""
     weight_decay: NonNegative = 0.05
     """The weight decay, from which biases, one-dimensional parameters, tokens and position
-    embeddings are exempt."""
+    embeddings are exempt, unless `decay_all` is true."""
+    decay_all: bool = False
+    """Whether all parameters decay, biases and norms too, as in published code for long tails."""
     betas: tuple[ProperFraction, ProperFraction] = (0.9, 0.999)
     """AdamW's beta1 and beta2."""
     momentum: ProperFraction = 0.9

@@ -47,6 +47,9 @@ class TeacherSection(Section):
     figures; use it only to reproduce those."""
     resize: Literal["bilinear", "bicubic"] = "bilinear"
     """How the student's images are resized for the teacher."""
+    normalization: Literal["own", "student"] = "own"
+    """How images are normalised for the teacher: as in its own training, or just as the student's,
+    whatever it was trained on, as in the published code of DeiT-LT."""
     offline: bool = False
     """Whether the teacher's outputs are computed once for each training image, without
     augmentation, and kept on disk; crops, flips and warps are then applied to the outputs, too
