@@ -84,6 +84,8 @@ def load_teachers(
                 _keep(recipe, name, settings, source, student, run, folder)
             fabric.barrier()
             trained = load_exported(folder)
+        if settings.normalization == "student":
+            trained = _normalized_as(student, trained, name)
         teacher = build_teacher(
             name, settings, trained, source, student, compiled=recipe.training.compile
         )
@@ -167,6 +169,17 @@ def _copy_model(origin: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name in ("model.safetensors", "config.json"):  # the config last: it marks completeness
         atomic_write(folder / name, functools.partial(shutil.copyfile, origin / name))
+
+
+def _normalized_as(student: Preprocessing, trained: Trained, name: str) -> Trained:
+    """The same teacher, which takes the numbers that the student gets."""
+    own = trained.preprocessing
+    if own.channels != student.channels:
+        raise UsageError(
+            f"{name}.normalization: student, but it takes {own.channels} channels and the student "
+            f"{student.channels}; leave it at own"
+        )
+    return replace(trained, preprocessing=replace(own, mean=student.mean, std=student.std))
 
 
 def _at_its_size(settings: TeacherSection, student: Preprocessing) -> Preprocessing:
