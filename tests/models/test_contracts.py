@@ -87,7 +87,10 @@ SINGLE: dict[str, dict[str, Any]] = {
     "cvt": {"depths": (1, 1, 1)},
     "evit": {"depth": 1, "drop_layers": (0,)},
     "pvt": {"depths": (1, 1, 1, 1)},
-} | {family: {"depth": 1} for family in ("dhvt", "t2t", "vit")}
+    "dhvt": {"depth": 1},
+    "t2t": {"depth": 1},
+    "vit": {"depth": 1},
+}
 """Arguments for one block of each kind, as in `SHALLOW`: exporters take seconds for each block."""
 
 
