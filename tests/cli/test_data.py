@@ -91,6 +91,23 @@ def test_words_that_are_wrong(photos: Path) -> None:
     assert "--arg split: should be KEY=VALUE" in wrong
 
 
+def test_pack_and_verify(photos: Path, tmp_path: Path) -> None:
+    for name, source in (("set.lmdb", "lmdb"), ("shards", "webdataset")):
+        packed = tmp_path / name
+        out = run_here("data", "pack", str(photos), str(packed)).out
+        assert "18 images, " in out
+        assert f"vitrellis train photos data.source={source} data.root={packed}" in out
+        assert (
+            "all 18 images are as they were packed" in run_here("data", "verify", str(packed)).out
+        )
+        assert recognized(packed) == [source]
+        values = json.loads(run_here("data", "inspect", str(packed), "--json").out)
+        assert values["counts"] == {"train": [12, 2], "test": [2, 2]}
+        assert "exists already" in run_here("data", "pack", str(photos), str(packed), code=2).err
+    wrong = run_here("data", "verify", str(photos), code=1).err
+    assert "has no index; `vitrellis data pack` writes a .lmdb file, or a folder" in wrong
+
+
 @pytest.mark.parametrize(
     ("files", "layouts"),
     [

@@ -1,4 +1,4 @@
-"""`vitrellis data`: a look at images before anything is trained on them."""
+"""`vitrellis data`: looks at images before anything is trained on them, and packs them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,12 @@ data = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 
 def _about() -> None:
-    """Look at images before anything is trained on them.
+    """Look at images before anything is trained on them, and pack them.
 
     Examples:
       vitrellis data inspect ~/my-photos
+      vitrellis data pack ~/my-photos my-photos.lmdb
+      vitrellis data verify my-photos.lmdb
     """
 
 
@@ -84,6 +86,77 @@ def inspect(
         _print_advice(command, advice)
     if found.error is not None:
         raise VitrellisError(found.error)
+
+
+def pack(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The folder or file of a dataset.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A file FILE.lmdb, or a folder for tar shards.")
+    ],
+    source: Annotated[
+        str | None, typer.Option(help="The layout (data.source), if it is not recognised.")
+    ] = None,
+    argument: Annotated[
+        list[str] | None,
+        typer.Option("--arg", metavar="KEY=VALUE", help="An argument of the layout (data.args)."),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, help="Shrink images whose shorter side is longer, in pixels."),
+    ] = None,
+    shard_mb: Annotated[
+        int, typer.Option(min=1, help="About how many megabytes a tar shard becomes.")
+    ] = 500,
+) -> None:
+    """Pack a dataset into one LMDB file, or into tar shards.
+
+    A name that ends with .lmdb makes one file, and any other name a folder of shards, as
+    WebDataset reads them. Encoded images are kept byte for byte, unless --size shrinks them, so a
+    run on the packed set sees the same images in the same order. A pack that was interrupted
+    continues with the same command.
+
+    Examples:
+      vitrellis data pack ~/my-photos my-photos.lmdb
+      vitrellis data pack ~/imagenet imagenet-shards --source imagenet --size 256
+      vitrellis train photos data.source=lmdb data.root=my-photos.lmdb
+    """
+    from vitrellis.data.packing.pack import pack as pack_source
+    from vitrellis.data.sources import load_source, recognized
+    from vitrellis.training.display import reading
+
+    root = path.expanduser()
+    layout = source or _only(recognized(root), root)
+    loaded = load_source(layout, root, args=_arguments(argument or []))
+    is_lmdb = out.suffix == ".lmdb"
+    with reading(error_console, "packing") as progress:
+        packed = pack_source(
+            loaded,
+            out.expanduser(),
+            form="lmdb" if is_lmdb else "tar",
+            size=size,
+            shard_bytes=1_000_000 * shard_mb,
+            progress=progress,
+        )
+    kept = f" ({packed.kept:,} of them packed by an earlier attempt)" if packed.kept else ""
+    _line(f"{packed.images:,} images{kept}, {packed.num_bytes / 1e6:,.1f} MB: {out}")
+    kind = "lmdb" if is_lmdb else "webdataset"
+    _line(f"Train with:  vitrellis train photos data.source={kind} data.root={out}")
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="What `data pack` wrote.")],
+) -> None:
+    """Read every image of a packed dataset, and compare it with its checksum.
+
+    Examples:
+      vitrellis data verify my-photos.lmdb
+    """
+    from vitrellis.data.packing.pack import verify as verify_packed
+    from vitrellis.training.display import reading
+
+    with reading(error_console, "verifying") as progress:
+        count = verify_packed(path.expanduser(), progress)
+    _line(f"{path}: all {count:,} images are as they were packed")
 
 
 def _only(layouts: Sequence[str], root: Path) -> str:
@@ -206,3 +279,5 @@ def _line(text: str) -> None:
 
 data.callback(help=help_of(_about))(_about)
 data.command("inspect", help=help_of(inspect))(inspect)
+data.command("pack", help=help_of(pack))(pack)
+data.command("verify", help=help_of(verify))(verify)

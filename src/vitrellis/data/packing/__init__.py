@@ -1,1 +1,1 @@
-"""Datasets packed into one file, or a few, from which images are read as fast as the disk allows."""
+"""Datasets packed into one file, or a few, that are read as fast as the disk allows."""

@@ -16,7 +16,7 @@ _FOLDER2LMDB_KEYS = (b"__len__", b"__keys__")
 
 
 class LmdbFile:
-    """An LMDB file that is read from any process; each opens it for itself.
+    """An LMDB file that is read from any process; each opens it for itself, and once.
 
     Args:
         path: The file.
@@ -27,8 +27,6 @@ class LmdbFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._opened: Any = None
-        self._process = -1
         if not path.is_file():
             raise VitrellisError(f"{path}: no such file")
         self._environment()
@@ -76,22 +74,34 @@ class LmdbFile:
         )
 
     def _environment(self) -> Any:
-        """The file as this process has opened it: LMDB must not be carried over a fork."""
-        if self._process != os.getpid():
-            lmdb = import_lmdb(self.path)
-            try:
-                self._opened = lmdb.open(
-                    str(self.path), subdir=False, readonly=True, lock=False, readahead=False
-                )
-            except lmdb.Error as error:
-                raise VitrellisError(
-                    f"{self.path}: is no LMDB file, or damaged ({error})"
-                ) from None
-            self._process = os.getpid()
-        return self._opened
+        """The file as this process has opened it."""
+        key = str(self.path.resolve())
+        process, environment = _opened.get(key, (None, None))
+        if process == os.getpid():
+            return environment
+        if environment is not None:
+            environment.close()  # a parent's, which must not be used behind a fork
+        lmdb = import_lmdb(self.path)
+        try:
+            environment = lmdb.open(key, subdir=False, readonly=True, lock=False, readahead=False)
+        except lmdb.Error as error:
+            _opened.pop(key, None)
+            raise VitrellisError(f"{self.path}: is no LMDB file, or damaged ({error})") from None
+        # a page that is missing at the end of a mapped file would end the process by a signal
+        length = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if self.path.stat().st_size < length:
+            environment.close()
+            _opened.pop(key, None)
+            raise VitrellisError(
+                f"{self.path}: has {self.path.stat().st_size:,} of its {length:,} bytes; it was "
+                "cut off. Pack it again"
+            )
+        _opened[key] = (os.getpid(), environment)
+        return environment
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_opened": None, "_process": -1}
+
+_opened: dict[str, tuple[int, Any]] = {}
+"""The open files by their paths, with the process that opened each: LMDB allows one a process."""
 
 
 def import_lmdb(path: Path) -> Any:
@@ -102,7 +112,7 @@ def import_lmdb(path: Path) -> Any:
     """
     if importlib.util.find_spec("lmdb") is None:
         raise VitrellisError(f"{path}: needs the package lmdb: pip install 'vitrellis[lmdb]'")
-    import lmdb  # type: ignore[import-not-found]
+    import lmdb
 
     return lmdb
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vitrellis.data.packing.lmdb_file import INDEX_KEY, LmdbFile, image_key, import_lmdb
 from vitrellis.data.packing.pack_index import PackIndex, SplitIndex, read_index
-from vitrellis.data.packing.tar_shards import TarShards, place_key
+from vitrellis.data.packing.tar_shards import INDEX_FILE, TarShards, place_key
 from vitrellis.data.source import Images, Source, Subset
 from vitrellis.data.sources.decoding import decode_image
 from vitrellis.data.sources.encoded import EncodedImages
@@ -30,9 +30,6 @@ from vitrellis.errors import UsageError, VitrellisError
 
 PackFormat = Literal["lmdb", "tar"]
 ProgressCallback = Callable[[int, int], None]
-
-INDEX_FILE = "index.json.gz"
-"""The index of tar shards, which is written last."""
 
 CHECKSUMS_FILE = "SHA256SUMS"
 """The checksums of the shards, in the form that `sha256sum -c` reads."""
@@ -364,5 +361,3 @@ def open_packed(path: Path) -> tuple[LmdbFile | TarShards, PackIndex]:
         return container, read_index(container.index_bytes(), str(path))
     shown = f"{path}: no such file or folder" if not path.exists() else f"{path}: has no index"
     raise VitrellisError(f"{shown}; `vitrellis data pack` writes a .lmdb file, or a folder")
-
-

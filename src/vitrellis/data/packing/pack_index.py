@@ -87,9 +87,19 @@ def read_index(content: bytes, label: str) -> PackIndex:
             )
         splits = {name: SplitIndex(**split) for name, split in values.pop("splits").items()}
         index = PackIndex(**values, splits=splits)
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise VitrellisError(f"{label}: its index is damaged ({error}); pack it again") from None
     for name, split in index.splits.items():
         if not len(split.labels) == len(split.names) == len(split.digests):
-            raise VitrellisError(f"{label}: its index of the {name} split is damaged; pack it again")
+            raise VitrellisError(
+                f"{label}: its index of the {name} split is damaged; pack it again"
+            )
     return index

@@ -17,8 +17,11 @@ import fsspec
 
 from vitrellis.errors import VitrellisError
 
+INDEX_FILE = "index.json.gz"
+"""The index that `vitrellis data pack` writes beside its shards, last of all."""
 
-class Place(NamedTuple):
+
+class MemberPlace(NamedTuple):
     """Where a member lies: the number of its shard, and its bytes there."""
 
     shard: int
@@ -30,7 +33,7 @@ class TarMember(NamedTuple):
     """A regular file in a shard."""
 
     name: str
-    place: Place
+    place: MemberPlace
 
 
 class TarShards:
@@ -78,7 +81,7 @@ class TarShards:
             ):
                 for member in archive:
                     if member.isreg():
-                        place = Place(shard, member.offset_data, member.size)
+                        place = MemberPlace(shard, member.offset_data, member.size)
                         yield TarMember(member.name, place)
         except FileNotFoundError:
             raise VitrellisError(f"{self.where(shard)}: no such file") from None
