@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.fabric import Fabric
 
+from vitrellis.assembly.term_notes import notes_on_gradients, notes_on_portions
 from vitrellis.data.source import UNBALANCED, Source
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.teachers.evaluation import evaluate_teachers
@@ -35,6 +36,7 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"{height} x {width} pixels, seed {recipe.seed}",
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
+        *(f"             {note}" for note in _notes_on_terms(parts, fabric)),
         *_last_phase(recipe),
         f"  augmented  {recipe.augmentation.summary()}",
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
@@ -96,6 +98,19 @@ def _notes_on_classes(recipe: Recipe, source: Source) -> list[str]:
     if not recipe.handles_imbalance and counts.max() >= UNBALANCED * counts.min():
         notes.append("class sizes differ much; balance=true gives every class the same influence")
     return notes
+
+
+def _notes_on_terms(parts: Parts, fabric: Fabric) -> list[str]:
+    """Notes on terms that teach nothing, and on those that depend on the portions of a batch."""
+    training, guided = parts.recipe.training, parts.guided
+    terms = guided.objective.all_terms()
+    drifting = parts.teachers.drifting()
+    models = {"the student": guided.student, **{f"the {name}": drifting[name] for name in drifting}}
+    silent = notes_on_gradients(terms, num_classes=parts.source.num_classes, epochs=training.epochs)
+    dependent = notes_on_portions(
+        terms, models, accumulate=training.accumulate, world_size=fabric.world_size
+    )
+    return [f"warning: {note}" for note in silent] + [f"note: {note}" for note in dependent]
 
 
 def _last_phase(recipe: Recipe) -> list[str]:
