@@ -23,6 +23,7 @@ from vitrellis.assembly.build import build_source, build_student
 from vitrellis.assembly.load_teachers import teacher_folder
 from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.session import train_student
+from vitrellis.assembly.summary import warning_lines
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
@@ -97,7 +98,10 @@ def train(
         else:
             user_objects = UserObjects(teachers or {}, terms)
             train_student(recipe, run, opened.source, opened.fabric, opened.console, user_objects)
-    return Finished(run, run.read_results(), opened.teachers)
+        results = run.read_results()
+        for line in warning_lines(results):
+            opened.console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return Finished(run, results, opened.teachers)
 
 
 def store_features(

@@ -15,7 +15,7 @@ from vitrellis.analysis.inference import collect_predictions
 from vitrellis.assembly import build
 from vitrellis.assembly.parts import Parts, UserObjects, prepare_parts
 from vitrellis.assembly.summary import announcement
-from vitrellis.data.sources import Source
+from vitrellis.data.sources import Source, Split
 from vitrellis.recipe import Recipe
 from vitrellis.runs.checkpoints import RunWriter
 from vitrellis.runs.directory import RunDirectory
@@ -96,15 +96,19 @@ def _results(parts: Parts, run: RunDirectory, progress: TrainingProgress) -> Res
     """The final figures. Only here are the test images looked at, after every choice was made."""
     recipe = parts.recipe
     images = recipe.training.epochs * parts.loader.images_per_epoch
+    test = parts.source.test
+    judged = parts.source.val if test is None else test
+    best_model = None if judged is None else _breakdown(parts, run.best_model, judged)
     best_row = next((row for row in run.read_metrics() if row.epoch == progress.best_epoch), None)
     best = CheckpointFigures(
         epoch=progress.best_epoch,
         val_top1=progress.best_top1,
         val_balanced=None if best_row is None else best_row.val_balanced,
-        test=_test_figures(parts, run.best_model),
+        test=None if test is None else _split_figures(best_model, run.best_model),
     )
+    last_model = None if test is None else _breakdown(parts, run.last_model, test)
     last = CheckpointFigures(
-        epoch=recipe.training.epochs - 1, test=_test_figures(parts, run.last_model)
+        epoch=recipe.training.epochs - 1, test=_split_figures(last_model, run.last_model)
     )
     return Results(
         recipe=recipe.name,
@@ -117,21 +121,23 @@ def _results(parts: Parts, run: RunDirectory, progress: TrainingProgress) -> Res
         best=best,
         last=last,
         select_by=recipe.training.select_by,
+        warnings=() if best_model is None else tuple(best_model.warnings),
     )
 
 
-def _test_figures(parts: Parts, folder: Path) -> SplitFigures | None:
-    """The figures of an exported model on the test images; None if there are none."""
+def _breakdown(parts: Parts, folder: Path, split: Split) -> Breakdown:
+    """The figures of an exported model on a split."""
     source = parts.source
-    if source.test is None:
-        return None
     counts = source.class_counts.tolist()
-    test = parts.evaluation(source.test, replace(parts.place, rank=0, world_size=1))
+    images = parts.evaluation(split, replace(parts.place, rank=0, world_size=1))
     trained = load_exported(folder)
-    figures = Breakdown.of(
-        collect_predictions(trained.model.to(test.device), test),
+    return Breakdown.of(
+        collect_predictions(trained.model.to(images.device), images),
         trained.class_names,
         class_counts=counts,
         groupings=groupings(counts, source.name),
-    ).to_json()
-    return SplitFigures.from_json(figures, folder)
+    )
+
+
+def _split_figures(breakdown: Breakdown | None, folder: Path) -> SplitFigures | None:
+    return None if breakdown is None else SplitFigures.from_json(breakdown.to_json(), folder)

@@ -9,6 +9,7 @@ from lightning.fabric import Fabric
 
 from vitrellis.data.sources import Source
 from vitrellis.recipe import Recipe, effective_lr
+from vitrellis.runs.results import Results
 from vitrellis.teachers.evaluation import evaluate_teachers
 
 if TYPE_CHECKING:
@@ -47,8 +48,19 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"{fabric.world_size} x {fabric.device.type}{_choice(recipe, source)}",
     ]
     if source.val is not None:
-        lines += evaluate_teachers(parts.teachers, parts.evaluation(source.val), source.num_classes)
+        validation = parts.evaluation(source.val)
+        lines += evaluate_teachers(parts.teachers, validation, source.class_names)
     return lines
+
+
+def warning_lines(results: Results) -> list[str]:
+    """A line for each reason to think that a finished run has learned nothing.
+
+    Args:
+        results: The content of `results.json`.
+    """
+    split = "validation" if results.best.test is None else "test"
+    return [f"warning: {results.recipe}, {split} images: {warning}" for warning in results.warnings]
 
 
 def _sampler(recipe: Recipe) -> str:

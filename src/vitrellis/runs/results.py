@@ -156,6 +156,8 @@ class Results:
             passes, not the teacher's training.
         images_per_second: The speed over all training steps; None if there were none.
         select_by: The figure that the best epoch was chosen by.
+        warnings: Says so if the best model is not better than the largest class, or near chance, on
+            the test images, or on the validation images if there are no test images.
         best: The epoch that validation chose.
         last: The last epoch.
     """
@@ -168,6 +170,7 @@ class Results:
     seconds: float
     images_per_second: float | None
     select_by: Literal["top1", "balanced_accuracy"] = "top1"
+    warnings: tuple[str, ...] = ()
     best: CheckpointFigures
     last: CheckpointFigures
 
