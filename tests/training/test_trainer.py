@@ -206,7 +206,9 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path, sam: str) -> None:
     words += [f"optimizer.sam={sam}"]
     run(*words, "--out", "runs/one", cwd=tmp_path)
     # each process starts the command anew
-    finish(start(*words, "machine.devices=2", "--out", "runs/two", cwd=tmp_path))
+    said = finish(start(*words, "machine.devices=2", "--out", "runs/two", cwd=tmp_path))
+    for text in ("  model      vit_micro", "epoch 2/2", "best  epoch", "Run: runs/two", "cost  "):
+        assert said.count(text) == 1, said  # one of them prints
     one, two = curve(tmp_path / "runs" / "one"), curve(tmp_path / "runs" / "two")
     assert two == pytest.approx(one, rel=1e-3, abs=2e-3)
 
