@@ -138,6 +138,7 @@ def test_only_the_first_of_several_processes_prints(
     monkeypatch.setattr(module, "app", command)
     for rank, expected in (("0", f"error: {error}\n"), ("1", printed)):
         monkeypatch.setenv(variable, rank)
+        monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")  # main sets it, and it would stay
         with pytest.raises(SystemExit) as end:
             module.main()
         assert end.value.code == error.exit_code

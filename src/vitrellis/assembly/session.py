@@ -56,9 +56,11 @@ def train_student(
             lines = announcement(parts, fabric)
         console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
         progress = trainer.fit()
-    writer.export(trainer.evaluated_model, run.last_model)
-    if progress.best_epoch is None:  # without validation images, the last model is the best one
-        writer.export(trainer.evaluated_model, run.best_model)
+    writer.save_last_model(
+        trainer.student,
+        trainer.averaged_student,
+        is_best=progress.best_epoch is None,  # without validation images, the last is the best one
+    )
     writer.close()
     fabric.barrier()
     if fabric.is_global_zero:
@@ -79,7 +81,7 @@ def _trainer(parts: Parts, fabric: Fabric, writer: RunWriter, display: Display) 
         loader=parts.loader,
         validation=parts.evaluation(val) if val is not None else None,
         teachers=parts.teachers,
-        ema=ModelEmaV3(guided.student, decay=training.ema) if training.ema is not None else None,
+        ema=_average(parts),
         writer=writer,
         display=display,
         seed=recipe.seed,
@@ -90,6 +92,14 @@ def _trainer(parts: Parts, fabric: Fabric, writer: RunWriter, display: Display) 
         select_by="val_top1" if training.select_by == "top1" else "val_balanced",
         checkpoint_minutes=training.checkpoint_minutes,
     )
+
+
+def _average(parts: Parts) -> ModelEmaV3 | None:
+    """The moving average of the student's weights, if the recipe asks for one."""
+    training = parts.recipe.training
+    if training.ema is None:
+        return None
+    return ModelEmaV3(parts.guided.student, decay=training.ema, use_warmup=training.ema_warmup)
 
 
 def _results(parts: Parts, run: RunDirectory, progress: TrainingProgress) -> Results:
@@ -120,8 +130,24 @@ def _results(parts: Parts, run: RunDirectory, progress: TrainingProgress) -> Res
         images_per_second=images / progress.seconds if progress.seconds > 0 else None,
         best=best,
         last=last,
+        without_ema=_without_ema(parts, run),
         select_by=recipe.training.select_by,
         warnings=() if best_model is None else tuple(best_model.warnings),
+    )
+
+
+def _without_ema(parts: Parts, run: RunDirectory) -> CheckpointFigures | None:
+    """The figures of the last weights, where those of `last` are of their moving average."""
+    if parts.recipe.training.ema is None:
+        return None
+    folder, source = run.last_model_without_ema, parts.source
+    val = None if source.val is None else _breakdown(parts, folder, source.val).overall
+    test = None if source.test is None else _breakdown(parts, folder, source.test)
+    return CheckpointFigures(
+        epoch=parts.recipe.training.epochs - 1,
+        val_top1=None if val is None else val.top1,
+        val_balanced=None if val is None else val.balanced_accuracy,
+        test=_split_figures(test, folder),
     )
 
 

@@ -15,6 +15,8 @@ from vitrellis.teachers.evaluation import evaluate_teachers
 if TYPE_CHECKING:
     from vitrellis.assembly.parts import Parts
 
+INITIAL_SHARE = 0.01
+"""The share of the initial weights in their moving average from which a note says so."""
 MENTIONED_FACTOR = 5
 """The ratio of the largest to the smallest class from which a note suggests `balance=true`."""
 
@@ -46,6 +48,7 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
         f"{parts.loader.batch_size}, {training.precision}, "
         f"{fabric.world_size} x {fabric.device.type}{_choice(recipe, source)}",
+        *_average(recipe, training.epochs * parts.loader.steps_per_epoch),
     ]
     if source.val is not None:
         validation = parts.evaluation(source.val)
@@ -61,6 +64,25 @@ def warning_lines(results: Results) -> list[str]:
     """
     split = "validation" if results.best.test is None else "test"
     return [f"warning: {results.recipe}, {split} images: {warning}" for warning in results.warnings]
+
+
+def _average(recipe: Recipe, steps: int) -> list[str]:
+    """The decay of the moving average, and what is left in it of the initial weights."""
+    decay = recipe.training.ema
+    if decay is None:
+        return []
+    if recipe.training.ema_warmup:
+        ends = 1 - steps ** (-2 / 3)  # as timm computes it for the last step
+        rises = f"rises to {ends:.4g} in {steps:,} steps" if ends < decay else "after a warm-up"
+        return [f"  average    of the weights is evaluated, decay {decay:g}, {rises}"]
+    lines = [f"  average    of the weights is evaluated, decay {decay:g} without warm-up"]
+    left = decay**steps
+    if left > INITIAL_SHARE:
+        lines.append(
+            f"             note: after all {steps:,} steps, {100 * left:.1f} % of the average are "
+            "still the initial weights; training.ema_warmup=true, or a smaller training.ema"
+        )
+    return lines
 
 
 def _sampler(recipe: Recipe) -> str:

@@ -101,6 +101,7 @@ def _first_process_prints(rank: int) -> Iterator[None]:
         yield
         return
     logging.getLogger("vitrellis").setLevel(logging.ERROR)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is loaded
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 

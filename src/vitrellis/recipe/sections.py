@@ -317,7 +317,11 @@ class Training(Section):
     """Whether an epoch's last batch is left out if it is not full."""
     ema: ProperFraction | None = None
     """The decay of a moving average of the weights (EMA), which is then evaluated in place of the
-    weights; no average if not given."""
+    weights; no average if not given. The weights themselves are kept beside it: `--without-ema`."""
+    ema_warmup: bool = True
+    """Whether the decay of the average rises with the steps, up to `ema`, as
+    1 - (1 + step)^(-2/3) (timm's warm-up). If not, it is `ema` from the first step on, and a short
+    run leaves much of the initial weights in the average."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """The precision of the arithmetic: full, or mixed with bfloat16 or float16."""
     compile: bool = False
