@@ -46,8 +46,9 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
         f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
         f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
-        f"{parts.loader.batch_size}, {training.precision}, "
-        f"{fabric.world_size} x {fabric.device.type}{_choice(recipe, source)}",
+        f"{parts.loader.batch_size}, {training.precision}{_inside(recipe, fabric.device)}, "
+        f"{fabric.world_size} x {fabric.device.type}{_synchronized(recipe, fabric)}"
+        f"{_choice(recipe, source)}",
         *_average(recipe, training.epochs * parts.loader.steps_per_epoch),
     ]
     if source.val is not None:
@@ -83,6 +84,20 @@ def _average(recipe: Recipe, steps: int) -> list[str]:
             "still the initial weights; training.ema_warmup=true, or a smaller training.ema"
         )
     return lines
+
+
+def _inside(recipe: Recipe, device: torch.device) -> str:
+    """The precision inside of matrix products and convolutions, which NVIDIA GPUs may lower."""
+    matmul = recipe.training.matmul_precision
+    if device.type != "cuda":
+        return "" if matmul == "highest" else f" (matrix products: {matmul})"
+    convolutions = "TF32" if torch.backends.cudnn.allow_tf32 else "highest"
+    return f" (matrix products: {matmul}, convolutions: {convolutions})"
+
+
+def _synchronized(recipe: Recipe, fabric: Fabric) -> str:
+    is_shared = recipe.training.sync_batchnorm and fabric.world_size > 1
+    return ", batch norms synchronised" if is_shared else ""
 
 
 def _sampler(recipe: Recipe) -> str:
