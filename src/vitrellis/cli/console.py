@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -38,6 +39,18 @@ def fail(error: VitrellisError, *, process: int = 0) -> None:
     where = f" in process {process}" if process else ""
     text = Text(f"error{where}: ", style="bold red") + Text(str(error), style="red")
     error_console.print(text, soft_wrap=True)
+
+
+def print_notes(on: Console, notes: Sequence[str]) -> None:
+    """Prints notes, once for all processes of a run.
+
+    Args:
+        on: The console to print on.
+        notes: Sentences, without the word "note".
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # Fabric runs the command again in the others
+        for note in notes:
+            on.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(values: object) -> None:

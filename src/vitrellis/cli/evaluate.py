@@ -110,6 +110,8 @@ def _evaluated(
     trained = load_exported(folder)
     recipe = load_recipe(run.recipe_file, [] if root is None else [f"data.root={root}"])
     source = _source(recipe, run)
+    for note in trained.notes:
+        error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     _check_images(source, trained.class_names, run)
     name, images = _choose(source, split, run)
     place = build.evaluation_place()
