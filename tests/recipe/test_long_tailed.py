@@ -24,7 +24,11 @@ PUBLISHED_FOR_STUDENTS = {
     "input.img_size": 224,
     "input.normalization": "imagenet",
     "augmentation.crop": "resized",
+    "input.interpolation": "bicubic",
+    "input.crop_pct": 0.875,  # datasets.py: Resize(256), CenterCrop(224)
+    "input.crop_mode": "center",
     "augmentation.rand_augment": "rand-m9-mstd0.5-inc1",
+    "augmentation.warp_interpolation": "bicubic",  # train_interpolation, which timm gives it, too
     "augmentation.erasing": 0.25,
     "augmentation.mixup": 0.8,
     "augmentation.cutmix": 1,

@@ -46,6 +46,10 @@ PUBLISHED_FOR_ALL = {
     "augmentation.flip": 0.5,
     "augmentation.vertical_flip": 0,
     "augmentation.rand_augment": "rand-m9-mstd0.5-inc1",
+    "augmentation.warp_interpolation": "bicubic",  # of timm's create_transform(interpolation=)
+    "input.interpolation": "bilinear",  # transforms.Resize((size, size))
+    "input.crop_pct": 1,
+    "input.crop_mode": None,
     "augmentation.erasing": 0.25,
     "augmentation.mixup": 0,
     "augmentation.cutmix": 0,

@@ -60,6 +60,7 @@ PUBLISHED_FOR_SMALL_SETS = {
     "augmentation.padding": 4,
     "augmentation.rand_augment": None,
     "augmentation.auto_augment": "cifar10",
+    "augmentation.warp_interpolation": "bicubic",  # but rotations take the nearest pixel
     "augmentation.color_jitter": (0, 0, 0, 0),
     "augmentation.grayscale": 0,
     "augmentation.blur": 0,
@@ -85,7 +86,11 @@ PUBLISHED_FOR_LARGE_SETS = {
     "augmentation.crop": "resized",
     "augmentation.scale": (0.08, 1),
     "augmentation.interpolation": "bilinear",
+    "input.interpolation": "bilinear",
+    "input.crop_pct": 0.875,
+    "input.crop_mode": "center",
     "augmentation.rand_augment": "rand-n2-m10-mstd0.5",
+    "augmentation.warp_interpolation": "random",  # randaugment.py's _RANDOM_INTERPOLATION
     "augmentation.auto_augment": None,
     "augmentation.color_jitter": (0.4, 0.4, 0.4, 0),
     "augmentation.color_jitter_probability": 1,

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vitrellis.data.evaluation import CropMode
+from vitrellis.data.eval_transform import CropMode
 from vitrellis.errors import VitrellisError
 from vitrellis.models import create_model
 from vitrellis.runs.exported import Preprocessing, load_exported, save_model

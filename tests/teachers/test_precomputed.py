@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tests.training.command import FEW_IMAGES, TINY, run, weights
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.augmentation.warps import sample_maps
-from vitrellis.data.evaluation import EvalTransform
+from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.sources import Split, from_tensors
 from vitrellis.errors import VitrellisError

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.canvas import Canvas, Fit, ProgressCallback
-from vitrellis.data.evaluation import EvalTransform
+from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.image_store import open_store
 from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
 from vitrellis.data.sampling import ClassSampler, Sampler

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitrellis.data.augmentation.resampling import Interpolation
-from vitrellis.data.evaluation import CropMode, EvalTransform
+from vitrellis.data.eval_transform import CropMode, EvalTransform
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import create_model, load_strictly, read_state_dict, takes_img_size
