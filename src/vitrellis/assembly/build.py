@@ -254,6 +254,7 @@ def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
         guided,
         lr=effective_lr(recipe),
         weight_decay=settings.weight_decay,
+        decay_all=settings.decay_all,
         no_weight_decay={f"student.{name}" for name in exempt},
         head=[f"student.{name}" for name in classifier_names(student)],
         head_lr_ratio=settings.head_lr_ratio,

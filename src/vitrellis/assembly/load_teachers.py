@@ -21,7 +21,7 @@ from vitrellis.data.formats.json_files import read_json
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
-from vitrellis.models import create_model
+from vitrellis.models import check_finite_weights, create_model
 from vitrellis.objectives import Objective
 from vitrellis.recipe import Recipe, TeacherSection, digest, identity, teacher_recipe
 from vitrellis.runs.atomic import atomic_write, write_json
@@ -84,6 +84,8 @@ def load_teachers(
                 _keep(recipe, name, settings, source, student, run, folder)
             fabric.barrier()
             trained = load_exported(folder)
+        if settings.normalization == "student":
+            trained = _normalized_as(student, trained, name)
         teacher = build_teacher(
             name, settings, trained, source, student, compiled=recipe.training.compile
         )
@@ -169,6 +171,17 @@ def _copy_model(origin: Path, folder: Path) -> None:
         atomic_write(folder / name, functools.partial(shutil.copyfile, origin / name))
 
 
+def _normalized_as(student: Preprocessing, trained: Trained, name: str) -> Trained:
+    """The same teacher, which takes the numbers that the student gets."""
+    own = trained.preprocessing
+    if own.channels != student.channels:
+        raise UsageError(
+            f"{name}.normalization: student, but it takes {own.channels} channels and the student "
+            f"{student.channels}; leave it at own"
+        )
+    return replace(trained, preprocessing=replace(own, mean=student.mean, std=student.std))
+
+
 def _at_its_size(settings: TeacherSection, student: Preprocessing) -> Preprocessing:
     """The student's preprocessing at the teacher's image size."""
     side = settings.img_size
@@ -206,6 +219,7 @@ def _export_named(
 def _given(
     module: nn.Module, settings: TeacherSection, source: Source, student: Preprocessing
 ) -> Trained:
+    check_finite_weights(module.state_dict(), f"the teacher from Python ({type(module).__name__})")
     preprocessing = _at_its_size(settings, student)
     return Trained(module, type(module).__name__, tuple(source.class_names), preprocessing)
 

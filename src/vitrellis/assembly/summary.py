@@ -41,14 +41,19 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         *_last_phase(recipe),
         f"  augmented  {recipe.augmentation.summary()}",
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
-        f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
-        f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
+        f"weight decay {recipe.optimizer.weight_decay:g}{_decayed(recipe)}{_sharpness(recipe)}",
+        f"  training   {_count(training.epochs, 'epoch')} of "
+        f"{_count(parts.loader.steps_per_epoch, 'step')}, batch "
         f"{parts.loader.batch_size}, {training.precision}, "
         f"{fabric.world_size} x {fabric.device.type}{_choice(recipe, source)}",
     ]
     if source.val is not None:
         lines += evaluate_teachers(parts.teachers, parts.evaluation(source.val), source.num_classes)
     return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _sampler(recipe: Recipe) -> str:
@@ -67,6 +72,10 @@ def _scaled(recipe: Recipe) -> str:
     """The batch size that the learning rate is scaled from, if it is scaled."""
     per = recipe.optimizer.lr_per_batch
     return "" if per is None else f" ({recipe.optimizer.lr:g} for a batch of {per})"
+
+
+def _decayed(recipe: Recipe) -> str:
+    return " of all parameters" if recipe.optimizer.decay_all else ""
 
 
 def _sharpness(recipe: Recipe) -> str:

@@ -286,6 +286,7 @@ class EvalLoader:
         self.device = device
         self._labels = part.labels.to(device)
         stored, self._finish = transform.stored(part.images)
+        self._images = part.images
         self._store = open_store(
             part.images,
             device=device,
@@ -297,6 +298,10 @@ class EvalLoader:
 
     def __len__(self) -> int:
         return -(-len(self._indices) // self.batch_size)
+
+    def name(self, position: int) -> str:
+        """The name of the image at a position among this process's images."""
+        return self._images.name(position)
 
     def __iter__(self) -> Iterator[EvalBatch]:
         count = len(self._indices)

@@ -97,7 +97,8 @@ class Data(Section):
         if self.train_size is not None and self.long_tail is not None:
             raise ValueError(
                 "train_size chooses as many images of each class, and long_tail as many as its "
-                "profile says; give one of them (data.long_tail.largest sets the size of the tail)"
+                "profile says; drop one of them (data.train_size=null, or data.long_tail=null). "
+                "data.long_tail.largest=N sets the size of the tail"
             )
         return self
 
@@ -259,7 +260,9 @@ class OptimizerSection(Section):
     size."""
     weight_decay: NonNegative = 0.05
     """The weight decay, from which biases, one-dimensional parameters, tokens and position
-    embeddings are exempt."""
+    embeddings are exempt, unless `decay_all` is true."""
+    decay_all: bool = False
+    """Whether all parameters decay, biases and norms too, as in published code for long tails."""
     betas: tuple[ProperFraction, ProperFraction] = (0.9, 0.999)
     """AdamW's beta1 and beta2."""
     momentum: ProperFraction = 0.9
