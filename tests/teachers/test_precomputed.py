@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.training.command import FEW_IMAGES, TINY, run, weights
-from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
+from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.augmentation.warps import sample_maps
+from vitrellis.data.evaluation import EvalTransform
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.sources import Split, from_tensors
 from vitrellis.errors import VitrellisError
@@ -71,7 +72,7 @@ def loader(split: Split, varied: TrainTransform) -> TrainLoader:
 
 def as_they_are(split: Split, batch_size: int = 4) -> EvalLoader:
     plain = EvalTransform(size=SIZE, mean=MEAN, std=STD, interpolation="bilinear")
-    return EvalLoader(split, transform=plain, batch_size=batch_size, device=CPU, canvas=SIZE)
+    return EvalLoader(split, transform=plain, batch_size=batch_size, device=CPU)
 
 
 def key(precision: str = "float32", teacher: str = "t") -> PrecomputedKey:

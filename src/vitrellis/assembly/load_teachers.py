@@ -16,10 +16,10 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher, sides_of
-from vitrellis.data.canvas import ProgressCallback
+from vitrellis.data.canvas import OnCanvas, ProgressCallback
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.data.loader import TrainLoader
-from vitrellis.data.sources import Source
+from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model
 from vitrellis.objectives import Objective
@@ -115,11 +115,16 @@ def open_precomputed(
         settings = recipe.all_teachers[name]
         if not settings.offline:
             continue
-        as_they_are = replace(student, interpolation=loader.transform.interpolation)
+        as_they_are = replace(
+            student,
+            interpolation=loader.transform.interpolation,
+            crop_pct=1.0,
+            crop_mode="squash",
+        )
         key = PrecomputedKey(
             teacher=weights_digest(teacher.model.state_dict()),
             images=source.fingerprint(),
-            shown=f"{as_they_are}, {teacher.shown}",
+            shown=f"{as_they_are} of {loader.canvas}, {teacher.shown}",
             blocks=needs[name].teacher_blocks,
             precision=settings.offline_precision,
         )
@@ -128,11 +133,12 @@ def open_precomputed(
             store = PrecomputedOutputs(folder, key, len(source.train))
             if not store.is_complete:
                 alone = replace(place, rank=0, world_size=1)
-                images = build_eval_loader(recipe, source.train, as_they_are, alone)
+                whole = Split(OnCanvas(source.train.images, loader.canvas), source.train.labels)
+                images = build_eval_loader(recipe, whole, as_they_are, alone)
                 store.fill(teacher, images, progress)
         fabric.barrier()
         store = PrecomputedOutputs(folder, key, len(source.train))
-        teachers.keep(name, PrecomputedTeacher(store, loader.transform, student.canvas))
+        teachers.keep(name, PrecomputedTeacher(store, loader.transform, loader.canvas.size))
         folders.append(folder)
     return folders
 

@@ -77,6 +77,8 @@ def predict(
         raise UsageError("--json and --csv: choose one")
     directory = find_run(run)
     trained = load_exported(directory.best_model if weights == "best" else directory.last_model)
+    for note in trained.notes:
+        error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     top = min(top, len(trained.class_names))
     files = _files(paths)
     trained.model.to(evaluation_place().device)

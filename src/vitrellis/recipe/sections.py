@@ -125,7 +125,11 @@ def _normalization_tag(value: object) -> str:
 
 
 class Input(Section):
-    """How images reach the model, in training, evaluation and prediction alike."""
+    """How images reach the model, in validation, evaluation, prediction and exported models alike.
+
+    They are resized, their middle is cut out, and they are normalised, as timm does it. Training
+    images are augmented instead.
+    """
 
     img_size: Size = 224
     """The size of the model's images in pixels: one number, or `[height, width]`."""
@@ -140,11 +144,17 @@ class Input(Section):
     those measured on the training images, or numbers: `{mean, std}`."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How images are resized in evaluation; `augmentation.interpolation` if not given."""
+    crop_pct: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """The share of a resized image's side that evaluation cuts out, in timm's sense: with 0.875 and
+    224 pixels, images are resized to 256 pixels, and the middle 224 are cut out."""
     fit: Literal["squash", "crop"] = "squash"
     """How images of another shape are made to fit: by squashing, or by cropping the centre."""
+    crop_mode: Literal["squash", "center", "border"] | None = None
+    """How images of another shape are made to fit in evaluation, by timm's names; as `fit` says if
+    not given. `border` keeps the whole image, and adds a border of the mean colour."""
     canvas: Size | None = None
-    """The size in pixels at which images are stored before augmentation; chosen from the data if
-    not given."""
+    """The size in pixels at which training images are stored before augmentation; chosen from the
+    data if not given."""
     cache: Literal["auto", True, False] = "auto"
     """Whether all images are held on the training device; `auto` if they fit."""
 

@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitrellis.data.augmentation.resampling import Interpolation
-from vitrellis.data.augmentation.transforms import EvalTransform
-from vitrellis.data.canvas import Fit, to_canvas
+from vitrellis.data.evaluation import CropMode, EvalTransform
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import create_model, load_strictly, read_state_dict, takes_img_size
@@ -29,16 +28,20 @@ PREDICT_BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The steps from an image of any size to the model's input.
+    """The steps from an image of any size to the model's input, in evaluation and prediction.
+
+    They are those of timm's evaluation transform, and so are the names.
 
     Attributes:
         img_size: The size `(H, W)` of the model's input.
         channels: The number of channels.
         mean: The mean of each channel, of images in [0, 1].
         std: The standard deviation of each channel, of images in [0, 1].
-        interpolation: The interpolation from the canvas to the model's size.
-        canvas: The size `(H, W)` at which images are stored.
-        fit: The way to fit an image to the canvas.
+        interpolation: The interpolation, with antialiasing.
+        crop_pct: `img_size` as a share of the size that images are resized to before the middle is
+            cut out, such as 0.875 for 224 of 256 pixels.
+        crop_mode: What is resized: "squash" both sides, "center" the shorter side, and "border" the
+            longer side, beyond which a border of the mean colour is added.
     """
 
     img_size: tuple[int, int]
@@ -46,13 +49,18 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Interpolation
-    canvas: tuple[int, int]
-    fit: Fit
+    crop_pct: float = 1.0
+    crop_mode: CropMode = "squash"
 
     def transform(self) -> EvalTransform:
-        """The transform from the canvas to the model's input."""
+        """The transform from images to the model's input."""
         return EvalTransform(
-            size=self.img_size, mean=self.mean, std=self.std, interpolation=self.interpolation
+            size=self.img_size,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
         )
 
 
@@ -64,6 +72,7 @@ class _Written:
     class_names: tuple[str, ...]
     model_args: dict[str, Any]
     preprocessing: Preprocessing
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,12 +84,14 @@ class Trained:
         architecture: The name of the architecture.
         class_names: The class names, in the order of its outputs.
         preprocessing: The preprocessing of its images.
+        notes: Facts about its reading that the user should know, one sentence each.
     """
 
     model: nn.Module
     architecture: str
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
+    notes: tuple[str, ...] = ()
 
     @torch.no_grad()
     def predict(self, images: Tensor | Sequence[Tensor]) -> Tensor:
@@ -107,8 +118,7 @@ class Trained:
         parts = [torch.empty(0, len(self.class_names), device=device)]
         for start in range(0, len(images), PREDICT_BATCH_SIZE):
             part = images[start : start + PREDICT_BATCH_SIZE]
-            stored = torch.stack([to_canvas(i, settings.canvas, settings.fit) for i in part])
-            logits: Tensor = self.model(transform(stored.to(device)))
+            logits: Tensor = self.model(transform([image.cpu() for image in part]).to(device))
             parts.append(logits.float().softmax(dim=-1))
         return torch.cat(parts)
 
@@ -153,8 +163,8 @@ def save_model(
             "num_classes": num_classes,
             "input_size": [preprocessing.channels, *size],
             "interpolation": preprocessing.interpolation,
-            "crop_pct": 1.0,
-            "crop_mode": "squash" if preprocessing.fit == "squash" else "center",
+            "crop_pct": preprocessing.crop_pct,
+            "crop_mode": preprocessing.crop_mode,
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
             "first_conv": cfg.get("first_conv"),
@@ -191,7 +201,13 @@ def load_exported(folder: Path | str) -> Trained:
         raise VitrellisError(f"{config_file}: {error}") from error
     path = folder / "model.safetensors"
     load_strictly(model, read_state_dict(path), str(path))
-    return Trained(model.eval(), written.architecture, written.class_names, written.preprocessing)
+    return Trained(
+        model.eval(),
+        written.architecture,
+        written.class_names,
+        written.preprocessing,
+        notes=written.notes,
+    )
 
 
 def _read_config(path: Path) -> _Written:
@@ -207,4 +223,15 @@ def _read_config(path: Path) -> _Written:
             'models of others: timm.create_model("local-dir:FOLDER", pretrained=True)'
         )
     values = config["vitrellis"] | {"architecture": config.get("architecture")}
+    preprocessing = values.get("preprocessing")
+    if isinstance(preprocessing, dict) and "canvas" in preprocessing:
+        crop_mode = "center" if preprocessing.get("fit") == "crop" else "squash"
+        values["preprocessing"] = preprocessing | {"crop_mode": crop_mode}
+        values["notes"] = (_CANVAS_NOTE.format(path=path),)
     return parse(_Written, values, path)
+
+
+_CANVAS_NOTE = (
+    "{path}: was written by an earlier version, which resized images twice in evaluation. They are "
+    "resized once now, as the file tells timm, so predictions may differ from the run's figures"
+)
