@@ -4,7 +4,12 @@ Importing this room registers our models with timm.
 """
 
 from vitrellis.models.support.factory import IN_TIMM, create_model, list_models, takes_img_size
-from vitrellis.models.support.heads import has_distillation_head, separate_heads, set_heads_apart
+from vitrellis.models.support.heads import (
+    has_distillation_head,
+    merge_heads,
+    separate_heads,
+    set_heads_apart,
+)
 from vitrellis.models.support.interop import load_reference_weights
 from vitrellis.models.support.taps import (
     block_channels,
@@ -24,6 +29,7 @@ __all__ = [
     "load_initial",
     "load_reference_weights",
     "load_strictly",
+    "merge_heads",
     "num_blocks",
     "read_state_dict",
     "separate_heads",
