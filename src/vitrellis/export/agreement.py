@@ -191,7 +191,8 @@ class _Graph:
 
 def _batches(count: int) -> list[range]:
     """The indices of images, in batches of one, two and three, and then of `BATCH_SIZE`."""
-    parts, start = [], 0
+    parts: list[range] = []
+    start = 0
     while start < count:
         size = _FIRST_BATCHES[len(parts)] if len(parts) < len(_FIRST_BATCHES) else BATCH_SIZE
         parts.append(range(start, min(start + size, count)))
