@@ -269,22 +269,6 @@ class PVT(ClassTokenClassifier):
         }
 
 
-def checkpoint_filter_fn(state: dict[str, Tensor], model: PVT) -> dict[str, Tensor]:
-    """Weights made for another size, with their position embeddings resampled to the model's.
-
-    A checkpoint does not say its shape; it is taken to be square.
-    """
-    state = dict(state)
-    for number, stage in enumerate(model.stages):
-        assert isinstance(stage, PVTStage)
-        name = f"stages.{number}.pos_embed"
-        if name in state and state[name].shape != stage.pos_embed.shape:
-            state[name] = resample_abs_pos_embed(
-                state[name], list(stage.grid), num_prefix_tokens=stage.num_prefix_tokens
-            )
-    return state
-
-
 def _check_grid(grid: Sequence[int], number: int, img_size: Any) -> None:
     """Refuses images so small that a stage has no window to attend to."""
     if min(grid) < SR_RATIOS[number]:
@@ -314,7 +298,6 @@ def _create(name: str, depths: Sequence[int], pretrained: bool, kwargs: dict[str
         PVT,
         name,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
         **({"depths": depths} | kwargs),
     )
     assert isinstance(model, PVT)

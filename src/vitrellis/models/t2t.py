@@ -249,14 +249,6 @@ def sinusoid_table(num_positions: int, dim: int) -> Tensor:
     return table.float().unsqueeze(0)
 
 
-def checkpoint_filter_fn(state: dict[str, Tensor], model: T2TViT) -> dict[str, Tensor]:
-    """Weights made for another size, with the position table of the model's own size."""
-    table = state.get("pos_embed")
-    if table is not None and table.shape != model.pos_embed.shape:
-        state = state | {"pos_embed": model.pos_embed.detach().clone()}
-    return state
-
-
 default_cfgs = generate_default_cfgs(
     {
         name: {
@@ -274,9 +266,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(name: str, shape: dict[str, Any], pretrained: bool, kwargs: dict[str, Any]) -> T2TViT:
-    model = build_model_with_cfg(
-        T2TViT, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **(shape | kwargs)
-    )
+    model = build_model_with_cfg(T2TViT, name, pretrained, **(shape | kwargs))
     assert isinstance(model, T2TViT)
     return model
 
