@@ -19,7 +19,6 @@ from timm.layers import (
     DropPath,
     Mlp,
     calculate_drop_path_rates,
-    resample_abs_pos_embed,
     to_2tuple,
     trunc_normal_,
 )
@@ -27,6 +26,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitrellis.models.support.positions import resample_tokens
 from vitrellis.models.support.timm_contract import ClassTokenClassifier, Grid
 
 PATCH_SIZES = (4, 2, 2, 2)
@@ -152,9 +152,7 @@ class PVTStage(nn.Module):
         """`(B, prefix + N, D)` to the same; another grid than built for is interpolated to."""
         position: Tensor = self.pos_embed
         if grid != self.grid:
-            position = resample_abs_pos_embed(
-                position, list(grid), list(self.grid), self.num_prefix_tokens
-            )
+            position = resample_tokens(position, self.grid, grid, self.num_prefix_tokens)
         return x + position
 
 

@@ -16,12 +16,13 @@ from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
-from timm.layers import Mlp, calculate_drop_path_rates, resample_abs_pos_embed, to_2tuple
+from timm.layers import Mlp, calculate_drop_path_rates, to_2tuple
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitrellis.models.support.positions import resample_tokens
 from vitrellis.models.support.timm_contract import ClassTokenClassifier, Grid
 
 KERNELS, STRIDES, PADDINGS = (7, 3, 3), (4, 2, 2), (2, 1, 1)
@@ -211,7 +212,7 @@ class T2TViT(ClassTokenClassifier):
         tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1)
         position: Tensor = self.pos_embed
         if grid != self.grid:
-            position = resample_abs_pos_embed(position, list(grid), list(self.grid))
+            position = resample_tokens(position, self.grid, grid, num_prefix=1)
         tokens = self.pos_drop(tokens + position)
         for block in self.blocks:
             tokens = self.run_block(block, tokens)
