@@ -20,7 +20,6 @@ from vitrellis.assembly.build import (
     build_source,
     given_normalization,
     preprocessing_of,
-    sides_of,
 )
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError, VitrellisError
@@ -172,7 +171,7 @@ def _grids(
         "img_size": preprocessing.img_size,
         "in_chans": preprocessing.channels,
     }
-    known = MadeFor(sides_of(size))
+    known = MadeFor((size, size) if isinstance(size, int) else size)
     return known_grids(model, recipe.model.name, known, str(checkpoint), arguments)
 
 
@@ -196,9 +195,7 @@ def _preprocessing(recipe: Recipe, state: dict[str, Tensor]) -> Preprocessing:
     """The preprocessing, as far as it is known without images."""
     settings = recipe.input
     channels = settings.channels if settings.channels is not None else _channels(recipe, state)
-    canvas = settings.canvas if settings.canvas is not None else settings.img_size
-    statistics = given_normalization(recipe, channels)
-    return preprocessing_of(recipe, channels, sides_of(canvas), statistics)
+    return preprocessing_of(recipe, channels, given_normalization(recipe, channels))
 
 
 def _channels(recipe: Recipe, state: dict[str, Tensor]) -> int:

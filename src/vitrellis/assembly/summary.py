@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.fabric import Fabric
 
-from vitrellis.data.sources import Source
+from vitrellis.assembly.term_notes import notes_on_gradients, notes_on_portions
+from vitrellis.data.source import UNBALANCED, Source
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.teachers.evaluation import evaluate_teachers
 
 if TYPE_CHECKING:
     from vitrellis.assembly.parts import Parts
-
-MENTIONED_FACTOR = 5
-"""The ratio of the largest to the smallest class from which a note suggests `balance=true`."""
 
 
 def announcement(parts: Parts, fabric: Fabric) -> list[str]:
@@ -38,17 +36,23 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"{height} x {width} pixels, seed {recipe.seed}",
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
+        *(f"             {note}" for note in _notes_on_terms(parts, fabric)),
         *_last_phase(recipe),
         f"  augmented  {recipe.augmentation.summary()}",
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
-        f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
-        f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
+        f"weight decay {recipe.optimizer.weight_decay:g}{_decayed(recipe)}{_sharpness(recipe)}",
+        f"  training   {_count(training.epochs, 'epoch')} of "
+        f"{_count(parts.loader.steps_per_epoch, 'step')}, batch "
         f"{parts.loader.batch_size}, {training.precision}, "
         f"{fabric.world_size} x {fabric.device.type}{_choice(recipe, source)}",
     ]
     if source.val is not None:
         lines += evaluate_teachers(parts.teachers, parts.evaluation(source.val), source.num_classes)
     return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _sampler(recipe: Recipe) -> str:
@@ -69,6 +73,10 @@ def _scaled(recipe: Recipe) -> str:
     return "" if per is None else f" ({recipe.optimizer.lr:g} for a batch of {per})"
 
 
+def _decayed(recipe: Recipe) -> str:
+    return " of all parameters" if recipe.optimizer.decay_all else ""
+
+
 def _sharpness(recipe: Recipe) -> str:
     sam = recipe.optimizer.sam
     if sam is None:
@@ -87,9 +95,22 @@ def _notes_on_classes(recipe: Recipe, source: Source) -> list[str]:
         if unseen:
             others = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
             notes.append(f"no validation image of {', '.join(unseen[:3])}{others}")
-    if not recipe.handles_imbalance and counts.max() >= MENTIONED_FACTOR * counts.min():
+    if not recipe.handles_imbalance and counts.max() >= UNBALANCED * counts.min():
         notes.append("class sizes differ much; balance=true gives every class the same influence")
     return notes
+
+
+def _notes_on_terms(parts: Parts, fabric: Fabric) -> list[str]:
+    """Notes on terms that teach nothing, and on those that depend on the portions of a batch."""
+    training, guided = parts.recipe.training, parts.guided
+    terms = guided.objective.all_terms()
+    drifting = parts.teachers.drifting()
+    models = {"the student": guided.student, **{f"the {name}": drifting[name] for name in drifting}}
+    silent = notes_on_gradients(terms, num_classes=parts.source.num_classes, epochs=training.epochs)
+    dependent = notes_on_portions(
+        terms, models, accumulate=training.accumulate, world_size=fabric.world_size
+    )
+    return [f"warning: {note}" for note in silent] + [f"note: {note}" for note in dependent]
 
 
 def _last_phase(recipe: Recipe) -> list[str]:

@@ -102,6 +102,8 @@ def _evaluated(
     trained = load_exported(run.best_model if weights == "best" else run.last_model)
     recipe = load_recipe(run.recipe_file, [] if root is None else [f"data.root={root}"])
     source = _source(recipe, run)
+    for note in trained.notes:
+        error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     _check_images(source, trained.class_names, run)
     name, images = _choose(source, split, run)
     place = build.evaluation_place()

@@ -97,7 +97,8 @@ class Data(Section):
         if self.train_size is not None and self.long_tail is not None:
             raise ValueError(
                 "train_size chooses as many images of each class, and long_tail as many as its "
-                "profile says; give one of them (data.long_tail.largest sets the size of the tail)"
+                "profile says; drop one of them (data.train_size=null, or data.long_tail=null). "
+                "data.long_tail.largest=N sets the size of the tail"
             )
         return self
 
@@ -125,7 +126,11 @@ def _normalization_tag(value: object) -> str:
 
 
 class Input(Section):
-    """How images reach the model, in training, evaluation and prediction alike."""
+    """How images reach the model, in validation, evaluation, prediction and exported models alike.
+
+    They are resized, their middle is cut out, and they are normalised, as timm does it. Training
+    images are augmented instead.
+    """
 
     img_size: Size = 224
     """The size of the model's images in pixels: one number, or `[height, width]`."""
@@ -140,11 +145,17 @@ class Input(Section):
     those measured on the training images, or numbers: `{mean, std}`."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How images are resized in evaluation; `augmentation.interpolation` if not given."""
+    crop_pct: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """The share of a resized image's side that evaluation cuts out, in timm's sense: with 0.875 and
+    224 pixels, images are resized to 256 pixels, and the middle 224 are cut out."""
     fit: Literal["squash", "crop"] = "squash"
     """How images of another shape are made to fit: by squashing, or by cropping the centre."""
+    crop_mode: Literal["squash", "center", "border"] | None = None
+    """How images of another shape are made to fit in evaluation, by timm's names; as `fit` says if
+    not given. `border` keeps the whole image, and adds a border of the mean colour."""
     canvas: Size | None = None
-    """The size in pixels at which images are stored before augmentation; chosen from the data if
-    not given."""
+    """The size in pixels at which training images are stored before augmentation; chosen from the
+    data if not given."""
     cache: Literal["auto", True, False] = "auto"
     """Whether all images are held on the training device; `auto` if they fit."""
 
@@ -254,10 +265,9 @@ class OptimizerSection(Section):
     size."""
     weight_decay: NonNegative = 0.05
     """The weight decay, from which biases, one-dimensional parameters, tokens and position
-    embeddings are exempt."""
+    embeddings are exempt, unless `decay_all` is true."""
     decay_all: bool = False
-    """Whether nothing is exempt from the weight decay, as in codes that hand all parameters to SGD
-    as they are."""
+    """Whether all parameters decay, biases and norms too, as in published code for long tails."""
     betas: tuple[ProperFraction, ProperFraction] = (0.9, 0.999)
     """AdamW's beta1 and beta2."""
     momentum: ProperFraction = 0.9

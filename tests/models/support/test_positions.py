@@ -70,8 +70,6 @@ def export(folder: Path, name: str, size: Size, **args: Any) -> nn.Module:
             mean=(0.5,) * 3,
             std=(0.25,) * 3,
             interpolation="bicubic",
-            canvas=size,
-            fit="squash",
         ),
     )
     return model
