@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.fabric import Fabric
 
+from vitrellis.assembly.pretrained import pretrained_notes
 from vitrellis.data.sources import Source
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.runs.results import Results
@@ -39,6 +40,7 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         ),
         f"  model      {recipe.model.name}, {parameters:,} parameters, "
         f"{height} x {width} pixels, seed {recipe.seed}",
+        *(f"             note: {note}" for note in pretrained_notes(recipe, parts.preprocessing)),
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
         *_last_phase(recipe),

@@ -57,6 +57,7 @@ def create_model(
     in_chans: int = 3,
     pretrained: bool = False,
     weights: Path | None = None,
+    weights_ema: bool = False,
     zero_head: bool = False,
     distillation_head: bool = False,
     **kwargs: Any,
@@ -70,6 +71,7 @@ def create_model(
         in_chans: The number of image channels.
         pretrained: Start from timm's published weights, which are downloaded.
         weights: Start from the weights in this file; a head of other classes is left new.
+        weights_ema: Take the moving average of the weights that the file holds beside them.
         zero_head: Set weights and biases of the classifier, or of both, to exactly zero, whatever
             they started from. All logits are then 0 before the first step, as in DeiT's code. Terms
             that standardize logits should not start so.
@@ -107,7 +109,7 @@ def create_model(
         raise UsageError(f"{name}: {reason} (see model.args, or img_size)") from error
     assert isinstance(model, nn.Module)
     if weights is not None:
-        load_initial(model, weights.expanduser())
+        load_initial(model, weights.expanduser(), ema=weights_ema)
     if distillation_head:
         add_distillation_head(model, name)
     if zero_head:

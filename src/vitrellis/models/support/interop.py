@@ -86,6 +86,7 @@ def load_reference_weights(
     source: str = "tiny-transformers",
     *,
     ema: bool = False,
+    label: str | None = None,
 ) -> None:
     """Loads a checkpoint of a published implementation, strictly.
 
@@ -96,6 +97,7 @@ def load_reference_weights(
         state_dict_or_path: Weights by the implementation's names, or a checkpoint file with them.
         source: "tiny-transformers", "dhvt", "evit" or "deit-lt".
         ema: Take the moving average of the weights that a file holds.
+        label: The origin of the weights, for messages; by default the file or the source.
 
     Raises:
         UsageError: If the source is unknown.
@@ -103,10 +105,10 @@ def load_reference_weights(
     """
     check_source(source)
     if isinstance(state_dict_or_path, Path | str):
-        label = str(state_dict_or_path)
+        label = label or str(state_dict_or_path)
         state = read_state_dict(Path(state_dict_or_path), ema=ema)
     else:
-        label = f"weights from {source}"
+        label = label or f"weights from {source}"
         state = unwrap(state_dict_or_path, label)
     state = published_state(state, source)
     if isinstance(getattr(model, "fc", None), CosineClassifier) and source == "deit-lt":
