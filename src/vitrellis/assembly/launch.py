@@ -24,6 +24,7 @@ from vitrellis.assembly.load_teachers import teacher_folder
 from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.session import train_student
 from vitrellis.assembly.summary import warning_lines
+from vitrellis.assembly.terms import check_trained_heads
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
@@ -170,7 +171,8 @@ def _open_run(
     prepared = build_source(recipe, source)
     if not run.results_file.exists():
         # a wrong model ends the command here, before a teacher is trained for it
-        build_student(recipe, prepared, load_weights=not run.last_checkpoint.exists())
+        student = build_student(recipe, prepared, load_weights=not run.last_checkpoint.exists())
+        check_trained_heads(recipe, student)
     with _locked(run, fabric):
         if fabric.is_global_zero:
             _open(run, recipe, teacher_recipes, prepared, fresh)

@@ -8,7 +8,8 @@ import torch
 from lightning.fabric import Fabric
 
 from vitrellis.assembly.pretrained import pretrained_notes
-from vitrellis.data.sources import Source
+from vitrellis.assembly.term_notes import notes_on_gradients, notes_on_portions
+from vitrellis.data.source import UNBALANCED, Source
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.runs.results import Results
 from vitrellis.teachers.evaluation import evaluate_teachers
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 INITIAL_SHARE = 0.01
 """The share of the initial weights in their moving average from which a note says so."""
-MENTIONED_FACTOR = 5
-"""The ratio of the largest to the smallest class from which a note suggests `balance=true`."""
 
 
 def announcement(parts: Parts, fabric: Fabric) -> list[str]:
@@ -43,6 +42,7 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         *(f"             note: {note}" for note in pretrained_notes(recipe, parts.preprocessing)),
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
+        *(f"             {note}" for note in _notes_on_terms(parts, fabric)),
         *_last_phase(recipe),
         f"  augmented  {recipe.augmentation.summary()}",
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
@@ -147,9 +147,22 @@ def _notes_on_classes(recipe: Recipe, source: Source) -> list[str]:
         if unseen:
             others = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
             notes.append(f"no validation image of {', '.join(unseen[:3])}{others}")
-    if not recipe.handles_imbalance and counts.max() >= MENTIONED_FACTOR * counts.min():
+    if not recipe.handles_imbalance and counts.max() >= UNBALANCED * counts.min():
         notes.append("class sizes differ much; balance=true gives every class the same influence")
     return notes
+
+
+def _notes_on_terms(parts: Parts, fabric: Fabric) -> list[str]:
+    """Notes on terms that teach nothing, and on those that depend on the portions of a batch."""
+    training, guided = parts.recipe.training, parts.guided
+    terms = guided.objective.all_terms()
+    drifting = parts.teachers.drifting()
+    models = {"the student": guided.student, **{f"the {name}": drifting[name] for name in drifting}}
+    silent = notes_on_gradients(terms, num_classes=parts.source.num_classes, epochs=training.epochs)
+    dependent = notes_on_portions(
+        terms, models, accumulate=training.accumulate, world_size=fabric.world_size
+    )
+    return [f"warning: {note}" for note in silent] + [f"note: {note}" for note in dependent]
 
 
 def _last_phase(recipe: Recipe) -> list[str]:

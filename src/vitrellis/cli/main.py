@@ -20,6 +20,7 @@ from vitrellis import __version__
 from vitrellis.cli.bench import bench
 from vitrellis.cli.compare import compare
 from vitrellis.cli.console import fail, help_of
+from vitrellis.cli.data import data
 from vitrellis.cli.demo import demo
 from vitrellis.cli.evaluate import evaluate
 from vitrellis.cli.features import features
@@ -56,6 +57,7 @@ for _name, _command in _COMMANDS.items():
     app.command(_name, help=help_of(_command))(_command)
 app.add_typer(recipes, name="recipes")
 app.add_typer(show, name="show")
+app.add_typer(data, name="data")
 
 
 def main() -> None:

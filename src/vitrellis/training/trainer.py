@@ -25,9 +25,10 @@ from vitrellis.runs.results import EpochRow
 from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.display import Display
 from vitrellis.training.divergence import AGREE_EVERY, DivergenceGuard
-from vitrellis.training.guided import GuidedStudent, StepInputs
+from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
 from vitrellis.training.optimizers import LearningRate, body_lr
+from vitrellis.training.portions import Portions
 from vitrellis.training.sam import Gradient
 from vitrellis.training.validation import validation_figures
 
@@ -129,7 +130,7 @@ class Trainer:
         self.display = display
         self.seed = seed
         self.epochs = epochs
-        self.accumulate = accumulate
+        self.portions = Portions(fabric, self.objective, teachers, accumulate, display.warn)
         self.clip_grad = clip_grad
         self.eval_every = eval_every
         self.select_by = select_by
@@ -218,13 +219,8 @@ class Trainer:
         """Adds the gradient of the batch's loss; a second call adds the same gradient."""
         self._seed(step_seed(self.seed, epoch, self.progress.step, self.fabric.global_rank))
         outcomes = []
-        chunks = batch.chunks(self.accumulate)
-        for chunk in chunks:
-            is_last = chunk is chunks[-1]
+        for chunk, inputs, is_last in self.portions(batch, needs, epoch):
             with self.fabric.no_backward_sync(self.guided, enabled=not is_last):
-                with self.fabric.autocast():
-                    teacher_outputs = self.teachers(chunk, needs)
-                inputs = StepInputs(chunk.targets, epoch, teacher_outputs, chunk.second_view)
                 total, parts, logits = self.guided(chunk.images, inputs)
                 # each process and part counts by its images: the mean over the global batch
                 share = len(chunk) * self.fabric.world_size / batch.size
