@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from vitrellis.assembly.pretrained import pretrained_normalization
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.canvas import (
@@ -131,6 +132,8 @@ def given_normalization(recipe: Recipe, channels: int) -> tuple[Sequence[float],
             "input.normalization: cannot be measured without images. Name them (data.*), or give "
             "imagenet, cifar, or a mapping with mean and std"
         )
+    if normalization == "model":
+        return pretrained_normalization(recipe.model.name, channels, "input.normalization")
     mean, std = (
         NORMALIZATIONS[normalization]
         if isinstance(normalization, str)
@@ -195,6 +198,7 @@ def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) 
         pretrained=recipe.model.pretrained and load_weights,
         weights=recipe.model.weights if load_weights else None,
         weights_img_size=recipe.model.weights_img_size,
+        weights_ema=recipe.model.weights_ema,
         zero_head=recipe.model.zero_head,
         **recipe.model.arguments,
     )

@@ -114,6 +114,18 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _apply_pretrained(self) -> Self:
+        """Images for published weights are normalised as for their training, unless told not to."""
+        if self.model.pretrained and "normalization" not in self.input.model_fields_set:
+            changed = self.input.model_copy(update={"normalization": "model"})
+            self.__dict__.update(input=changed)  # as in `_apply_balance`
+        sections: dict[str, Model | TeacherSection] = {"model": self.model, **self.all_teachers}
+        for key, section in sections.items():
+            if section.weights_ema and section.weights is None:
+                raise ValueError(f"{key}.weights_ema: there is no file; give {key}.weights")
+        return self
+
+    @model_validator(mode="after")
     def _check_teachers_and_terms_match(self) -> Self:
         guided = self.objective.guided_terms
         for name in self.teachers:

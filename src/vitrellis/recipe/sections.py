@@ -137,12 +137,16 @@ class Input(Section):
     channels: Count | None = None
     """The number of image channels; that of the source if not given."""
     normalization: Annotated[
-        Annotated[Literal["imagenet", "cifar", "measured"], Tag("(or a mapping with mean and std)")]
+        Annotated[
+            Literal["imagenet", "cifar", "measured", "model"],
+            Tag("(or a mapping with mean and std)"),
+        ]
         | Annotated[ChannelStatistics, Tag("(ChannelStatistics)")],
         Discriminator(_normalization_tag),
     ] = "measured"
     """The mean and standard deviation that images are normalised by: those of ImageNet or CIFAR,
-    those measured on the training images, or numbers: `{mean, std}`."""
+    those measured on the training images, those that timm's weights of the model were trained with
+    (`model`, which is the default if `model.pretrained`), or numbers: `{mean, std}`."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How images are resized in evaluation; `augmentation.interpolation` if not given."""
     crop_pct: Annotated[Number, Field(gt=0, le=1)] = 1.0
@@ -200,6 +204,8 @@ class Model(Section):
     """The size in pixels of the images that the position embeddings in `weights`, or in an imported
     checkpoint, were made for: one number, or `[height, width]`. If not given, it is that in the
     `config.json` beside the file; without one, they were square."""
+    weights_ema: bool = False
+    """Whether to take the moving average of the weights that the file holds beside them."""
     zero_head: bool = False
     """Whether the classifier starts at exactly zero, as in the published DeiT runs; not for
     distillation."""
