@@ -141,6 +141,16 @@ class Trainer:
         self.guard = DivergenceGuard(fabric, guided, teachers, ema, optimizer, writer.describe_last)
 
     @property
+    def _updates_done(self) -> int:
+        """The optimizer steps of the run with the current one."""
+        return self.progress.epoch * self.loader.steps_per_epoch + self.progress.step + 1
+
+    @property
+    def averaged_student(self) -> nn.Module | None:
+        """The moving average of the student, where one is kept."""
+        return None if self.ema is None else self.ema.module
+
+    @property
     def evaluated_model(self) -> nn.Module:
         """The student, or its moving average where one is kept."""
         return self.ema.module if self.ema is not None else self.student
@@ -203,7 +213,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.objective.end_step(self.student)
         if self.ema is not None:
-            self.ema.update(self.student)
+            self.ema.update(self.student, self._updates_done if self.ema.use_warmup else None)
 
     def _backward(self, batch: Batch, needs: Mapping[str, Needs], epoch: int) -> list[_Outcome]:
         """Adds the gradient of the batch's loss; a second call adds the same gradient."""
@@ -245,7 +255,7 @@ class Trainer:
         if figure is not None and (progress.best_figure is None or figure > progress.best_figure):
             progress.best_figure, progress.best_epoch = figure, epoch
             progress.best_top1 = row.val_top1
-            self.writer.save_best(self.evaluated_model, self._state())
+            self.writer.save_best(self.student, self.averaged_student, self._state())
         self.writer.log(row)
         self.display.epoch(row)
         if progress.epoch == self.epochs or self._save_is_due():
