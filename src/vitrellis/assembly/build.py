@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -282,13 +283,16 @@ def build_gradient(recipe: Recipe, guided: GuidedStudent, teachers: Teachers) ->
     return SharpnessAware([guided, teachers], rho=sam.steps)
 
 
-def build_learning_rate(recipe: Recipe, steps_per_epoch: int) -> LearningRate:
-    """The learning rate over the run."""
+def build_learning_rate(recipe: Recipe, loader: TrainLoader) -> LearningRate:
+    """The learning rate over the run, whose batches come from the loader."""
     schedule = recipe.schedule
+    size = schedule.iteration
     return LearningRate(
         name=schedule.name,
         epochs=recipe.training.epochs,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=loader.steps_per_epoch,
+        iterations=None if size is None else math.ceil(loader.images_per_epoch / size),
+        iterations_per_step=1 if size is None else recipe.training.batch_size // size,
         warmup_epochs=schedule.warmup_epochs,
         warmup_factor=schedule.warmup_factor,
         min_lr=schedule.min_lr,
@@ -327,6 +331,7 @@ def build_train_loader(
         rank=place.rank,
         world_size=place.world_size,
         drop_last=recipe.training.drop_last,
+        selected_round=recipe.training.selected_round,
         repeats=settings.repeats,
         second_view=_second_view(recipe, preprocessing),
         sampler=recipe.data.sampler,

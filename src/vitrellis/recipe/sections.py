@@ -301,6 +301,10 @@ class Schedule(Section):
     """The learning rate at which the cosine ends."""
     per: Literal["step", "epoch"] = "step"
     """Whether the learning rate changes with every step or with every epoch."""
+    iteration: Count | None = None
+    """With `per: step`, the number of images in an iteration, several of which make a step, for a
+    rate that counts iterations: a step has the rate of its first iteration, and the last step of an
+    epoch that of its last iteration, as in DeiT-LT's code. Steps are counted if not given."""
     shift_cosine: bool = True
     """Whether the cosine begins after the warm-up; published recipes count it from the very first
     epoch."""
@@ -339,6 +343,9 @@ class Training(Section):
     """The largest norm of the gradient (gradient clipping); not limited if not given."""
     drop_last: bool = True
     """Whether an epoch's last batch is left out if it is not full."""
+    selected_round: Count = 1
+    """Images at an epoch's end that do not fill a multiple of this number are left out, as by the
+    sampler of DeiT and timm for repeated augmentation, where it is 256; 1 keeps all."""
     ema: ProperFraction | None = None
     """The decay of a moving average of the weights (EMA), which is then evaluated in place of the
     weights; no average if not given. The weights themselves are kept beside it: `--without-ema`."""
