@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from vitrellis.assembly.build import build_source, build_student
 from vitrellis.assembly.load_teachers import teacher_folder
 from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.session import train_student
+from vitrellis.data.duplicates import Duplicates, find_duplicates, is_cut_from_training
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
@@ -164,12 +165,15 @@ def _open_run(
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
     run = RunDirectory(Path(out) if out is not None else Path("runs") / recipe.name)
     prepared = build_source(recipe, source)
+    duplicates = find_duplicates(prepared)
+    notes = duplicates.notes(val_was_cut=is_cut_from_training(prepared))
+    prepared = replace(prepared, notes=(*prepared.notes, *notes))
     if not run.results_file.exists():
         # a wrong model ends the command here, before a teacher is trained for it
         build_student(recipe, prepared, load_weights=not run.last_checkpoint.exists())
     with _locked(run, fabric):
         if fabric.is_global_zero:
-            _open(run, recipe, teacher_recipes, prepared, fresh)
+            _open(run, recipe, teacher_recipes, prepared, duplicates, fresh)
         fabric.barrier()
         finished = {
             name: train(teacher, out=teacher_folder(teacher, run), source=source, console=console)
@@ -245,6 +249,7 @@ def _open(
     recipe: Recipe,
     teacher_recipes: Mapping[str, Recipe],
     source: Source,
+    duplicates: Duplicates,
     fresh: bool,
 ) -> None:
     """Makes sure that the directory is new, or holds a run of this recipe on this data."""
@@ -268,6 +273,7 @@ def _open(
         class_names=tuple(source.class_names),
         class_counts=tuple(source.class_counts.tolist()),
         teachers={name: identity(teacher) for name, teacher in teacher_recipes.items()},
+        duplicates=duplicates.to_json(),
     )
     run.write_data(data)
     atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))
