@@ -168,7 +168,7 @@ def _place(images: Images, index: int) -> Path | Tensor:
 
 
 def _pixel_digest(pixels: Tensor) -> bytes:
-    return hashlib.sha256(pixels.contiguous().numpy()).digest()
+    return hashlib.sha256(pixels.contiguous().numpy().data).digest()
 
 
 def _file_digest(path: Path) -> bytes:
