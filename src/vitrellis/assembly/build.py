@@ -26,6 +26,7 @@ from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.long_tail import LongTail
 from vitrellis.data.sources import Source, Split, load_source
 from vitrellis.data.splits import prepare, with_fold
+from vitrellis.data.value_range import with_value_range
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model, has_distillation_head, set_heads_apart
 from vitrellis.recipe import Recipe, TeacherSection, View, effective_lr
@@ -75,7 +76,8 @@ def build_source(recipe: Recipe, source: Source | None = None) -> Source:
     data = recipe.data
     loaded = source
     if loaded is None:
-        loaded = load_source(data.source, data.root, args=data.args)
+        loaded = load_source(data.source, data.root, channels=recipe.input.channels, args=data.args)
+    loaded = with_value_range(loaded, data.value_range)
     seed = recipe.seed if data.seed is None else data.seed
     if data.folds is not None and data.fold is not None:
         loaded = with_fold(loaded, folds=data.folds, fold=data.fold, seed=seed)
@@ -171,6 +173,7 @@ def preprocessing_of(
         std=tuple(std),
         interpolation=settings.interpolation or recipe.augmentation.interpolation,
         crop_pct=settings.crop_pct,
+        value_range=recipe.data.value_range,
         crop_mode=settings.crop_mode or ("center" if settings.fit == "crop" else "squash"),
     )
 

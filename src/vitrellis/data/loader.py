@@ -83,7 +83,7 @@ class TrainLoader:
         second_view: The augmentation of an image's second view, which is in the same batch and not
             mixed; None for no such view.
         sampler: Frequency of the classes, see `ClassSampler`; "uniform" shows every image
-            once. Partners for mixing are drawn in the same way.
+            once. Partners for mixing are the next images of the same order.
         canvas: `(H, W)` at which images are stored.
         fit: How images are brought to the canvas.
         cache: Hold all of them as one tensor on the device.
@@ -179,22 +179,38 @@ class TrainLoader:
             first = step * self.batch_size
             whole = torch.arange(first, min(first + self.batch_size, self._selected))
             part = whole.tensor_split(self._world_size)[self._rank]
-            yield self._share(order[part], keys[part], len(whole), mix)
+            yield self._share(order, keys, part, len(whole), mix)
 
-    def _share(self, indices: Tensor, keys: Tensor, size: int, mix: Mix | None) -> _Share:
+    def _share(
+        self, order: Tensor, keys: Tensor, part: Tensor, size: int, mix: Mix | None
+    ) -> _Share:
+        """One process's share: the positions `part`, `(b,)`, of the epoch's order."""
+        indices, keys = order[part], keys[part]
         if mix is None:
-            return _Share(indices, keys, size, indices[:0], indices[:0], keys[:0])
+            none = part[:0]
+            return _Share(indices, keys, size, none, none, none, none, none)
         rows = mix.is_mixed(keys).nonzero().squeeze(1)
-        partners, views = mix.partners(indices[rows], keys[rows], len(self._labels))
-        if self._sampler is not None:
-            partners = self._sampler.draw(keys[rows], "mix-partner")
-        return _Share(indices, keys, size, rows, partners, views)
+        # the next image of a random order is as good as any, and is in the same share, as a rule
+        positions = (part[rows] + self.repeats) % len(order)
+        is_here = (positions >= part[0]) & (positions <= part[-1])
+        further = positions[~is_here].unique()
+        places = torch.where(
+            is_here, positions - part[0], len(part) + torch.searchsorted(further, positions)
+        )
+        partner_keys = child_keys(keys[rows], "mix-view")
+        return _Share(
+            indices, keys, size, rows, order[positions], partner_keys, places, order[further]
+        )
 
     def _batch(self, share: _Share, stored: Tensor) -> Batch:
         device = stored.device
         indices = share.indices.to(device, non_blocking=True)
         targets = self._one_hot(self._labels[indices])
-        views = self.transform(stored, torch.cat([share.keys, share.partner_keys]))
+        shown = stored
+        if len(share.rows):
+            both = torch.cat([torch.arange(len(indices)), share.places])
+            shown = stored.index_select(0, both.to(device, non_blocking=True))
+        views = self.transform(shown, torch.cat([share.keys, share.partner_keys]))
         images, partner_images = views.split([len(indices), len(share.rows)])
         if self.mix is not None and len(share.rows):
             rows = share.rows.to(device, non_blocking=True)
@@ -226,6 +242,8 @@ class _Share:
         rows: `(m,)` positions of the samples that are mixed.
         partners: `(m,)` numbers of the images that they are mixed with.
         partner_keys: `(m,)` keys of the partners' views.
+        places: `(m,)` places of the partners among the images that are read.
+        further: Numbers of the partners that are not among `indices`, each once.
     """
 
     indices: Tensor
@@ -234,11 +252,13 @@ class _Share:
     rows: Tensor
     partners: Tensor
     partner_keys: Tensor
+    places: Tensor
+    further: Tensor
 
     @property
     def to_read(self) -> Tensor:
-        """Numbers of the images to read: `indices`, then `partners`, `(b + m,)`."""
-        return torch.cat([self.indices, self.partners])
+        """Numbers of the images to read: `indices`, then `further`."""
+        return torch.cat([self.indices, self.further])
 
 
 @dataclass(frozen=True)

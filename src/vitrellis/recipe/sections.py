@@ -57,6 +57,9 @@ class Data(Section):
         default_factory=dict,
         description=f"Further settings of the source: {described_arguments()}.",
     )
+    value_range: tuple[Index, Annotated[Index, Field(le=65535)]] | None = None
+    """The two levels of 16-bit grey images that become black and white, such as `[0, 4095]` for 12
+    bits; 0 and 65,535 if not given."""
     train_size: Count | None = None
     """The number of training images, as equal as possible for all classes; all if not given."""
     val_fraction: ProperFraction = 0.1
@@ -74,6 +77,14 @@ class Data(Section):
     so that all classes are equally frequent, or in proportion to the square root of their sizes. A
     teacher follows its own recipe in this. Losses that compensate for class sizes
     (`balanced_softmax`, `logit_adjustment`) expect `uniform`."""
+
+    @model_validator(mode="after")
+    def _check_value_range(self) -> Data:
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            raise ValueError(
+                f"value_range is {list(self.value_range)}; the first level must be below the second"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_fold(self) -> Data:
@@ -135,7 +146,8 @@ class Input(Section):
     img_size: Size = 224
     """The size of the model's images in pixels: one number, or `[height, width]`."""
     channels: Count | None = None
-    """The number of image channels; that of the source if not given."""
+    """The number of image channels; that of the source if not given. Grey images become colour
+    ones (3), and colour ones grey (1)."""
     normalization: Annotated[
         Annotated[
             Literal["imagenet", "cifar", "measured", "model"],
