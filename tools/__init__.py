@@ -1,0 +1,1 @@
+"""Scripts that make what lies in the repository: data, and pages of the documentation."""
