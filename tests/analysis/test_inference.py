@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrellis.analysis.inference import collect_logits
-from vitrellis.data.evaluation import EvalTransform
+from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.loader import EvalLoader
 from vitrellis.data.sources import Split, TensorImages
 

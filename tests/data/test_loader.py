@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
-from vitrellis.data.evaluation import EvalTransform
+from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.randomness import epoch_order
 from vitrellis.data.source import Split, TensorImages

@@ -91,7 +91,7 @@ def test_deit_lt_moves_with_every_update(name: str, base: float, epochs: int) ->
     schedule = timms(base, epochs=epochs, lr_min=1e-5, warmup=5, start=1e-6)
     for epoch in (0, 1, 4, 5, 6, 100, epochs // 2, epochs - 1):
         for step in range(STEPS):
-            schedule.step(epoch + step / STEPS)  # type: ignore[arg-type]  # as published
+            schedule.step(epoch + step / STEPS)  # type: ignore[arg-type]
             expected = schedule.optimizer.param_groups[0]["lr"]
             assert rate(name, epoch, step) == pytest.approx(expected, rel=1e-9), (epoch, step)
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vitrellis.data.evaluation import CropMode
+from vitrellis.data.eval_transform import CropMode
 from vitrellis.errors import VitrellisError
 from vitrellis.models import create_model
 from vitrellis.runs.exported import Preprocessing, load_exported, save_model
@@ -72,6 +72,23 @@ def test_round_trip(
     assert torch.equal(theirs(images), model(images))
     cfg: dict[str, Any] = theirs.pretrained_cfg  # type: ignore[assignment]
     assert cfg["mean"] == [0.5] * channels
+
+
+def test_a_model_with_nan_does_not_replace_a_good_one(tmp_path: Path) -> None:
+    model = save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    good = model.state_dict()["bn1.running_mean"].clone()
+    model.state_dict()["bn1.running_mean"][0] = float("nan")
+    with pytest.raises(VitrellisError, match=r"not written: bn1\.running_mean"):
+        save_model(
+            model,
+            tmp_path,
+            architecture="cifar_resnet8",
+            num_classes=3,
+            model_args={},
+            class_names=NAMES,
+            preprocessing=preprocessing((16, 16), 3),
+        )
+    assert torch.equal(load_exported(tmp_path).model.state_dict()["bn1.running_mean"], good)
 
 
 def test_predict_takes_any_sizes(tmp_path: Path) -> None:

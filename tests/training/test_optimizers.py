@@ -162,9 +162,8 @@ def test_published_groups(case: dict[str, Any]) -> None:
 def test_published_decay_of_all_parameters(decay_all: bool) -> None:
     """`SGD(model.parameters(), ...)` of LDAM-DRW and PaCo is a step of `decay_all` and no other."""
     torch.manual_seed(0)
-    norm = nn.BatchNorm2d(4)
-    nn.init.normal_(norm.bias)  # a new one is 0, and has nothing to decay
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten(), nn.Linear(4, 2))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    nn.init.normal_(model.get_parameter("1.bias"))  # a new one is 0, and has nothing to decay
     theirs = copy.deepcopy(model)
     groups = parameter_groups(model, lr=0.1, weight_decay=0.5, decay_all=decay_all, head=["3"])
     optimizers = [

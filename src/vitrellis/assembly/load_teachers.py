@@ -21,7 +21,7 @@ from vitrellis.data.formats.json_files import read_json
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
-from vitrellis.models import create_model
+from vitrellis.models import check_finite_weights, create_model
 from vitrellis.objectives import Objective
 from vitrellis.recipe import Recipe, TeacherSection, digest, identity, teacher_recipe
 from vitrellis.runs.atomic import atomic_write, write_json
@@ -219,6 +219,7 @@ def _export_named(
 def _given(
     module: nn.Module, settings: TeacherSection, source: Source, student: Preprocessing
 ) -> Trained:
+    check_finite_weights(module.state_dict(), f"the teacher from Python ({type(module).__name__})")
     preprocessing = _at_its_size(settings, student)
     return Trained(module, type(module).__name__, tuple(source.class_names), preprocessing)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,8 +52,13 @@ def print_json(values: object) -> None:
 
     Args:
         values: Dictionaries, sequences, strings, numbers and None.
+
+    Raises:
+        VitrellisError: If a number is NaN or infinite, which would be no JSON.
     """
-    typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+    from vitrellis.runs.atomic import as_json
+
+    typer.echo(as_json(values, "--json", indent=2, ensure_ascii=False))
 
 
 def new_table(*columns: str) -> Table:

@@ -164,11 +164,9 @@ def _predict(
             errors.append(error)
     if not images:
         return []
-    probabilities, classes = trained.predict(images).topk(top)
+    names = [os.fsencode(file).decode(errors="replace") for file in readable]
+    probabilities, classes = trained.predict(images, names).topk(top)
     return [
-        _Row(
-            os.fsencode(file).decode(errors="replace"),
-            [_Prediction(trained.class_names[k], p) for p, k in zip(ps, ks, strict=True)],
-        )
-        for file, ps, ks in zip(readable, probabilities.tolist(), classes.tolist(), strict=True)
+        _Row(name, [_Prediction(trained.class_names[k], p) for p, k in zip(ps, ks, strict=True)])
+        for name, ps, ks in zip(names, probabilities.tolist(), classes.tolist(), strict=True)
     ]

@@ -1,6 +1,6 @@
 """The canvas: the one size at which a run's training images are stored before they are augmented.
 
-Evaluation has no part in it: `vitrellis.data.evaluation` resizes images in one step.
+Evaluation has no part in it: `vitrellis.data.eval_transform` resizes images in one step.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.canvas import Canvas, Fit, ProgressCallback
-from vitrellis.data.evaluation import EvalTransform
+from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.image_store import open_store
 from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
 from vitrellis.data.sampling import ClassSampler, Sampler
@@ -286,6 +286,7 @@ class EvalLoader:
         self.device = device
         self._labels = part.labels.to(device)
         stored, self._finish = transform.stored(part.images)
+        self._images = part.images
         self._store = open_store(
             part.images,
             device=device,
@@ -297,6 +298,10 @@ class EvalLoader:
 
     def __len__(self) -> int:
         return -(-len(self._indices) // self.batch_size)
+
+    def name(self, position: int) -> str:
+        """The name of the image at a position among this process's images."""
+        return self._images.name(position)
 
     def __iter__(self) -> Iterator[EvalBatch]:
         count = len(self._indices)

@@ -271,7 +271,7 @@ class DHVT(ClassTokenClassifier):
         maps = self.patch_embed(x)
         grid = maps.shape[-2], maps.shape[-1]
         patches = maps.flatten(2).transpose(1, 2)  # (B, N, D)
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], dim=1)
         for block in self.blocks:
             tokens = self.run_block(block, tokens, grid)
             yield tokens, grid

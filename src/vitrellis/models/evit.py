@@ -215,7 +215,7 @@ class EViT(VisionTransformer):
             rates = _rates(keep_rate, len(self.blocks), self.drop_layers)
         x = self.norm_pre(self._pos_embed(self.patch_embed(x)))
         num_tokens = x.shape[1] - self.num_prefix_tokens
-        positions = torch.arange(num_tokens, device=x.device).expand(len(x), -1)
+        positions = torch.arange(num_tokens, device=x.device).expand(x.shape[0], -1)
         taken = []
         for number, (block, rate) in enumerate(zip(self.blocks, rates, strict=True)):
             before = positions.shape[1]
@@ -253,7 +253,7 @@ def scatter(tokens: Tensor, positions: Tensor, num_patches: int) -> Tensor:
     """
     places = torch.where(positions == FUSED, num_patches, positions)
     places = places.unsqueeze(-1).expand_as(tokens)
-    image = tokens.new_zeros(len(tokens), num_patches + 1, tokens.shape[-1])
+    image = tokens.new_zeros(tokens.shape[0], num_patches + 1, tokens.shape[-1])
     return image.scatter(1, places, tokens)[:, :num_patches]
 
 

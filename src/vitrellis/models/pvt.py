@@ -245,7 +245,7 @@ class PVT(ClassTokenClassifier):
             assert isinstance(stage, PVTStage)
             tokens, grid = stage.downsample(x) if number else self.patch_embed(x)
             if stage.num_prefix_tokens:
-                tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+                tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
             tokens = self.pos_drop(stage.add_position(tokens, grid))
             for block in stage.blocks:
                 tokens = self.run_block(block, tokens, grid)

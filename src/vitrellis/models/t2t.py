@@ -208,7 +208,7 @@ class T2TViT(ClassTokenClassifier):
     def block_outputs(self, x: Tensor) -> Iterator[tuple[Tensor, Grid]]:
         """`(B, in_chans, H, W)` to tokens `(B, 1 + N, D)` after each block, and their grid."""
         patches, grid = self.patch_embed(x)
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], dim=1)
         position: Tensor = self.pos_embed
         if grid != self.grid:
             position = resample_abs_pos_embed(position, list(grid), list(self.grid))

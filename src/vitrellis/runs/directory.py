@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vitrellis.data.formats.json_files import read_json
+from vitrellis.data.formats.json_files import parse_json, read_json
 from vitrellis.errors import VitrellisError
-from vitrellis.runs.atomic import atomic_write, write_json
+from vitrellis.runs.atomic import as_json, atomic_write, write_json
 from vitrellis.runs.results import EpochRow, Results, RunData, parse
 
 
@@ -91,11 +91,12 @@ class RunDirectory:
             row: The figures of the epoch. `truncate_metrics` has dropped those of earlier attempts.
 
         Raises:
-            VitrellisError: If it cannot be written.
+            VitrellisError: If it cannot be written, or a figure is NaN or infinite.
         """
+        line = as_json(row.to_json(), str(self.metrics_file)) + "\n"
         try:
             with self.metrics_file.open("a") as file:
-                file.write(json.dumps(row.to_json()) + "\n")
+                file.write(line)
         except OSError as error:
             raise VitrellisError(
                 f"could not write {self.metrics_file}: {error.strerror}"
@@ -113,7 +114,7 @@ class RunDirectory:
         rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                rows.append(parse(EpochRow, json.loads(line), self.metrics_file))
+                rows.append(parse(EpochRow, parse_json(line), self.metrics_file))
             except (json.JSONDecodeError, VitrellisError) as error:
                 raise VitrellisError(
                     f"{self.metrics_file}: line {number} is damaged ({error}). Delete that line"
@@ -128,7 +129,7 @@ class RunDirectory:
         """
         if self.metrics_file.exists():
             kept = [row.to_json() for row in self.read_metrics() if row.epoch < from_epoch]
-            text = "".join(json.dumps(row) + "\n" for row in kept)
+            text = "".join(as_json(row, str(self.metrics_file)) + "\n" for row in kept)
             atomic_write(self.metrics_file, lambda path: path.write_text(text))
 
     def write_results(self, results: Results) -> None:

@@ -15,10 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitrellis.data.augmentation.resampling import Interpolation
-from vitrellis.data.evaluation import CropMode, EvalTransform
+from vitrellis.data.eval_transform import CropMode, EvalTransform
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import UsageError, VitrellisError
-from vitrellis.models import create_model, load_strictly, read_state_dict, takes_img_size
+from vitrellis.models import (
+    check_finite_outputs,
+    check_finite_weights,
+    create_model,
+    load_strictly,
+    read_state_dict,
+    takes_img_size,
+)
 from vitrellis.runs.atomic import atomic_write, write_json
 from vitrellis.runs.results import parse
 
@@ -94,33 +101,50 @@ class Trained:
     notes: tuple[str, ...] = ()
 
     @torch.no_grad()
-    def predict(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+    def predict(
+        self, images: Tensor | Sequence[Tensor], names: Sequence[str] | None = None
+    ) -> Tensor:
         """The class probabilities.
 
         Args:
             images: uint8 `(N, C, H, W)`, or a sequence of `(C, H, W)` of any sizes.
+            names: The names of the images, for messages; by default their numbers.
 
         Returns:
             `(N, K)`, on the model's device.
 
         Raises:
-            VitrellisError: If an image is not uint8, or has another number of channels.
+            VitrellisError: If an image is not uint8, or has another number of channels; or if the
+                model has diverged, naming the first weight that is not finite, or the first image
+                and module whose output is not.
         """
         settings = self.preprocessing
         for number, image in enumerate(images):
             if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != settings.channels:
                 raise VitrellisError(
-                    f"image {number}: should be uint8 of shape ({settings.channels}, H, W), "
-                    f"is {image.dtype} of shape {tuple(image.shape)}"
+                    f"{_name(names, number)}: should be uint8 of shape "
+                    f"({settings.channels}, H, W), is {image.dtype} of shape {tuple(image.shape)}"
                 )
+        check_finite_weights(self.model.state_dict(), f"the model ({self.architecture})")
         device = next(self.model.parameters()).device
         transform = settings.transform()
         parts = [torch.empty(0, len(self.class_names), device=device)]
         for start in range(0, len(images), PREDICT_BATCH_SIZE):
             part = images[start : start + PREDICT_BATCH_SIZE]
-            logits: Tensor = self.model(transform([image.cpu() for image in part]).to(device))
-            parts.append(logits.float().softmax(dim=-1))
+            seen = transform([image.cpu() for image in part]).to(device)
+            logits: Tensor = self.model(seen).float()
+            check_finite_outputs(
+                self.model,
+                seen,
+                logits,
+                lambda position: _name(names, start + position),  # noqa: B023
+            )
+            parts.append(logits.softmax(dim=-1))
         return torch.cat(parts)
+
+
+def _name(names: Sequence[str] | None, number: int) -> str:
+    return f"image {number}" if names is None else names[number]
 
 
 def save_model(
@@ -145,9 +169,11 @@ def save_model(
         preprocessing: The preprocessing of its images.
 
     Raises:
-        VitrellisError: If a file cannot be written.
+        VitrellisError: If a file cannot be written, or naming the first weight that is not finite;
+            a model that was there before is left as it was.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    check_finite_weights(state, f"{folder}: not written")
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     size = preprocessing.img_size
     args = dict(model_args) | {"in_chans": preprocessing.channels}
@@ -184,7 +210,7 @@ def load_exported(folder: Path | str) -> Trained:
     """The model that `save_model` wrote.
 
     Raises:
-        VitrellisError: If a file is missing or damaged, or holds another model.
+        VitrellisError: If a file is missing or damaged, or holds another model or NaN.
     """
     folder = Path(folder).expanduser()
     config_file = folder / "config.json"

@@ -14,7 +14,7 @@ from vitrellis.data.augmentation.erasing import Cutout
 from vitrellis.data.augmentation.operations import Policy, apply_layers
 from vitrellis.data.augmentation.policies import AutoAugment
 from vitrellis.data.augmentation.transforms import Normalize, TrainTransform
-from vitrellis.data.evaluation import EvalTransform
+from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.randomness import integers, sample_keys, uniform
 from vitrellis.errors import UsageError
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitrellis.errors import VitrellisError
+from vitrellis.models.support.finite import check_finite_weights
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], label: str) -> 
         label: The origin of the weights, for messages.
 
     Raises:
-        VitrellisError: Naming what is missing, unknown, or of another shape.
+        VitrellisError: Naming what is missing, unknown, of another shape, or not finite.
     """
     current = model.state_dict()
     problems = []
@@ -145,6 +146,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], label: str) -> 
     )
     if problems:
         raise VitrellisError(f"{label}: not the weights of this model: {'; '.join(problems)}")
+    check_finite_weights(state, label)
     model.load_state_dict(dict(state))
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitrellis.data.canvas import Canvas
-from vitrellis.data.evaluation import CropMode, EvalTransform
+from vitrellis.data.eval_transform import CropMode, EvalTransform
 from vitrellis.data.source import TensorImages
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
