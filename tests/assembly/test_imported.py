@@ -51,6 +51,8 @@ def test_dhvt_gives_the_recorded_logits(tmp_path: Path) -> None:
     assert len(trained.class_names) == 100
     assert trained.preprocessing.img_size == (32, 32)
     assert trained.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert trained.preprocessing.interpolation == "bicubic"
+    assert trained.preprocessing.crop_pct == 1  # datasets.py: resize_im = args.input_size > 32
     given = description["input"]
     logits = trained.model(reference_input(given["seed"], tuple(given["shape"])))
     assert np.abs(logits.numpy() - arrays["logits"]).max() < 1e-4 * np.abs(arrays["logits"]).max()
@@ -81,6 +83,18 @@ def test_long_tail_teachers(tmp_path: Path, case: str, arguments: list[str]) -> 
     images = reference_input(given["seed"], tuple(given["shape"]))
     logits = load_exported(run.best_model).model(images)
     assert np.abs(logits.numpy() - arrays["logits"]).max() < 1e-4
+
+
+@pytest.mark.parametrize("source", ["dhvt", "evit", "deit-lt"])
+def test_large_images_are_evaluated_as_by_deit(tmp_path: Path, source: str) -> None:
+    """Resized to 256 pixels, of which the middle 224 are cut out; tiny-transformers squash."""
+    state = create_model("deit_tiny_patch16_224", num_classes=3).state_dict()
+    torch.save({"model": state}, tmp_path / "c.pth")
+    run = import_checkpoint(
+        tmp_path / "c.pth", source=source, model="deit_tiny_patch16_224", out=tmp_path / "run"
+    )
+    seen = load_exported(run.best_model).preprocessing
+    assert (seen.interpolation, seen.crop_pct, seen.crop_mode) == ("bicubic", 0.875, "center")
 
 
 def test_the_average_of_weights(tmp_path: Path) -> None:

@@ -31,8 +31,10 @@ from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing, save_model
 from vitrellis.runs.results import RunData
 
-TEST_INTERPOLATION = {"tiny-transformers": "bilinear"}
-"""The interpolation with which implementations resize test images, if it is not "bicubic"."""
+WHOLE_IMAGES = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
+"""How tiny-transformers evaluates; the other implementations do it as DeiT does."""
+CROPPED_ABOVE = 32
+"""The side in pixels of DeiT's images above which evaluation cuts out the middle."""
 
 
 def import_checkpoint(
@@ -119,13 +121,21 @@ def _recipe(checkpoint: Path, source: str, model: str, overrides: Sequence[str])
         "input": {
             "img_size": size,
             "normalization": "imagenet",
-            "interpolation": TEST_INTERPOLATION.get(source, "bicubic"),
+            **_evaluation(source, size),
         },
         "model": {"name": model},
         "schedule": {"warmup_epochs": 0},
         "training": {"epochs": 1},
     }
     return recipe_from(values, overrides, name="imported")
+
+
+def _evaluation(source: str, size: list[int]) -> dict[str, object]:
+    """The keys of `input` that say how the implementation resizes test images."""
+    if source == "tiny-transformers":
+        return WHOLE_IMAGES
+    share = 0.875 if min(size) > CROPPED_ABOVE else 1.0  # DeiT: 256 / 224, int() of it
+    return {"interpolation": "bicubic", "crop_pct": share, "crop_mode": "center"}
 
 
 def _num_classes(recipe: Recipe, state: dict[str, Tensor], label: str) -> int:
