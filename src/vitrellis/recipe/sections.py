@@ -330,9 +330,23 @@ class Training(Section):
     """Whether an epoch's last batch is left out if it is not full."""
     ema: ProperFraction | None = None
     """The decay of a moving average of the weights (EMA), which is then evaluated in place of the
-    weights; no average if not given."""
+    weights; no average if not given. The weights themselves are kept beside it: `--without-ema`."""
+    ema_warmup: bool = True
+    """Whether the decay of the average rises with the steps, up to `ema`, as
+    1 - (1 + step)^(-2/3) (timm's warm-up). If not, it is `ema` from the first step on, and a short
+    run leaves much of the initial weights in the average."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """The precision of the arithmetic: full, or mixed with bfloat16 or float16."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """The precision inside of matrix products of float32, as in
+    `torch.set_float32_matmul_precision`: `high` lets NVIDIA GPUs use TF32, which is several times
+    faster and keeps 10 bits of the mantissa instead of 23; `medium` lets them use bfloat16. It
+    reaches the teachers in training, and no evaluation by other commands. Convolutions use TF32 on
+    these GPUs in any case, which is PyTorch's default."""
+    sync_batchnorm: bool = False
+    """Whether batch norms take their statistics over all devices, not over each device's part of
+    the batch. It needs GPUs; on one device there is nothing to synchronise. With `accumulate`, each
+    part of the batch still has statistics of its own."""
     compile: bool = False
     """Whether to compile the models, which makes steps faster after a slow start."""
     channels_last: bool = False

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ class Trained:
         class_names: The class names, in the order of its outputs.
         preprocessing: The preprocessing of its images.
         notes: Facts about its reading that the user should know, one sentence each.
+        model_args: Further arguments that the model was built with.
     """
 
     model: nn.Module
@@ -99,6 +100,7 @@ class Trained:
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
+    model_args: Mapping[str, Any] = field(default_factory=dict)
 
     @torch.no_grad()
     def predict(
@@ -233,6 +235,7 @@ def load_exported(folder: Path | str) -> Trained:
         written.class_names,
         written.preprocessing,
         notes=written.notes,
+        model_args=written.model_args,
     )
 
 
