@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import pytest
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 
 from vitrellis.assembly.build import build_learning_rate
+from vitrellis.data.augmentation.transforms import TrainTransform
+from vitrellis.data.loader import TrainLoader
+from vitrellis.data.source import Split, TensorImages
 from vitrellis.recipe import effective_lr, load_recipe
+from vitrellis.training.optimizers import LearningRate
 
 STEPS = 7
 
 
-def rate(name: str, epoch: int, step: int = 0) -> float:
+@cache
+def schedule_of(name: str) -> tuple[LearningRate, float]:
     recipe = load_recipe(name)
-    return build_learning_rate(recipe, STEPS).at(epoch, step, effective_lr(recipe))
+    return build_learning_rate(recipe, STEPS), effective_lr(recipe)
+
+
+def rate(name: str, epoch: int, step: int = 0) -> float:
+    schedule, base_lr = schedule_of(name)
+    return schedule.at(epoch, step, base_lr)
 
 
 def timms(
@@ -104,3 +115,34 @@ def test_dhvt_is_an_epoch_ahead_of_the_published(name: str, base: float) -> None
         schedule.step(epoch)
         expected = schedule.optimizer.param_groups[0]["lr"]
         assert rate(name, epoch) == pytest.approx(expected, rel=1e-9), epoch
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "updates"),
+    [
+        ("cifar100-deit-ti-lg", 50_000, 390),  # "iter": "10/390" in logs/tiny-transformer of LSKD
+        ("cifar100-lt-resnet32", 10_847, 85),  # a DataLoader of 128 without drop_last
+        ("cifar100-lt-resnet32-paco", 10_847, 84),  # and one with it
+        ("cifar100-dhvt-t", 50_000, 97),  # RASampler: floor(50,000 / 256) x 256 in batches of 512
+        ("cifar100-lt-deit-b", 10_847, 11),  # 42 iterations of 256, four of them to an update
+    ],
+)
+def test_updates_of_an_epoch(name: str, images: int, updates: int) -> None:
+    recipe = load_recipe(name, ["input.img_size=4", "augmentation.cutout=0"])
+    loader = TrainLoader(
+        Split(
+            TensorImages(torch.zeros(images, 3, 1, 1, dtype=torch.uint8)),
+            torch.zeros(images).long(),
+        ),
+        num_classes=2,
+        batch_size=recipe.training.batch_size,
+        transform=TrainTransform(recipe.augmentation, size=(4, 4), mean=[0.5] * 3, std=[0.5] * 3),
+        mix=None,
+        seed=0,
+        device=torch.device("cpu"),
+        drop_last=recipe.training.drop_last,
+        repeats=recipe.augmentation.repeats,
+        canvas=(4, 4),
+        cache=False,
+    )
+    assert loader.steps_per_epoch == updates
