@@ -211,6 +211,7 @@ def _export_named(
         pretrained=settings.pretrained,
         weights=settings.weights,
         weights_ema=settings.weights_ema,
+        weights_img_size=settings.weights_img_size,
         **settings.args,
     )
     save_model(

@@ -202,6 +202,10 @@ class Model(Section):
     """A file of weights to start from."""
     weights_ema: bool = False
     """Whether to take the moving average of the weights that the file holds beside them."""
+    weights_img_size: Size | None = None
+    """The size in pixels of the images that the position embeddings in `weights`, or in an imported
+    checkpoint, were made for: one number, or `[height, width]`. If not given, it is that in the
+    `config.json` beside the file; without one, they were square."""
     zero_head: bool = False
     """Whether the classifier starts at exactly zero, as in the published DeiT runs; not for
     distillation."""
@@ -209,7 +213,8 @@ class Model(Section):
     """Whether to add a second classifier, which learns from the teacher alone; the predictions of
     both are averaged. Models with a distillation token (`*_distilled_*`) have one already."""
     args: Arguments = Field(default_factory=dict)
-    """Further arguments of the model, such as `drop_path_rate`."""
+    """Further arguments of the model, such as `drop_path_rate`. Any model takes `norm_eps`,
+    `class_token_std`, `normalize_features` and `stride_1x1`, too (docs/models)."""
 
     @property
     def arguments(self) -> dict[str, Any]:
