@@ -210,8 +210,8 @@ def _export_named(
         in_chans=student.channels,
         pretrained=settings.pretrained,
         weights=settings.weights,
-        weights_ema=settings.weights_ema,
         weights_img_size=settings.weights_img_size,
+        weights_ema=settings.weights_ema,
         **settings.args,
     )
     save_model(

@@ -208,6 +208,13 @@ class Recipe(Section):
                 f"schedule.warmup_epochs: {warmup:g} is too long for training.epochs {epochs}; "
                 "the learning rate would never be reached. Give fewer, or 0"
             )
+        size = self.schedule.iteration
+        if size is not None and (self.schedule.per == "epoch" or self.training.batch_size % size):
+            raise ValueError(
+                f"schedule.iteration: {size} images are counted with schedule.per step, and where "
+                f"they divide training.batch_size {self.training.batch_size}. Set "
+                "schedule.iteration=null to count steps"
+            )
         late = [milestone for milestone in self.schedule.milestones if milestone >= epochs]
         if late:
             raise ValueError(

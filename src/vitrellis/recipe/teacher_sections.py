@@ -35,11 +35,11 @@ class TeacherSection(Section):
     """Whether `model` has timm's published weights (downloaded once)."""
     weights: File | None = None
     """A file with the weights of `model`."""
-    weights_ema: bool = False
-    """Whether to take the moving average of the weights that the file holds beside them."""
     weights_img_size: Size | None = None
     """The size in pixels of the images that the position embeddings in `weights` were made for, as
     `model.weights_img_size`."""
+    weights_ema: bool = False
+    """Whether to take the moving average of the weights that the file holds beside them."""
     given: bool = False
     """Whether the teacher is a module from Python: `vitrellis.train(..., teachers={name: module})`.
     """

@@ -131,8 +131,8 @@ def load_reference_weights(
     source: str = "tiny-transformers",
     *,
     ema: bool = False,
-    label: str | None = None,
     grids: Mapping[str, Grid] | None = None,
+    label: str | None = None,
 ) -> None:
     """Loads a checkpoint of a published implementation, strictly.
 
@@ -143,9 +143,9 @@ def load_reference_weights(
         state_dict_or_path: Weights by the implementation's names, or a checkpoint file with them.
         source: One of `PUBLISHERS`.
         ema: Take the moving average of the weights that a file holds.
-        label: The origin of the weights, for messages; by default the file or the source.
         grids: The grids of its position embeddings, by name. Those that are not given must be
             square. For a model of another size they are interpolated.
+        label: The origin of the weights, for messages; by default the file or the source.
 
     Raises:
         UsageError: If the source is unknown.

@@ -161,11 +161,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], label: str) -> 
 
 
 def load_initial(
-    model: nn.Module,
-    path: Path,
-    grids: Mapping[str, Grid] | None = None,
-    *,
-    ema: bool = False,
+    model: nn.Module, path: Path, grids: Mapping[str, Grid] | None = None, *, ema: bool = False
 ) -> None:
     """Weights to start from: all must fit, but for a head of other classes, which stays new.
 
@@ -181,8 +177,7 @@ def load_initial(
     Raises:
         VitrellisError: If the file cannot be read, or is of another model.
     """
-    stored = read_state_dict(path, ema=ema)
-    fitted = resample_positions(stored, model, grids or {}, str(path))
+    fitted = resample_positions(read_state_dict(path, ema=ema), model, grids or {}, str(path))
     placed = {name: fitted[name] for name in position_tensors(model) if name in fitted}
     state = {name: value for name, value in fitted.items() if name not in placed}
     # timm's models come with a function that knows old names, and takes all grids for squares
