@@ -197,6 +197,7 @@ def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) 
         in_chans=source.channels,
         pretrained=recipe.model.pretrained and load_weights,
         weights=recipe.model.weights if load_weights else None,
+        weights_img_size=recipe.model.weights_img_size,
         zero_head=recipe.model.zero_head,
         **recipe.model.arguments,
     )
@@ -257,8 +258,8 @@ def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
         guided,
         lr=effective_lr(recipe),
         weight_decay=settings.weight_decay,
-        decay_all=settings.decay_all,
         no_weight_decay={f"student.{name}" for name in exempt},
+        decay_all=settings.decay_all,
         head=[f"student.{name}" for name in classifier_names(student)],
         head_lr_ratio=settings.head_lr_ratio,
     )

@@ -7,13 +7,13 @@ preprocessing only.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrellis.assembly.build import (
     build_preprocessing,
@@ -24,7 +24,9 @@ from vitrellis.assembly.build import (
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import create_model, load_reference_weights, read_state_dict
-from vitrellis.models.support.interop import check_source, published_state
+from vitrellis.models.support.factory import known_grids
+from vitrellis.models.support.interop import check_source, norm_eps_of, published_state
+from vitrellis.models.support.positions import Grid, MadeFor
 from vitrellis.recipe import Recipe, describe, recipe_from
 from vitrellis.runs.atomic import atomic_write, write_json
 from vitrellis.runs.directory import RunDirectory
@@ -83,7 +85,9 @@ def import_checkpoint(
         in_chans=preprocessing.channels,
         **recipe.model.arguments,
     )
-    load_reference_weights(built, checkpoint, source, ema=ema)
+    load_reference_weights(
+        built, checkpoint, source, ema=ema, grids=_grids(recipe, built, preprocessing, checkpoint)
+    )
     run.path.mkdir(parents=True, exist_ok=True)
     for folder in (run.best_model, run.last_model):
         save_model(
@@ -91,7 +95,7 @@ def import_checkpoint(
             folder,
             architecture=model,
             num_classes=num_classes,
-            model_args=recipe.model.arguments,
+            model_args=_arguments(recipe, source, built),
             class_names=names,
             preprocessing=preprocessing,
         )
@@ -158,6 +162,27 @@ def _num_classes(recipe: Recipe, state: dict[str, Tensor], label: str) -> int:
         )
     shape.remove(model.num_features)
     return int(shape[0])
+
+
+def _arguments(recipe: Recipe, source: str, model: nn.Module) -> dict[str, Any]:
+    """The arguments that the model is built with when the run is read."""
+    norm_eps = norm_eps_of(source, model)
+    return recipe.model.arguments | ({} if norm_eps is None else {"norm_eps": norm_eps})
+
+
+def _grids(
+    recipe: Recipe, model: nn.Module, preprocessing: Preprocessing, checkpoint: Path
+) -> Mapping[str, Grid]:
+    """The grids of the checkpoint's position embeddings, if `model.weights_img_size` tells."""
+    size = recipe.model.weights_img_size
+    if size is None:
+        return {}
+    arguments = recipe.model.arguments | {
+        "img_size": preprocessing.img_size,
+        "in_chans": preprocessing.channels,
+    }
+    known = MadeFor((size, size) if isinstance(size, int) else size)
+    return known_grids(model, recipe.model.name, known, str(checkpoint), arguments)
 
 
 def _images(recipe: Recipe, overrides: Sequence[str]) -> Source | None:

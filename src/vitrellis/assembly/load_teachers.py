@@ -203,6 +203,7 @@ def _export_named(
         in_chans=student.channels,
         pretrained=settings.pretrained,
         weights=settings.weights,
+        weights_img_size=settings.weights_img_size,
         **settings.args,
     )
     save_model(

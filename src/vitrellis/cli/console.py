@@ -29,9 +29,15 @@ error_console = Console(stderr=True)
 """The console for standard error."""
 
 
-def fail(error: VitrellisError) -> None:
-    """Prints an error in red, without a traceback."""
-    text = Text("error: ", style="bold red") + Text(str(error), style="red")
+def fail(error: VitrellisError, *, process: int = 0) -> None:
+    """Prints an error in red, without a traceback.
+
+    Args:
+        error: The error.
+        process: The number of this process, which is named if it is not the first.
+    """
+    where = f" in process {process}" if process else ""
+    text = Text(f"error{where}: ", style="bold red") + Text(str(error), style="red")
     error_console.print(text, soft_wrap=True)
 
 

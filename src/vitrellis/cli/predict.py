@@ -52,6 +52,12 @@ def predict(
     weights: Annotated[
         Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
     ] = "best",
+    without_ema: Annotated[
+        bool,
+        typer.Option(
+            "--without-ema", help="Take the weights in place of their moving average (EMA)."
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -76,7 +82,7 @@ def predict(
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
     directory = find_run(run)
-    trained = load_exported(directory.best_model if weights == "best" else directory.last_model)
+    trained = load_exported(directory.model_folder(weights, without_ema=without_ema))
     for note in trained.notes:
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     top = min(top, len(trained.class_names))

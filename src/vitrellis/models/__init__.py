@@ -10,7 +10,12 @@ from vitrellis.models.support.finite import (
     non_finite_tensor,
     origin_of_non_finite,
 )
-from vitrellis.models.support.heads import has_distillation_head, separate_heads, set_heads_apart
+from vitrellis.models.support.heads import (
+    has_distillation_head,
+    merge_heads,
+    separate_heads,
+    set_heads_apart,
+)
 from vitrellis.models.support.interop import load_reference_weights
 from vitrellis.models.support.taps import (
     block_channels,
@@ -32,6 +37,7 @@ __all__ = [
     "load_initial",
     "load_reference_weights",
     "load_strictly",
+    "merge_heads",
     "non_finite_tensor",
     "num_blocks",
     "origin_of_non_finite",

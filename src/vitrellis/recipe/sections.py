@@ -208,6 +208,10 @@ class Model(Section):
     """Whether to start from timm's published weights (downloaded once)."""
     weights: File | None = None
     """A file of weights to start from."""
+    weights_img_size: Size | None = None
+    """The size in pixels of the images that the position embeddings in `weights`, or in an imported
+    checkpoint, were made for: one number, or `[height, width]`. If not given, it is that in the
+    `config.json` beside the file; without one, they were square."""
     zero_head: bool = False
     """Whether the classifier starts at exactly zero, as in the published DeiT runs; not for
     distillation."""
@@ -215,7 +219,8 @@ class Model(Section):
     """Whether to add a second classifier, which learns from the teacher alone; the predictions of
     both are averaged. Models with a distillation token (`*_distilled_*`) have one already."""
     args: Arguments = Field(default_factory=dict)
-    """Further arguments of the model, such as `drop_path_rate`."""
+    """Further arguments of the model, such as `drop_path_rate`. Any model takes `norm_eps`,
+    `class_token_std`, `normalize_features` and `stride_1x1`, too (docs/models)."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -342,9 +347,23 @@ class Training(Section):
     """Whether an epoch's last batch is left out if it is not full."""
     ema: ProperFraction | None = None
     """The decay of a moving average of the weights (EMA), which is then evaluated in place of the
-    weights; no average if not given."""
+    weights; no average if not given. The weights themselves are kept beside it: `--without-ema`."""
+    ema_warmup: bool = True
+    """Whether the decay of the average rises with the steps, up to `ema`, as
+    1 - (1 + step)^(-2/3) (timm's warm-up). If not, it is `ema` from the first step on, and a short
+    run leaves much of the initial weights in the average."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """The precision of the arithmetic: full, or mixed with bfloat16 or float16."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """The precision inside of matrix products of float32, as in
+    `torch.set_float32_matmul_precision`: `high` lets NVIDIA GPUs use TF32, which is several times
+    faster and keeps 10 bits of the mantissa instead of 23; `medium` lets them use bfloat16. It
+    reaches the teachers in training, and no evaluation by other commands. Convolutions use TF32 on
+    these GPUs in any case, which is PyTorch's default."""
+    sync_batchnorm: bool = False
+    """Whether batch norms take their statistics over all devices, not over each device's part of
+    the batch. It needs GPUs; on one device there is nothing to synchronise. With `accumulate`, each
+    part of the batch still has statistics of its own."""
     compile: bool = False
     """Whether to compile the models, which makes steps faster after a slow start."""
     channels_last: bool = False

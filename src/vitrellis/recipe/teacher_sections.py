@@ -35,6 +35,9 @@ class TeacherSection(Section):
     """Whether `model` has timm's published weights (downloaded once)."""
     weights: File | None = None
     """A file with the weights of `model`."""
+    weights_img_size: Size | None = None
+    """The size in pixels of the images that the position embeddings in `weights` were made for, as
+    `model.weights_img_size`."""
     given: bool = False
     """Whether the teacher is a module from Python: `vitrellis.train(..., teachers={name: module})`.
     """
@@ -69,6 +72,7 @@ class TeacherSection(Section):
             )
         goes_with: dict[str, tuple[str, ...]]
         goes_with = {"overrides": ("recipe",), "pretrained": ("model",), "weights": ("model",)}
+        goes_with |= {"weights_img_size": ("model",)}
         goes_with |= {"img_size": ("model", "given"), "args": ("model",)}
         for key, needed in goes_with.items():
             if getattr(self, key) and used[0] not in needed:

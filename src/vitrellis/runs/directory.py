@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from vitrellis.data.formats.json_files import parse_json, read_json
-from vitrellis.errors import VitrellisError
+from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.runs.atomic import as_json, atomic_write, write_json
 from vitrellis.runs.results import EpochRow, Results, RunData, parse
 
@@ -71,6 +72,36 @@ class RunDirectory:
     def last_model(self) -> Path:
         """The model of the last epoch, in timm's local format."""
         return self.path / "last"
+
+    @property
+    def best_model_without_ema(self) -> Path:
+        """The weights of the best epoch, where `best_model` is their moving average."""
+        return self.path / "model-without-ema"
+
+    @property
+    def last_model_without_ema(self) -> Path:
+        """The weights of the last epoch, where `last_model` is their moving average."""
+        return self.path / "last-without-ema"
+
+    def model_folder(self, weights: Literal["best", "last"], *, without_ema: bool) -> Path:
+        """The folder of a model.
+
+        Args:
+            weights: The best or the last epoch.
+            without_ema: Whether to take the weights in place of their moving average.
+
+        Raises:
+            UsageError: If the run keeps no moving average.
+        """
+        if not without_ema:
+            return self.best_model if weights == "best" else self.last_model
+        folder = self.best_model_without_ema if weights == "best" else self.last_model_without_ema
+        if not folder.exists():
+            raise UsageError(
+                f"{self.path}: has no {folder.name}, as a run has with training.ema; leave out "
+                "--without-ema"
+            )
+        return folder
 
     def teacher_model(self, name: str) -> Path:
         """A copy of a teacher, in timm's local format.

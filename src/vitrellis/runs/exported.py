@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from vitrellis.models import (
     read_state_dict,
     takes_img_size,
 )
+from vitrellis.models.support.factory import known_grids
+from vitrellis.models.support.positions import MadeFor, position_grids, resample_positions
+from vitrellis.models.support.variations import NOT_TIMMS
 from vitrellis.runs.atomic import atomic_write, write_json
 from vitrellis.runs.results import parse
 
@@ -81,6 +84,7 @@ class _Written:
     class_names: tuple[str, ...]
     model_args: dict[str, Any]
     preprocessing: Preprocessing
+    position_grids: dict[str, tuple[int, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -94,6 +98,7 @@ class Trained:
         class_names: The class names, in the order of its outputs.
         preprocessing: The preprocessing of its images.
         notes: Facts about its reading that the user should know, one sentence each.
+        model_args: Further arguments that the model was built with.
     """
 
     model: nn.Module
@@ -101,6 +106,7 @@ class Trained:
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
+    model_args: Mapping[str, Any] = field(default_factory=dict)
 
     @torch.no_grad()
     def predict(
@@ -178,7 +184,8 @@ def save_model(
     check_finite_weights(state, f"{folder}: not written")
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     size = preprocessing.img_size
-    args = dict(model_args) | {"in_chans": preprocessing.channels}
+    args = {name: value for name, value in model_args.items() if name not in NOT_TIMMS}
+    args |= {"in_chans": preprocessing.channels}
     if takes_img_size(architecture.split(".")[0]):
         args["img_size"] = list(size)
     config = {
@@ -202,40 +209,63 @@ def save_model(
             "class_names": list(class_names),
             "model_args": dict(model_args),
             "preprocessing": asdict(preprocessing),
+            "position_grids": position_grids(model),
         },
     }
     atomic_write(folder / "model.safetensors", lambda path: save_file(state, path))
     write_json(folder / "config.json", config)
 
 
-def load_exported(folder: Path | str) -> Trained:
+def load_exported(folder: Path | str, *, img_size: int | tuple[int, int] | None = None) -> Trained:
     """The model that `save_model` wrote.
 
+    Args:
+        folder: The folder of its files.
+        img_size: Images of another size, in pixels, for which its position embeddings are
+            interpolated. By default the size is that of its training.
+
     Raises:
+        UsageError: If the model cannot be built for that size.
         VitrellisError: If a file is missing or damaged, or holds another model or NaN.
     """
     folder = Path(folder).expanduser()
     config_file = folder / "config.json"
     written = _read_config(config_file)
+    preprocessing = written.preprocessing
+    if img_size is not None:
+        preprocessing = _at_size(preprocessing, img_size)
+    arguments = written.model_args | {
+        "img_size": preprocessing.img_size,
+        "in_chans": preprocessing.channels,
+    }
+    name = written.architecture
     try:
-        model = create_model(
-            written.architecture,
-            num_classes=len(written.class_names),
-            img_size=written.preprocessing.img_size,
-            in_chans=written.preprocessing.channels,
-            **written.model_args,
-        )
+        model = create_model(name, num_classes=len(written.class_names), **arguments)
     except UsageError as error:
+        if img_size is not None:
+            raise
         raise VitrellisError(f"{config_file}: {error}") from error
     path = folder / "model.safetensors"
-    load_strictly(model, read_state_dict(path), str(path))
+    state = read_state_dict(path)
+    if preprocessing.img_size != written.preprocessing.img_size:
+        known = MadeFor(written.preprocessing.img_size, written.position_grids)
+        grids = known_grids(model, name, known, str(path), arguments)
+        state = resample_positions(state, model, grids, str(path))
+    load_strictly(model, state, str(path))
     return Trained(
         model.eval(),
-        written.architecture,
+        name,
         written.class_names,
-        written.preprocessing,
+        preprocessing,
         notes=written.notes,
+        model_args=written.model_args,
     )
+
+
+def _at_size(preprocessing: Preprocessing, img_size: int | tuple[int, int]) -> Preprocessing:
+    """The same steps to images of another size."""
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size
+    return replace(preprocessing, img_size=size)
 
 
 def _read_config(path: Path) -> _Written:

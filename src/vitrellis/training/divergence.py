@@ -99,7 +99,7 @@ class DivergenceGuard:
         if not self.any_process(not is_good):
             return
         bad = (loss for loss in recent if any(not v.isfinite() for v in _values(loss)))
-        raise VitrellisError(self._about_loss(next(bad, None), epoch, batch))
+        raise self._shared(VitrellisError(self._about_loss(next(bad, None), epoch, batch)), is_good)
 
     def check_weights(self, epoch: int) -> None:
         """Checks all that is saved: weights, running statistics, averages, optimizer moments.
@@ -113,11 +113,12 @@ class DivergenceGuard:
         tensor = next(self._bad_tensors(), None)
         if not self.any_process(tensor is not None):
             return
-        where = "in another process" if tensor is None else f": {tensor} is not finite"
-        raise VitrellisError(
+        where = " in another process" if tensor is None else f": {tensor} is not finite"
+        error = VitrellisError(
             f"the model has diverged in epoch {epoch + 1}{where}. Nothing was saved since; last "
             f"good checkpoint: {self.last_checkpoint()}. {CURE}"
         )
+        raise self._shared(error, tensor is None)
 
     def check_resumed(self, path: Path) -> None:
         """Refuses a checkpoint that holds NaN or infinity, after it was loaded.
@@ -141,6 +142,12 @@ class DivergenceGuard:
             return is_so
         asked = torch.tensor(float(is_so), device=self.fabric.device)
         return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)  # type: ignore[operator]
+
+    def _shared(self, error: VitrellisError, is_from_elsewhere: bool) -> VitrellisError:
+        """The error, marked as shared if the first process can say what is wrong."""
+        if self.fabric.world_size > 1:
+            error.is_shared = not self.fabric.broadcast(is_from_elsewhere, src=0)
+        return error
 
     def _about_loss(self, loss: _Loss | None, epoch: int, batch: Batch | None) -> str:
         end = f"Last good checkpoint: {self.last_checkpoint()}. {CURE}"

@@ -25,9 +25,10 @@ from vitrellis.runs.results import EpochRow
 from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.display import Display
 from vitrellis.training.divergence import AGREE_EVERY, DivergenceGuard
-from vitrellis.training.guided import GuidedStudent, StepInputs
+from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
 from vitrellis.training.optimizers import LearningRate, body_lr
+from vitrellis.training.portions import Portions
 from vitrellis.training.sam import Gradient
 from vitrellis.training.validation import validation_figures
 
@@ -129,7 +130,7 @@ class Trainer:
         self.display = display
         self.seed = seed
         self.epochs = epochs
-        self.accumulate = accumulate
+        self.portions = Portions(fabric, self.objective, teachers, accumulate, display.warn)
         self.clip_grad = clip_grad
         self.eval_every = eval_every
         self.select_by = select_by
@@ -138,6 +139,16 @@ class Trainer:
         self._last_saved = time.monotonic()
         self._sums: dict[str, Tensor] = {}
         self.guard = DivergenceGuard(fabric, guided, teachers, ema, optimizer, writer.describe_last)
+
+    @property
+    def _updates_done(self) -> int:
+        """The optimizer steps of the run with the current one."""
+        return self.progress.epoch * self.loader.steps_per_epoch + self.progress.step + 1
+
+    @property
+    def averaged_student(self) -> nn.Module | None:
+        """The moving average of the student, where one is kept."""
+        return None if self.ema is None else self.ema.module
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -202,19 +213,14 @@ class Trainer:
         self.optimizer.zero_grad()
         self.objective.end_step(self.student)
         if self.ema is not None:
-            self.ema.update(self.student)
+            self.ema.update(self.student, self._updates_done if self.ema.use_warmup else None)
 
     def _backward(self, batch: Batch, needs: Mapping[str, Needs], epoch: int) -> list[_Outcome]:
         """Adds the gradient of the batch's loss; a second call adds the same gradient."""
         self._seed(step_seed(self.seed, epoch, self.progress.step, self.fabric.global_rank))
         outcomes = []
-        chunks = batch.chunks(self.accumulate)
-        for chunk in chunks:
-            is_last = chunk is chunks[-1]
+        for chunk, inputs, is_last in self.portions(batch, needs, epoch):
             with self.fabric.no_backward_sync(self.guided, enabled=not is_last):
-                with self.fabric.autocast():
-                    teacher_outputs = self.teachers(chunk, needs)
-                inputs = StepInputs(chunk.targets, epoch, teacher_outputs, chunk.second_view)
                 total, parts, logits = self.guided(chunk.images, inputs)
                 # each process and part counts by its images: the mean over the global batch
                 share = len(chunk) * self.fabric.world_size / batch.size
@@ -249,7 +255,7 @@ class Trainer:
         if figure is not None and (progress.best_figure is None or figure > progress.best_figure):
             progress.best_figure, progress.best_epoch = figure, epoch
             progress.best_top1 = row.val_top1
-            self.writer.save_best(self.evaluated_model, self._state())
+            self.writer.save_best(self.student, self.averaged_student, self._state())
         self.writer.log(row)
         self.display.epoch(row)
         if progress.epoch == self.epochs or self._save_is_due():

@@ -279,3 +279,10 @@ def _class_names(splits: Mapping[str, Split], names_file: Path) -> tuple[str, ..
 
 
 LAYOUTS = {"arrays": load_arrays}
+RECOGNIZED_BY = {
+    "arrays": lambda root: (
+        root.suffix == ".npz"
+        or any(root.glob("*.npz"))
+        or any(_keys_of("train", {path.stem for path in root.glob("*.npy")}) or ())
+    )
+}

@@ -68,3 +68,9 @@ def _read_split(folder: Path, name: str, channels: int | None, key: str) -> Spli
 
 
 LAYOUTS = {"chaoyang": load_chaoyang}
+RECOGNIZED_BY = {
+    "chaoyang": lambda root: any(
+        (folder / "train.json").is_file() and (folder / "test.json").is_file()
+        for folder in (root, root / "chaoyang", root / "chaoyang-data")
+    )
+}

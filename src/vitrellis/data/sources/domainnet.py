@@ -61,3 +61,6 @@ def load_domainnet(
 
 
 LAYOUTS = {"domainnet": load_domainnet}
+RECOGNIZED_BY = {
+    "domainnet": lambda root: any((root / f"{domain}_train.txt").is_file() for domain in COUNTS)
+}

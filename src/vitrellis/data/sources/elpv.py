@@ -117,3 +117,6 @@ def _level(word: str) -> int | None:
 
 
 LAYOUTS = {"elpv": load_elpv}
+RECOGNIZED_BY = {
+    "elpv": lambda root: (root / "labels.csv").is_file() and (root / "images").is_dir()
+}

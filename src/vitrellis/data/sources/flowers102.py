@@ -89,3 +89,9 @@ def _numbers(file: Path, key: str, highest: int) -> npt.NDArray[np.int64]:
 
 
 LAYOUTS = {"flowers102": load_flowers102}
+RECOGNIZED_BY = {
+    "flowers102": lambda root: any(
+        (folder / "setid.mat").is_file()
+        for folder in (root, root / "flowers", root / "flowers-102")
+    )
+}

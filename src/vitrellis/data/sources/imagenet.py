@@ -97,3 +97,4 @@ def _class_names(file: Path, folders: list[str]) -> tuple[str, ...]:
 
 
 LAYOUTS = {"imagenet": load_imagenet}
+RECOGNIZED_BY = {"imagenet": lambda root: (root / _SYNSETS).is_file()}

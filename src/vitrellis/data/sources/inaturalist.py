@@ -163,3 +163,4 @@ def _split(
 
 
 LAYOUTS = {"inaturalist": load_inaturalist}
+RECOGNIZED_BY = {"inaturalist": lambda root: any(root.glob("train[0-9][0-9][0-9][0-9].json"))}

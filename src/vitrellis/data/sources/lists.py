@@ -187,3 +187,8 @@ LAYOUTS = {
     "imagenet-lt": load_imagenet_lt,
     "inaturalist-2018": load_inaturalist2018,
 }
+RECOGNIZED_BY = {
+    "imagenet-lt": lambda root: (root / "ImageNet_LT_train.txt").is_file(),
+    "inaturalist-2018": lambda root: (root / "iNaturalist18_train.txt").is_file(),
+    "lists": lambda root: (root / "train.txt").is_file(),
+}

@@ -170,3 +170,8 @@ def _find(root: Path | None, name: str | None, size: int | None) -> tuple[Path, 
 
 
 LAYOUTS = {"medmnist": load_medmnist}
+RECOGNIZED_BY = {
+    "medmnist": lambda root: any(
+        _FILE.fullmatch(file.name) for file in ([root] if root.is_file() else root.glob("*.npz"))
+    )
+}

@@ -335,3 +335,9 @@ def _refuse_repeats(paths: Mapping[str, list[Path]], file: Path) -> None:
 
 
 LAYOUTS = {"table": load_table}
+RECOGNIZED_BY = {
+    "table": lambda root: (
+        root.suffix.lower() in _READERS
+        or (root.is_dir() and any(file.suffix.lower() in _READERS for file in root.iterdir()))
+    )
+}

@@ -98,3 +98,8 @@ def _lines(file: Path) -> list[str]:
 
 
 LAYOUTS = {"tiny-imagenet": load_tiny_imagenet}
+RECOGNIZED_BY = {
+    "tiny-imagenet": lambda root: any(
+        (folder / "wnids.txt").is_file() for folder in (root, root / "tiny-imagenet-200")
+    )
+}
