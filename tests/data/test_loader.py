@@ -273,6 +273,29 @@ def test_building_tells_how_far_it_is() -> None:
     assert told == [(i, 7) for i in range(1, 8)]
 
 
+@pytest.mark.parametrize(
+    ("count", "selected_round", "drop_last", "sizes"),
+    [
+        (23, 4, False, [8, 8, 4]),
+        (23, 4, True, [8, 8]),
+        (23, 8, False, [8, 8]),
+        (23, 1, False, [8, 8, 7]),
+        (7, 8, False, [7]),  # all would be left out
+        (7, 4, False, [4]),
+    ],
+)
+def test_images_beyond_a_multiple_are_left_out(
+    count: int, selected_round: int, drop_last: bool, sizes: list[int]
+) -> None:
+    loader = train_loader(
+        split(count), batch_size=8, drop_last=drop_last, selected_round=selected_round
+    )
+    assert [len(batch) for batch in loader.epoch(0)] == sizes
+    assert loader.steps_per_epoch == len(sizes)
+    assert loader.images_per_epoch == sum(sizes)
+    assert [batch.size for batch in loader.epoch(0)] == sizes
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("cache", [True, False])
 def test_evaluation_sees_every_image_once(world_size: int, cache: bool) -> None:

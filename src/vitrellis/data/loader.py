@@ -77,6 +77,8 @@ class TrainLoader:
         world_size: The number of processes.
         drop_last: Leave out an epoch's last batch if it is not full, and not the only one. One
             that has not an image for every process is left out anyway.
+        selected_round: Leave out images at an epoch's end that do not fill a multiple of this
+            number, unless there are no others.
         repeats: Views of the same image in an epoch.
         second_view: The augmentation of an image's second view, which is in the same batch and not
             mixed; None for no such view.
@@ -107,6 +109,7 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = True,
+        selected_round: int = 1,
         repeats: int = 1,
         second_view: TrainTransform | None = None,
         sampler: Sampler = "uniform",
@@ -124,8 +127,9 @@ class TrainLoader:
                 f"{world_size} devices share batches of {self.batch_size} images; "
                 "each needs at least one. Use fewer machine.devices"
             )
-        has_rest = not drop_last and count % self.batch_size >= world_size
-        self.steps_per_epoch = count // self.batch_size + int(has_rest)
+        self._selected = count - count % selected_round or count
+        has_rest = not drop_last and self._selected % self.batch_size >= world_size
+        self.steps_per_epoch = max(1, self._selected // self.batch_size + int(has_rest))
         self.transform = transform
         # a single image has no partner
         self.mix = mix if mix is not None and mix.active and count > 1 else None
@@ -150,7 +154,7 @@ class TrainLoader:
     @property
     def images_per_epoch(self) -> int:
         """Views shown in an epoch, over all processes."""
-        return min(self.steps_per_epoch * self.batch_size, len(self._labels))
+        return min(self.steps_per_epoch * self.batch_size, self._selected)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """This process's share of the batches of an epoch.
@@ -173,7 +177,7 @@ class TrainLoader:
         mix = self.mix if self.mix_epochs is None or epoch < self.mix_epochs else None
         for step in range(start_step, self.steps_per_epoch):
             first = step * self.batch_size
-            whole = torch.arange(first, min(first + self.batch_size, len(order)))
+            whole = torch.arange(first, min(first + self.batch_size, self._selected))
             part = whole.tensor_split(self._world_size)[self._rank]
             yield self._share(order, keys, part, len(whole), mix)
 

@@ -149,12 +149,16 @@ class Input(Section):
     """The number of image channels; that of the source if not given. Grey images become colour
     ones (3), and colour ones grey (1)."""
     normalization: Annotated[
-        Annotated[Literal["imagenet", "cifar", "measured"], Tag("(or a mapping with mean and std)")]
+        Annotated[
+            Literal["imagenet", "cifar", "measured", "model"],
+            Tag("(or a mapping with mean and std)"),
+        ]
         | Annotated[ChannelStatistics, Tag("(ChannelStatistics)")],
         Discriminator(_normalization_tag),
     ] = "measured"
     """The mean and standard deviation that images are normalised by: those of ImageNet or CIFAR,
-    those measured on the training images, or numbers: `{mean, std}`."""
+    those measured on the training images, those that timm's weights of the model were trained with
+    (`model`, which is the default if `model.pretrained`), or numbers: `{mean, std}`."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How images are resized in evaluation; `augmentation.interpolation` if not given."""
     crop_pct: Annotated[Number, Field(gt=0, le=1)] = 1.0
@@ -212,6 +216,8 @@ class Model(Section):
     """The size in pixels of the images that the position embeddings in `weights`, or in an imported
     checkpoint, were made for: one number, or `[height, width]`. If not given, it is that in the
     `config.json` beside the file; without one, they were square."""
+    weights_ema: bool = False
+    """Whether to take the moving average of the weights that the file holds beside them."""
     zero_head: bool = False
     """Whether the classifier starts at exactly zero, as in the published DeiT runs; not for
     distillation."""
@@ -307,6 +313,10 @@ class Schedule(Section):
     """The learning rate at which the cosine ends."""
     per: Literal["step", "epoch"] = "step"
     """Whether the learning rate changes with every step or with every epoch."""
+    iteration: Count | None = None
+    """With `per: step`, the number of images in an iteration, several of which make a step, for a
+    rate that counts iterations: a step has the rate of its first iteration, and the last step of an
+    epoch that of its last iteration, as in DeiT-LT's code. Steps are counted if not given."""
     shift_cosine: bool = True
     """Whether the cosine begins after the warm-up; published recipes count it from the very first
     epoch."""
@@ -345,6 +355,9 @@ class Training(Section):
     """The largest norm of the gradient (gradient clipping); not limited if not given."""
     drop_last: bool = True
     """Whether an epoch's last batch is left out if it is not full."""
+    selected_round: Count = 1
+    """Images at an epoch's end that do not fill a multiple of this number are left out, as by the
+    sampler of DeiT and timm for repeated augmentation, where it is 256; 1 keeps all."""
     ema: ProperFraction | None = None
     """The decay of a moving average of the weights (EMA), which is then evaluated in place of the
     weights; no average if not given. The weights themselves are kept beside it: `--without-ema`."""
