@@ -6,7 +6,8 @@ https://arxiv.org/abs/1512.03385. Depth 6n + 2: a 3x3 stem and three stages of n
 Original code: github.com/lkhl/tiny-transformers (1x1-convolution shortcuts, the default here) and
 github.com/val-iisc/DeiT-LT (`shortcut="pad"`, `cosine=True`).
 
-How we differ: any number of input channels and any image size; timm's conventions throughout.
+How we differ: any number of input channels, any image size and any stride of the stem; timm's
+conventions throughout.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ class CifarResNet(TimmClassifier):
         widths: Channels of the three stages.
         shortcut: "conv" or "pad", as in `BasicBlock`.
         cosine: Use a cosine classifier, without bias.
+        stem_stride: The stride of the stem; 2 sees twice the side at the cost of the original.
         drop_rate: Dropout before the classifier.
         global_pool: timm's name of the pooling, "avg" by default; "" for none.
     """
@@ -121,6 +123,7 @@ class CifarResNet(TimmClassifier):
         widths: Sequence[int] = (16, 32, 64),
         shortcut: Shortcut = "conv",
         cosine: bool = False,
+        stem_stride: int = 1,
         drop_rate: float = 0.0,
         global_pool: str = "avg",
     ) -> None:
@@ -129,7 +132,7 @@ class CifarResNet(TimmClassifier):
             raise ValueError(f"depth: {depth} is not 6n + 2")
         self.cosine = cosine
         self.drop_rate = drop_rate
-        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, stem_stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.stages = nn.ModuleList()
         width = widths[0]
@@ -141,7 +144,11 @@ class CifarResNet(TimmClassifier):
             ]
             self.stages.append(nn.Sequential(*blocks))
             self.feature_info.append(
-                {"num_chs": out_width, "reduction": 2**number, "module": f"stages.{number}"}
+                {
+                    "num_chs": out_width,
+                    "reduction": stem_stride * 2**number,
+                    "module": f"stages.{number}",
+                }
             )
             width = out_width
         self.norm = nn.Identity()  # the last block ends in a ReLU
