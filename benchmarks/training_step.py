@@ -135,7 +135,7 @@ def our_trainer(
         guided=guided,
         optimizer=build.build_optimizer(recipe, guided),
         gradient=build.build_gradient(recipe, guided, Teachers({})),
-        learning_rate=build.build_learning_rate(recipe, loader.steps_per_epoch),
+        learning_rate=build.build_learning_rate(recipe, loader),
         loader=loader,
         validation=None,
         teachers=Teachers({}),

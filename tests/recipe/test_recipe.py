@@ -196,7 +196,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"input": {"cache": "maybe"}}, "it must be 'auto', true or false"),
     (
         {"input": {"normalization": "imagnet"}},
-        "'imagenet', 'cifar' or 'measured', or a mapping with mean and std",
+        "'imagenet', 'cifar', 'measured' or 'model', or a mapping with mean and std",
     ),
     ({"input": {"normalization": {"mean": [1]}}}, "input.normalization.std: missing"),
     ({"input": {"normalization": {"mean": [0, 0], "std": [1]}}}, "2 means and 1 standard"),

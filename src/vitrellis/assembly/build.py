@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from vitrellis.assembly.pretrained import pretrained_normalization
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.canvas import (
@@ -24,6 +26,7 @@ from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.long_tail import LongTail
 from vitrellis.data.sources import Source, Split, load_source
 from vitrellis.data.splits import prepare, with_fold
+from vitrellis.data.value_range import with_value_range
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model, has_distillation_head, set_heads_apart
 from vitrellis.recipe import Recipe, TeacherSection, View, effective_lr
@@ -73,7 +76,8 @@ def build_source(recipe: Recipe, source: Source | None = None) -> Source:
     data = recipe.data
     loaded = source
     if loaded is None:
-        loaded = load_source(data.source, data.root, args=data.args)
+        loaded = load_source(data.source, data.root, channels=recipe.input.channels, args=data.args)
+    loaded = with_value_range(loaded, data.value_range)
     seed = recipe.seed if data.seed is None else data.seed
     if data.folds is not None and data.fold is not None:
         loaded = with_fold(loaded, folds=data.folds, fold=data.fold, seed=seed)
@@ -131,6 +135,8 @@ def given_normalization(recipe: Recipe, channels: int) -> tuple[Sequence[float],
             "input.normalization: cannot be measured without images. Name them (data.*), or give "
             "imagenet, cifar, or a mapping with mean and std"
         )
+    if normalization == "model":
+        return pretrained_normalization(recipe.model.name, channels, "input.normalization")
     mean, std = (
         NORMALIZATIONS[normalization]
         if isinstance(normalization, str)
@@ -167,6 +173,7 @@ def preprocessing_of(
         std=tuple(std),
         interpolation=settings.interpolation or recipe.augmentation.interpolation,
         crop_pct=settings.crop_pct,
+        value_range=recipe.data.value_range,
         crop_mode=settings.crop_mode or ("center" if settings.fit == "crop" else "squash"),
     )
 
@@ -195,6 +202,7 @@ def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) 
         pretrained=recipe.model.pretrained and load_weights,
         weights=recipe.model.weights if load_weights else None,
         weights_img_size=recipe.model.weights_img_size,
+        weights_ema=recipe.model.weights_ema,
         zero_head=recipe.model.zero_head,
         **recipe.model.arguments,
     )
@@ -278,13 +286,16 @@ def build_gradient(recipe: Recipe, guided: GuidedStudent, teachers: Teachers) ->
     return SharpnessAware([guided, teachers], rho=sam.steps)
 
 
-def build_learning_rate(recipe: Recipe, steps_per_epoch: int) -> LearningRate:
-    """The learning rate over the run."""
+def build_learning_rate(recipe: Recipe, loader: TrainLoader) -> LearningRate:
+    """The learning rate over the run, whose batches come from the loader."""
     schedule = recipe.schedule
+    size = schedule.iteration
     return LearningRate(
         name=schedule.name,
         epochs=recipe.training.epochs,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=loader.steps_per_epoch,
+        iterations=None if size is None else math.ceil(loader.images_per_epoch / size),
+        iterations_per_step=1 if size is None else recipe.training.batch_size // size,
         warmup_epochs=schedule.warmup_epochs,
         warmup_factor=schedule.warmup_factor,
         min_lr=schedule.min_lr,
@@ -323,6 +334,7 @@ def build_train_loader(
         rank=place.rank,
         world_size=place.world_size,
         drop_last=recipe.training.drop_last,
+        selected_round=recipe.training.selected_round,
         repeats=settings.repeats,
         second_view=_second_view(recipe, preprocessing),
         sampler=recipe.data.sampler,

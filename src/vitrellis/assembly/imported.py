@@ -73,7 +73,8 @@ def import_checkpoint(
     if run.path.exists() and any(run.path.iterdir()):
         raise UsageError(f"{out}: is not empty. Use another --out")
     recipe = _recipe(checkpoint, source, model, overrides)
-    state = published_state(read_state_dict(checkpoint, ema=ema), source)
+    stored = read_state_dict(checkpoint, ema=ema)
+    state = published_state(stored, source)
     num_classes = _num_classes(recipe, state, str(checkpoint))
     data = _images(recipe, overrides)
     names = _class_names(class_names, data, num_classes)
@@ -86,7 +87,11 @@ def import_checkpoint(
         **recipe.model.arguments,
     )
     load_reference_weights(
-        built, checkpoint, source, ema=ema, grids=_grids(recipe, built, preprocessing, checkpoint)
+        built,
+        stored,
+        source,
+        grids=_grids(recipe, built, preprocessing, checkpoint),
+        label=str(checkpoint),
     )
     run.path.mkdir(parents=True, exist_ok=True)
     for folder in (run.best_model, run.last_model):

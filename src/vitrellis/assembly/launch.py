@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.session import train_student
 from vitrellis.assembly.summary import warning_lines
 from vitrellis.assembly.terms import check_trained_heads
+from vitrellis.data.duplicates import Duplicates, find_duplicates, is_cut_from_training
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
@@ -169,13 +170,16 @@ def _open_run(
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
     run = RunDirectory(Path(out) if out is not None else Path("runs") / recipe.name)
     prepared = build_source(recipe, source)
+    duplicates = find_duplicates(prepared)
+    notes = duplicates.notes(val_was_cut=is_cut_from_training(prepared))
+    prepared = replace(prepared, notes=(*prepared.notes, *notes))
     if not run.results_file.exists():
         # a wrong model ends the command here, before a teacher is trained for it
         student = build_student(recipe, prepared, load_weights=not run.last_checkpoint.exists())
         check_trained_heads(recipe, student)
     with _locked(run, fabric):
         if fabric.is_global_zero:
-            _open(run, recipe, teacher_recipes, prepared, fresh)
+            _open(run, recipe, teacher_recipes, prepared, duplicates, fresh)
         fabric.barrier()
         finished = {
             name: train(teacher, out=teacher_folder(teacher, run), source=source, console=console)
@@ -261,6 +265,7 @@ def _open(
     recipe: Recipe,
     teacher_recipes: Mapping[str, Recipe],
     source: Source,
+    duplicates: Duplicates,
     fresh: bool,
 ) -> None:
     """Makes sure that the directory is new, or holds a run of this recipe on this data."""
@@ -284,6 +289,7 @@ def _open(
         class_names=tuple(source.class_names),
         class_counts=tuple(source.class_counts.tolist()),
         teachers={name: identity(teacher) for name, teacher in teacher_recipes.items()},
+        duplicates=duplicates.to_json(),
     )
     run.write_data(data)
     atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))

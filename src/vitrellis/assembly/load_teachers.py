@@ -16,6 +16,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher, sides_of
+from vitrellis.assembly.pretrained import pretrained_normalization
 from vitrellis.data.canvas import OnCanvas, ProgressCallback
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.data.loader import TrainLoader
@@ -193,9 +194,15 @@ def _at_its_size(settings: TeacherSection, student: Preprocessing) -> Preprocess
 def _export_named(
     settings: TeacherSection, source: Source, student: Preprocessing, folder: Path
 ) -> None:
-    """Writes a timm model with its weights; its images are normalised as the student's."""
+    """Writes a timm model with its weights.
+
+    Its images are normalised as those of its published weights; without those, as the student's.
+    """
     assert settings.model is not None
     preprocessing = _at_its_size(settings, student)
+    if settings.pretrained:
+        mean, std = pretrained_normalization(settings.model, student.channels, "teacher.model")
+        preprocessing = replace(preprocessing, mean=tuple(mean), std=tuple(std))
     model = create_model(
         settings.model,
         num_classes=source.num_classes,
@@ -204,6 +211,7 @@ def _export_named(
         pretrained=settings.pretrained,
         weights=settings.weights,
         weights_img_size=settings.weights_img_size,
+        weights_ema=settings.weights_ema,
         **settings.args,
     )
     save_model(

@@ -77,7 +77,7 @@ def _trainer(parts: Parts, fabric: Fabric, writer: RunWriter, display: Display) 
         guided=guided,
         optimizer=build.build_optimizer(recipe, guided),
         gradient=build.build_gradient(recipe, guided, parts.teachers),
-        learning_rate=build.build_learning_rate(recipe, parts.loader.steps_per_epoch),
+        learning_rate=build.build_learning_rate(recipe, parts.loader),
         loader=parts.loader,
         validation=parts.evaluation(val) if val is not None else None,
         teachers=parts.teachers,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.fabric import Fabric
 
+from vitrellis.assembly.pretrained import pretrained_notes
 from vitrellis.assembly.term_notes import notes_on_gradients, notes_on_portions
 from vitrellis.data.source import UNBALANCED, Source
 from vitrellis.recipe import Recipe, effective_lr
@@ -38,6 +39,7 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         ),
         f"  model      {recipe.model.name}, {parameters:,} parameters, "
         f"{height} x {width} pixels, seed {recipe.seed}",
+        *(f"             note: {note}" for note in pretrained_notes(recipe, parts.preprocessing)),
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
         *(f"             {note}" for note in _notes_on_terms(parts, fabric)),

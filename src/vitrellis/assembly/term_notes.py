@@ -50,7 +50,9 @@ def notes_on_portions(
         return []
     compared = [f"{term.key} (compares {term.compares})" for term in terms if term.compares]
     for name, model in models.items():
-        if any(isinstance(module, _BatchNorm) for module in model.modules()):
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        # synchronised over devices, they see all of a batch that each device computes at once
+        if any(accumulate > 1 or not isinstance(norm, nn.SyncBatchNorm) for norm in norms):
             compared.append(f"the batch norms of {name}, which average over images")
     keys = ["training.accumulate"] * (accumulate > 1) + ["machine.devices"] * (world_size > 1)
     return [

@@ -161,10 +161,11 @@ def _predict(
     from vitrellis.data.sources import read_image
     from vitrellis.errors import VitrellisError
 
+    seen = trained.preprocessing
     images, readable = [], []
     for file in files:
         try:
-            images.append(read_image(file, trained.preprocessing.channels))
+            images.append(read_image(file, seen.channels, seen.value_range))
             readable.append(file)
         except VitrellisError as error:
             errors.append(error)

@@ -77,11 +77,13 @@ class TrainLoader:
         world_size: The number of processes.
         drop_last: Leave out an epoch's last batch if it is not full, and not the only one. One
             that has not an image for every process is left out anyway.
+        selected_round: Leave out images at an epoch's end that do not fill a multiple of this
+            number, unless there are no others.
         repeats: Views of the same image in an epoch.
         second_view: The augmentation of an image's second view, which is in the same batch and not
             mixed; None for no such view.
         sampler: Frequency of the classes, see `ClassSampler`; "uniform" shows every image
-            once. Partners for mixing are drawn in the same way.
+            once. Partners for mixing are the next images of the same order.
         canvas: `(H, W)` at which images are stored.
         fit: How images are brought to the canvas.
         cache: Hold all of them as one tensor on the device.
@@ -107,6 +109,7 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = True,
+        selected_round: int = 1,
         repeats: int = 1,
         second_view: TrainTransform | None = None,
         sampler: Sampler = "uniform",
@@ -124,8 +127,9 @@ class TrainLoader:
                 f"{world_size} devices share batches of {self.batch_size} images; "
                 "each needs at least one. Use fewer machine.devices"
             )
-        has_rest = not drop_last and count % self.batch_size >= world_size
-        self.steps_per_epoch = count // self.batch_size + int(has_rest)
+        self._selected = count - count % selected_round or count
+        has_rest = not drop_last and self._selected % self.batch_size >= world_size
+        self.steps_per_epoch = max(1, self._selected // self.batch_size + int(has_rest))
         self.transform = transform
         # a single image has no partner
         self.mix = mix if mix is not None and mix.active and count > 1 else None
@@ -150,7 +154,7 @@ class TrainLoader:
     @property
     def images_per_epoch(self) -> int:
         """Views shown in an epoch, over all processes."""
-        return min(self.steps_per_epoch * self.batch_size, len(self._labels))
+        return min(self.steps_per_epoch * self.batch_size, self._selected)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """This process's share of the batches of an epoch.
@@ -173,24 +177,40 @@ class TrainLoader:
         mix = self.mix if self.mix_epochs is None or epoch < self.mix_epochs else None
         for step in range(start_step, self.steps_per_epoch):
             first = step * self.batch_size
-            whole = torch.arange(first, min(first + self.batch_size, len(order)))
+            whole = torch.arange(first, min(first + self.batch_size, self._selected))
             part = whole.tensor_split(self._world_size)[self._rank]
-            yield self._share(order[part], keys[part], len(whole), mix)
+            yield self._share(order, keys, part, len(whole), mix)
 
-    def _share(self, indices: Tensor, keys: Tensor, size: int, mix: Mix | None) -> _Share:
+    def _share(
+        self, order: Tensor, keys: Tensor, part: Tensor, size: int, mix: Mix | None
+    ) -> _Share:
+        """One process's share: the positions `part`, `(b,)`, of the epoch's order."""
+        indices, keys = order[part], keys[part]
         if mix is None:
-            return _Share(indices, keys, size, indices[:0], indices[:0], keys[:0])
+            none = part[:0]
+            return _Share(indices, keys, size, none, none, none, none, none)
         rows = mix.is_mixed(keys).nonzero().squeeze(1)
-        partners, views = mix.partners(indices[rows], keys[rows], len(self._labels))
-        if self._sampler is not None:
-            partners = self._sampler.draw(keys[rows], "mix-partner")
-        return _Share(indices, keys, size, rows, partners, views)
+        # the next image of a random order is as good as any, and is in the same share, as a rule
+        positions = (part[rows] + self.repeats) % len(order)
+        is_here = (positions >= part[0]) & (positions <= part[-1])
+        further = positions[~is_here].unique()
+        places = torch.where(
+            is_here, positions - part[0], len(part) + torch.searchsorted(further, positions)
+        )
+        partner_keys = child_keys(keys[rows], "mix-view")
+        return _Share(
+            indices, keys, size, rows, order[positions], partner_keys, places, order[further]
+        )
 
     def _batch(self, share: _Share, stored: Tensor) -> Batch:
         device = stored.device
         indices = share.indices.to(device, non_blocking=True)
         targets = self._one_hot(self._labels[indices])
-        views = self.transform(stored, torch.cat([share.keys, share.partner_keys]))
+        shown = stored
+        if len(share.rows):
+            both = torch.cat([torch.arange(len(indices)), share.places])
+            shown = stored.index_select(0, both.to(device, non_blocking=True))
+        views = self.transform(shown, torch.cat([share.keys, share.partner_keys]))
         images, partner_images = views.split([len(indices), len(share.rows)])
         if self.mix is not None and len(share.rows):
             rows = share.rows.to(device, non_blocking=True)
@@ -222,6 +242,8 @@ class _Share:
         rows: `(m,)` positions of the samples that are mixed.
         partners: `(m,)` numbers of the images that they are mixed with.
         partner_keys: `(m,)` keys of the partners' views.
+        places: `(m,)` places of the partners among the images that are read.
+        further: Numbers of the partners that are not among `indices`, each once.
     """
 
     indices: Tensor
@@ -230,11 +252,13 @@ class _Share:
     rows: Tensor
     partners: Tensor
     partner_keys: Tensor
+    places: Tensor
+    further: Tensor
 
     @property
     def to_read(self) -> Tensor:
-        """Numbers of the images to read: `indices`, then `partners`, `(b + m,)`."""
-        return torch.cat([self.indices, self.partners])
+        """Numbers of the images to read: `indices`, then `further`."""
+        return torch.cat([self.indices, self.further])
 
 
 @dataclass(frozen=True)

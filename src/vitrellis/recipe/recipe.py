@@ -114,6 +114,18 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _apply_pretrained(self) -> Self:
+        """Images for published weights are normalised as for their training, unless told not to."""
+        if self.model.pretrained and "normalization" not in self.input.model_fields_set:
+            changed = self.input.model_copy(update={"normalization": "model"})
+            self.__dict__.update(input=changed)  # as in `_apply_balance`
+        sections: dict[str, Model | TeacherSection] = {"model": self.model, **self.all_teachers}
+        for key, section in sections.items():
+            if section.weights_ema and section.weights is None:
+                raise ValueError(f"{key}.weights_ema: there is no file; give {key}.weights")
+        return self
+
+    @model_validator(mode="after")
     def _check_teachers_and_terms_match(self) -> Self:
         guided = self.objective.guided_terms
         for name in self.teachers:
@@ -195,6 +207,13 @@ class Recipe(Section):
             raise ValueError(
                 f"schedule.warmup_epochs: {warmup:g} is too long for training.epochs {epochs}; "
                 "the learning rate would never be reached. Give fewer, or 0"
+            )
+        size = self.schedule.iteration
+        if size is not None and (self.schedule.per == "epoch" or self.training.batch_size % size):
+            raise ValueError(
+                f"schedule.iteration: {size} images are counted with schedule.per step, and where "
+                f"they divide training.batch_size {self.training.batch_size}. Set "
+                "schedule.iteration=null to count steps"
             )
         late = [milestone for milestone in self.schedule.milestones if milestone >= epochs]
         if late:

@@ -57,6 +57,9 @@ class Data(Section):
         default_factory=dict,
         description=f"Further settings of the source: {described_arguments()}.",
     )
+    value_range: tuple[Index, Annotated[Index, Field(le=65535)]] | None = None
+    """The two levels of 16-bit grey images that become black and white, such as `[0, 4095]` for 12
+    bits; 0 and 65,535 if not given."""
     train_size: Count | None = None
     """The number of training images, as equal as possible for all classes; all if not given."""
     val_fraction: ProperFraction = 0.1
@@ -74,6 +77,14 @@ class Data(Section):
     so that all classes are equally frequent, or in proportion to the square root of their sizes. A
     teacher follows its own recipe in this. Losses that compensate for class sizes
     (`balanced_softmax`, `logit_adjustment`) expect `uniform`."""
+
+    @model_validator(mode="after")
+    def _check_value_range(self) -> Data:
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            raise ValueError(
+                f"value_range is {list(self.value_range)}; the first level must be below the second"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_fold(self) -> Data:
@@ -135,14 +146,19 @@ class Input(Section):
     img_size: Size = 224
     """The size of the model's images in pixels: one number, or `[height, width]`."""
     channels: Count | None = None
-    """The number of image channels; that of the source if not given."""
+    """The number of image channels; that of the source if not given. Grey images become colour
+    ones (3), and colour ones grey (1)."""
     normalization: Annotated[
-        Annotated[Literal["imagenet", "cifar", "measured"], Tag("(or a mapping with mean and std)")]
+        Annotated[
+            Literal["imagenet", "cifar", "measured", "model"],
+            Tag("(or a mapping with mean and std)"),
+        ]
         | Annotated[ChannelStatistics, Tag("(ChannelStatistics)")],
         Discriminator(_normalization_tag),
     ] = "measured"
     """The mean and standard deviation that images are normalised by: those of ImageNet or CIFAR,
-    those measured on the training images, or numbers: `{mean, std}`."""
+    those measured on the training images, those that timm's weights of the model were trained with
+    (`model`, which is the default if `model.pretrained`), or numbers: `{mean, std}`."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How images are resized in evaluation; `augmentation.interpolation` if not given."""
     crop_pct: Annotated[Number, Field(gt=0, le=1)] = 1.0
@@ -200,6 +216,8 @@ class Model(Section):
     """The size in pixels of the images that the position embeddings in `weights`, or in an imported
     checkpoint, were made for: one number, or `[height, width]`. If not given, it is that in the
     `config.json` beside the file; without one, they were square."""
+    weights_ema: bool = False
+    """Whether to take the moving average of the weights that the file holds beside them."""
     zero_head: bool = False
     """Whether the classifier starts at exactly zero, as in the published DeiT runs; not for
     distillation."""
@@ -295,6 +313,10 @@ class Schedule(Section):
     """The learning rate at which the cosine ends."""
     per: Literal["step", "epoch"] = "step"
     """Whether the learning rate changes with every step or with every epoch."""
+    iteration: Count | None = None
+    """With `per: step`, the number of images in an iteration, several of which make a step, for a
+    rate that counts iterations: a step has the rate of its first iteration, and the last step of an
+    epoch that of its last iteration, as in DeiT-LT's code. Steps are counted if not given."""
     shift_cosine: bool = True
     """Whether the cosine begins after the warm-up; published recipes count it from the very first
     epoch."""
@@ -333,6 +355,9 @@ class Training(Section):
     """The largest norm of the gradient (gradient clipping); not limited if not given."""
     drop_last: bool = True
     """Whether an epoch's last batch is left out if it is not full."""
+    selected_round: Count = 1
+    """Images at an epoch's end that do not fill a multiple of this number are left out, as by the
+    sampler of DeiT and timm for repeated augmentation, where it is 256; 1 keeps all."""
     ema: ProperFraction | None = None
     """The decay of a moving average of the weights (EMA), which is then evaluated in place of the
     weights; no average if not given. The weights themselves are kept beside it: `--without-ema`."""

@@ -38,6 +38,8 @@ class TeacherSection(Section):
     weights_img_size: Size | None = None
     """The size in pixels of the images that the position embeddings in `weights` were made for, as
     `model.weights_img_size`."""
+    weights_ema: bool = False
+    """Whether to take the moving average of the weights that the file holds beside them."""
     given: bool = False
     """Whether the teacher is a module from Python: `vitrellis.train(..., teachers={name: module})`.
     """

@@ -52,6 +52,7 @@ class Preprocessing:
             cut out, such as 0.875 for 224 of 256 pixels.
         crop_mode: What is resized: "squash" both sides, "center" the shorter side, and "border" the
             longer side, beyond which a border of the mean colour is added.
+        value_range: The levels of 16-bit grey files that become black and white; None for all.
     """
 
     img_size: tuple[int, int]
@@ -61,6 +62,7 @@ class Preprocessing:
     interpolation: Interpolation
     crop_pct: float = 1.0
     crop_mode: CropMode = "squash"
+    value_range: tuple[int, int] | None = None
 
     def transform(self) -> EvalTransform:
         """The transform from images to the model's input."""

@@ -208,12 +208,15 @@ class RunData:
         class_names: The class names, in the order of the model's outputs.
         class_counts: The training images of each class; None if they are not known.
         teachers: The recipe of each teacher that was trained for the run, by its name.
+        duplicates: The counts and examples of equal images in several splits, or of several
+            classes.
     """
 
     fingerprint: str | None
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...] | None
     teachers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    duplicates: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse(kind: type[T], values: object, file: Path) -> T:

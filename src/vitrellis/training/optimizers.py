@@ -139,6 +139,11 @@ class LearningRate:
             cosine counts from the very first epoch, and the warm-up replaces its beginning.
         milestones: The 0-based epochs in which the rate of "step" changes, in rising order.
         factors: The factor of the base rate from each milestone on.
+        iterations: The iterations of an epoch, several of which make a step, for a rate that counts
+            them and not the steps: that of the step's first iteration, and of the last iteration in
+            an epoch's last step, as in DeiT-LT's code (github.com/val-iisc/DeiT-LT, engine.py).
+            None for a rate that counts steps.
+        iterations_per_step: The iterations of every step but an epoch's last one.
     """
 
     name: Literal["cosine", "constant", "step"]
@@ -151,6 +156,8 @@ class LearningRate:
     shift_cosine: bool
     milestones: tuple[int, ...] = ()
     factors: tuple[float, ...] = ()
+    iterations: int | None = None
+    iterations_per_step: int = 1
 
     def at(self, epoch: int, step_in_epoch: int, base_lr: float) -> float:
         """The rate of a step.
@@ -160,8 +167,17 @@ class LearningRate:
             step_in_epoch: The number of the step in its epoch, 0-based.
             base_lr: The group's rate after the warm-up.
         """
-        unit = 1 if self.per == "epoch" else self.steps_per_epoch
-        now = epoch if self.per == "epoch" else epoch * self.steps_per_epoch + step_in_epoch
+        unit: float
+        now: float
+        if self.per == "epoch":
+            unit, now = 1, epoch
+        elif self.iterations is None:
+            unit, now = self.steps_per_epoch, epoch * self.steps_per_epoch + step_in_epoch
+        else:
+            is_last = step_in_epoch == self.steps_per_epoch - 1
+            first = step_in_epoch * self.iterations_per_step
+            unit = self.iterations
+            now = epoch * self.iterations + (self.iterations - 1 if is_last else first)
         warmup = round(self.warmup_epochs * unit)
         if now < warmup:
             start = self.warmup_factor * base_lr

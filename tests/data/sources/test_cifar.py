@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +62,7 @@ def contents(name: str) -> dict[str, dict[bytes, Value]]:
 
 def write(parent: Path, name: str, **changed: dict[bytes, Value]) -> Path:
     folder = parent / {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for file, content in {**contents(name), **changed}.items():
         (folder / file).write_bytes(dumps(content))
     return folder
@@ -184,14 +187,54 @@ def test_a_list_is_no_archive(tmp_path: Path) -> None:
     assert "meta: should hold a dict, and holds a list" in message("cifar100", folder)
 
 
+ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
+
+
+def pack(root: Path, name: str) -> Path:
+    """Packs the folder as the original archives are, and deletes it."""
+    folder = write(root, name)
+    archive = root / ARCHIVES[name]
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(folder, folder.name)
+    shutil.rmtree(folder)
+    return archive
+
+
 @pytest.mark.parametrize("name", LOADERS)
-def test_a_packed_archive_is_to_be_unpacked(tmp_path: Path, name: str) -> None:
-    archive = (
-        tmp_path
-        / {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}[name]
-    )
-    archive.touch()
-    assert f"is still packed; unpack it with: tar xzf {archive}" in message(name, tmp_path)
+def test_a_packed_archive_is_read_as_its_folder(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "unpacked", name)
+    expected = LOADERS[name](tmp_path / "unpacked")
+    pack(tmp_path, name)
+    source = LOADERS[name](tmp_path)
+    assert source.class_names == expected.class_names
+    assert source.fingerprint() == expected.fingerprint()
+    assert [path.name for path in tmp_path.iterdir() if path.name != "unpacked"] == [ARCHIVES[name]]
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_damaged_archive_is_refused(tmp_path: Path, name: str) -> None:
+    archive = pack(tmp_path, name)
+    whole = archive.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"not an archive", whole[:-400] + bytes(400)):
+        archive.write_bytes(content)
+        assert message(name, tmp_path).startswith(str(archive))
+
+
+def test_an_archive_is_never_followed_or_executed(tmp_path: Path) -> None:
+    """A link of the right name is no file, and a pickle in it is read as plainly as elsewhere."""
+    with tarfile.open(tmp_path / ARCHIVES["cifar100"], "w:gz") as packed:
+        for file in ("meta", "train", "test"):
+            member = tarfile.TarInfo(f"cifar-100-python/{file}")
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            packed.addfile(member)
+    assert "holds no cifar-100-python/meta" in message("cifar100", tmp_path)
+    with tarfile.open(tmp_path / ARCHIVES["cifar100"], "w:gz") as packed:
+        for file in ("meta", "train", "test"):
+            content = b"cos\nsystem\n(S'false'\ntR."
+            member = tarfile.TarInfo(f"cifar-100-python/{file}")
+            member.size = len(content)
+            packed.addfile(member, io.BytesIO(content))
+    assert "refused: this pickle asks for os.system" in message("cifar100", tmp_path)
 
 
 def test_another_folder_is_told_what_is_wanted(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@ from __future__ import annotations
 import io
 import pickle
 import random
+import struct
 import warnings
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from vitrellis.data.sources import image_pixels, read_header, read_image
+from vitrellis.data.sources.decoding import deep_levels
 from vitrellis.errors import VitrellisError
 
 RANDOM = np.random.default_rng(0)
@@ -65,6 +69,38 @@ def test_photos_are_turned_upright(tmp_path: Path, suffix: str) -> None:
         assert np.array_equal(upright, expected), f"orientation {orientation}"
 
 
+TURNED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}
+"""What EXIF's orientations ask for. Not `ImageOps`, which has Pillow's mistakes in it."""
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGB", "CMYK", "1"])
+def test_every_kind_of_tiff_is_turned_upright(
+    tmp_path: Path, mode: str, compression: str | None
+) -> None:
+    stored = Image.fromarray(COLOURS)
+    if mode == "I;16":
+        stored = Image.fromarray(COLOURS[..., 0].astype(np.uint16) * 257)
+    stored = stored if mode == "I;16" else stored.convert(mode)
+    stored.save(tmp_path / "flat.tif")
+    flat = as_pixels(tmp_path / "flat.tif")
+    for orientation, turned in TURNED.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored.save(tmp_path / "a.tif", exif=exif, compression=compression)
+        upright = as_pixels(tmp_path / "a.tif")
+        assert np.array_equal(upright, turned(flat)), f"orientation {orientation}"
+
+
 def test_a_damaged_tag_beside_the_orientation_changes_nothing(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x011A] = 6, 72.0
@@ -92,6 +128,45 @@ def test_sixteen_bit_grey_is_scaled(tmp_path: Path, suffix: str) -> None:
     expected = np.round(deep / 257).astype(np.uint8)
     assert np.array_equal(as_pixels(tmp_path / f"a.{suffix}")[:, :, 0], expected)
     assert as_pixels(tmp_path / f"a.{suffix}", 3).shape == (2, 4, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_twelve_bits_in_sixteen(tmp_path: Path, suffix: str) -> None:
+    deep = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(deep).save(path)
+    assert deep_levels(path) == (0, 4095)
+    assert len(read_image(path).unique()) == 17  # of 256
+    expected = np.round(deep / 4095 * 255).astype(np.uint8)
+    assert np.array_equal(read_image(path, 1, (0, 4095))[0].numpy(), expected)
+    cut = read_image(path, 1, (1000, 1255))[0].numpy()
+    assert np.array_equal(cut, (deep.astype(int) - 1000).clip(0, 255))
+
+
+def test_levels_of_eight_bits_are_known(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS[..., 0]).save(tmp_path / "a.png")
+    assert deep_levels(tmp_path / "a.png") is None
+
+
+def test_sixteen_bit_grey_with_alpha_is_grey(tmp_path: Path) -> None:
+    """The PNG is written by hand, as Pillow cannot."""
+    grey = np.arange(12, dtype=np.uint16).reshape(3, 4) * 257 * 20
+    alpha = np.full((3, 4), 65535, dtype=np.uint16)
+    alpha[0, 1] = 0
+    rows = np.stack([grey, alpha], axis=-1).astype(">u2")
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 4, 3, 16, 4, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))),
+        (b"IEND", b""),
+    ]
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, body in chunks:
+        checksum = zlib.crc32(kind + body)
+        content += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+    (tmp_path / "a.png").write_bytes(content)
+    expected = (grey // 257).astype(np.uint8)
+    expected[0, 1] = 255  # transparent
+    assert np.array_equal(as_pixels(tmp_path / "a.png")[:, :, 0], expected)
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])

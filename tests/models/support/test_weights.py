@@ -139,3 +139,20 @@ def test_a_whole_model_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "model.pt")
     with pytest.raises(VitrellisError, match="Save the model's state_dict"):
         read_state_dict(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("key", ["model_ema", "ema_state", "state_dict_ema"])
+def test_a_moving_average_that_is_left_is_said_and_can_be_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    weights = resnet()
+    averages = {name: value + 1 for name, value in weights.items()}
+    path = tmp_path / "both.pt"
+    torch.save({"model": weights, key: averages}, path)
+    for wanted, expected in ((False, weights), (True, averages)):
+        caplog.clear()
+        model = create_model("cifar_resnet8", num_classes=3, weights=path, weights_ema=wanted)
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, expected[name])
+        said = f"{path}: also holds a moving average of the weights ({key}), which is not taken"
+        assert (said in caplog.text) is not wanted

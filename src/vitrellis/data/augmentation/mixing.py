@@ -1,8 +1,8 @@
 """Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019), drawn for each sample.
 
-How we differ from the usual code: each sample draws its own share, box and partner, and the partner
-is any training image, not one that happens to be in the batch. The result then depends on (seed,
-epoch, sample) alone.
+How we differ from the usual code: each sample draws its own share and box; its partner is the next
+image of the epoch's random order, whether it is in the batch or not (`vitrellis.data.loader`), in
+another view than the batch's own. The result then depends on (seed, epoch, sample) alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vitrellis.data.randomness import beta, child_keys, integers, uniform
+from vitrellis.data.randomness import beta, integers, uniform
 
 
 def mixup(
@@ -102,17 +102,6 @@ class Mix:
             keys: `(B,)` int64 keys of the samples.
         """
         return uniform(keys, "mix", 1).squeeze(1) < self.probability
-
-    def partners(self, indices: Tensor, keys: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
-        """Another training image for each sample, and the key of its view.
-
-        Args:
-            indices: `(B,)` sample numbers.
-            keys: `(B,)` int64 keys of the samples.
-            num_images: Images of the training split, at least 2.
-        """
-        steps = integers(keys, "mix-partner", 1, below=num_images - 1).squeeze(1) + 1
-        return (indices + steps) % num_images, child_keys(keys, "mix-view")
 
     def __call__(
         self,

@@ -30,7 +30,19 @@ def read_plain_pickle(path: Path) -> object:
     Raises:
         VitrellisError: If it is missing, damaged, or names anything but plain arrays.
     """
-    content = read_file(path)
+    return parse_plain_pickle(read_file(path), str(path))
+
+
+def parse_plain_pickle(content: bytes, path: str) -> object:
+    """As `read_plain_pickle`, of a file's content.
+
+    Args:
+        content: The bytes of the pickle.
+        path: The name of the file, for messages.
+
+    Raises:
+        VitrellisError: If it is damaged, or names anything but plain arrays.
+    """
     try:
         _check_lengths(content)
         return _unwrap(_PlainUnpickler(io.BytesIO(content), encoding="bytes").load())

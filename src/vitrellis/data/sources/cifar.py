@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.channels import to_channels
-from vitrellis.data.formats.plain_pickle import read_plain_pickle
+from vitrellis.data.formats.archive import read_members
+from vitrellis.data.formats.plain_pickle import parse_plain_pickle, read_plain_pickle
 from vitrellis.data.source import Source, Split, TensorImages, root_folder
 from vitrellis.errors import VitrellisError
 
@@ -24,7 +26,7 @@ def load_cifar10(root: Path | None, channels: int | None = None) -> Source:
     """CIFAR-10: 50,000 training and 10,000 test images of 32 pixels, ten classes.
 
     Args:
-        root: `cifar-10-batches-py`, or the folder that holds it.
+        root: `cifar-10-batches-py`, or the folder that holds it or its `.tar.gz`.
         channels: 1 to make the images grey; None or 3 to leave them.
 
     Raises:
@@ -37,7 +39,7 @@ def load_cifar100(root: Path | None, channels: int | None = None) -> Source:
     """CIFAR-100: 50,000 training and 10,000 test images of 32 pixels, a hundred (fine) classes.
 
     Args:
-        root: `cifar-100-python`, or the folder that holds it.
+        root: `cifar-100-python`, or the folder that holds it or its `.tar.gz`.
         channels: 1 to make the images grey; None or 3 to leave them.
 
     Raises:
@@ -83,16 +85,37 @@ _CIFAR100 = _Layout(
 
 
 def _load(layout: _Layout, root: Path | None, channels: int | None) -> Source:
-    folder = _find_folder(layout, root)
-    class_names = _read_class_names(folder / layout.meta, layout.names_key)
+    contents = _read_files(layout, root)
+    meta, train_files, test_file = contents[0], contents[1:-1], contents[-1]
+    class_names = _read_class_names(meta, layout.names_key)
     train, test = (
-        _read_split([folder / name for name in names], layout.labels_key, class_names, channels)
-        for names in (layout.train, (layout.test,))
+        _read_split(files, layout.labels_key, class_names, channels)
+        for files in (train_files, [test_file])
     )
     return Source(layout.name, class_names, train, None, test).checked()
 
 
-def _find_folder(layout: _Layout, root: Path | None) -> Path:
+class _File(NamedTuple):
+    """One of the files of the archive."""
+
+    name: str
+    """Its path, for messages."""
+    content: object
+    """The plain values in it."""
+
+
+def _read_files(layout: _Layout, root: Path | None) -> list[_File]:
+    """The files of class names, of training and of test images, from the folder or the archive."""
+    place = _find(layout, root)
+    names = [layout.meta, *layout.train, layout.test]
+    if place.is_dir():
+        return [_File(str(place / name), read_plain_pickle(place / name)) for name in names]
+    contents = read_members(place, [f"{layout.folder}/{name}" for name in names])
+    return [_File(name, parse_plain_pickle(content, name)) for name, content in contents.items()]
+
+
+def _find(layout: _Layout, root: Path | None) -> Path:
+    """The unpacked folder, or else the archive as it is downloaded."""
     files = (*layout.train, layout.test, layout.meta)
     contents = f"{layout.folder}/ (from {layout.archive}), which holds {', '.join(files)}"
     parent = root_folder(root, layout.name, contents)
@@ -101,12 +124,12 @@ def _find_folder(layout: _Layout, root: Path | None) -> Path:
             return folder
     for packed in (parent / layout.archive, parent.parent / layout.archive):
         if packed.is_file():
-            raise VitrellisError(f"{packed}: is still packed; unpack it with: tar xzf {packed}")
+            return packed
     raise VitrellisError(f"data.root: {parent} does not hold {contents}")
 
 
-def _read_class_names(path: Path, key: str) -> tuple[str, ...]:
-    names = _value(read_plain_pickle(path), key, path)
+def _read_class_names(file: _File, key: str) -> tuple[str, ...]:
+    path, names = file.name, _value(file.content, key, file.name)
     if not isinstance(names, list) or not all(isinstance(name, bytes | str) for name in names):
         raise VitrellisError(f"{path}: {key!r} should be a list of class names")
     try:
@@ -116,11 +139,10 @@ def _read_class_names(path: Path, key: str) -> tuple[str, ...]:
 
 
 def _read_split(
-    paths: list[Path], labels_key: str, class_names: tuple[str, ...], channels: int | None
+    files: list[_File], labels_key: str, class_names: tuple[str, ...], channels: int | None
 ) -> Split:
     images, labels = [], []
-    for path in paths:
-        batch = read_plain_pickle(path)
+    for path, batch in files:
         images.append(_images(_value(batch, "data", path), path))
         labels.append(_labels(_value(batch, labels_key, path), labels_key, path, len(class_names)))
         if len(images[-1]) != len(labels[-1]):
@@ -129,11 +151,11 @@ def _read_split(
             )
     stacked = torch.from_numpy(np.concatenate(images))  # (N, 3, 32, 32)
     if channels is not None:
-        stacked = to_channels(stacked, channels, str(paths[0]))
+        stacked = to_channels(stacked, channels, files[0].name)
     return Split(TensorImages(stacked), torch.cat(labels))
 
 
-def _value(content: object, key: str, path: Path) -> object:
+def _value(content: object, key: str, path: str) -> object:
     """The value of a file's dict for `key`, which Python 2 wrote as bytes."""
     if not isinstance(content, dict):
         raise VitrellisError(f"{path}: should hold a dict, and holds a {type(content).__name__}")
@@ -144,7 +166,7 @@ def _value(content: object, key: str, path: Path) -> object:
     raise VitrellisError(f"{path}: has no {key!r}; is it a file of this dataset?")
 
 
-def _images(rows: object, path: Path) -> npt.NDArray[np.uint8]:
+def _images(rows: object, path: str) -> npt.NDArray[np.uint8]:
     """`(N, 3072)` rows, a plane of each colour after the other, as `(N, 3, 32, 32)`."""
     if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape[1:] != (3072,):
         kind = (
@@ -156,7 +178,7 @@ def _images(rows: object, path: Path) -> npt.NDArray[np.uint8]:
     return rows.reshape(-1, 3, 32, 32)
 
 
-def _labels(numbers: object, key: str, path: Path, num_classes: int) -> Tensor:
+def _labels(numbers: object, key: str, path: str, num_classes: int) -> Tensor:
     if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
         raise VitrellisError(f"{path}: {key!r} should be a list of whole numbers")
     outside = next((number for number in numbers if not 0 <= number < num_classes), None)

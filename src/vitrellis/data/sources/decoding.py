@@ -3,8 +3,9 @@
 Pillow decodes; `.npy` arrays `(H, W)` or `(H, W, C)` of uint8 stand for images with any number of
 channels. Photos are turned upright as their EXIF data says (in a PNG, only if it precedes the
 pixels, because finding it elsewhere means decoding them). Transparent parts become white. 16-bit
-grey is scaled to 8 bits. Of animations and multi-page files, the first picture is read. A TIFF with
-more bands than colours is refused, because Pillow would drop them.
+grey is scaled to 8 bits, from a range of levels that can be named (data of 10 or 12 bits need it).
+Of animations and multi-page files, the first picture is read. A TIFF with more bands than colours
+is refused, because Pillow would drop them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import io
 import struct
 import tokenize
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +86,7 @@ def read_header(path: Path) -> Header:
         if path.suffix.lower() == ".npy":
             height, width, channels = _open_array(path).shape
             return Header((height, width), channels)
-        with Image.open(path, formats=_FORMATS) as image:
+        with _opened(path) as image:
             return Header(_upright_size(image), _own_channels(image, str(path)))
     except VitrellisError:
         raise
@@ -91,12 +94,34 @@ def read_header(path: Path) -> Header:
         raise _unreadable(path, error) from None
 
 
-def read_image(path: Path, channels: int | None = None) -> Tensor:
+def deep_levels(path: Path) -> tuple[int, int] | None:
+    """The lowest and the highest level of a 16-bit grey image file; None for any other file.
+
+    Raises:
+        VitrellisError: If it is missing, no image, or damaged.
+    """
+    if path.suffix.lower() == ".npy":
+        return None
+    try:
+        with _opened(path) as image:
+            if not _is_deep(image):
+                return None
+            levels = np.asarray(image)
+            return int(levels.min()), int(levels.max())
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from None
+
+
+def read_image(
+    path: Path, channels: int | None = None, value_range: tuple[int, int] | None = None
+) -> Tensor:
     """The pixels of an image file, upright.
 
     Args:
         path: The file.
         channels: Number of channels to return; the image's own number if None.
+        value_range: The levels of 16-bit grey that become black and white; levels outside are cut
+            off. None for 0 and 65,535.
 
     Returns:
         uint8 `(C, H, W)`.
@@ -109,8 +134,9 @@ def read_image(path: Path, channels: int | None = None) -> Tensor:
             pixels = torch.from_numpy(np.array(_open_array(path)))  # (H, W, C)
             pixels = pixels.permute(2, 0, 1).contiguous()  # (C, H, W)
             return pixels if channels is None else to_channels(pixels, channels, str(path))
-        with Image.open(path, formats=_FORMATS) as image:
-            return image_pixels(_upright(image), channels, str(path))
+        with _opened(path) as image:
+            own = _own_channels(image, str(path))
+            return _pixels(_upright(image), own, channels, str(path), value_range)
     except VitrellisError:
         raise
     except _DAMAGE as error:
@@ -158,10 +184,21 @@ def image_pixels(image: Image.Image, channels: int | None, name: str) -> Tensor:
     Raises:
         VitrellisError: If its mode has no 8-bit meaning, or it cannot have so many channels.
     """
-    num_channels = _own_channels(image, name)
-    if image.mode in _DEEP_GREY or image.mode == "I":
-        deep = np.asarray(image).astype(np.uint32)  # (H, W)
-        array = ((deep + 128) // 257).astype(np.uint8)
+    return _pixels(image, _own_channels(image, name), channels, name, None)
+
+
+def _pixels(
+    image: Image.Image,
+    num_channels: int,
+    channels: int | None,
+    name: str,
+    value_range: tuple[int, int] | None,
+) -> Tensor:
+    if _is_deep(image):
+        low, high = value_range or (0, 65535)
+        deep = np.asarray(image).astype(np.int64).clip(low, high) - low  # (H, W)
+        width = high - low
+        array = ((deep * 255 + width // 2) // width).astype(np.uint8)
     elif image.mode in ("LA", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         array = np.array(_on_white(image).convert("L" if num_channels == 1 else "RGB"))
     else:
@@ -169,6 +206,14 @@ def image_pixels(image: Image.Image, channels: int | None, name: str) -> Tensor:
     pixels = torch.from_numpy(array.reshape(*array.shape[:2], num_channels))  # (H, W, C)
     pixels = pixels.permute(2, 0, 1).contiguous()  # (C, H, W)
     return pixels if channels is None else to_channels(pixels, channels, name)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    # as a stream: of a path, Pillow maps uncompressed TIFF files into memory with the size that
+    # they have when they are upright, which mixes up the pixels of those that lie on their side
+    with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
+        yield image
 
 
 def _open_array(path: Path) -> npt.NDArray[np.uint8]:
@@ -196,8 +241,9 @@ def _own_channels(image: Image.Image, name: str) -> int:
                 f"{name}: has {bands} bands, more than can be read from a TIFF file; save it as "
                 "a uint8 .npy array (height, width, channels), or leave bands out"
             )
-    # Pillow reads a grey 16-bit PNG as "I" before version 11; other "I" have no known range
-    if image.mode in _GREY | _DEEP_GREY or (image.mode == "I" and image.format == "PNG"):
+    if image.mode in _GREY or _is_deep(image):
+        return 1
+    if image.format == "PNG" and image.mode == "RGBA" and _is_stored_as_grey_alpha(image):
         return 1
     if image.mode in _COLOUR:
         return 1 if image.mode == "P" and _is_grey_palette(image) else 3
@@ -205,6 +251,16 @@ def _own_channels(image: Image.Image, name: str) -> int:
         f"{name}: has pixels of mode {image.mode!r}, whose range is not known; "
         "save it with 8 bits a channel, or as a uint8 .npy array (height, width, channels)"
     )
+
+
+def _is_deep(image: Image.Image) -> bool:
+    # Pillow reads a grey 16-bit PNG as "I" before version 11; other "I" have no known range
+    return image.mode in _DEEP_GREY or (image.mode == "I" and image.format == "PNG")
+
+
+def _is_stored_as_grey_alpha(image: Image.Image) -> bool:
+    """Whether it has 16 bits of grey and alpha, which Pillow makes colours of when it decodes."""
+    return any("LA" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _is_grey_palette(image: Image.Image) -> bool:

@@ -165,6 +165,7 @@ class ImageFiles:
         channels: Channels of every image, converted if need be.
         size: `(H, W)` if all have the same size, else None.
         digest: A digest of paths and lengths, and of the ends of files that were opened.
+        value_range: The levels of 16-bit grey that become black and white; None for all of them.
     """
 
     root: Path
@@ -172,6 +173,7 @@ class ImageFiles:
     channels: int
     size: tuple[int, int] | None
     digest: str
+    value_range: tuple[int, int] | None = None
 
     @classmethod
     def of(
@@ -238,7 +240,7 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> Tensor:
         path = self.root / self.paths[index]
-        image = read_image(path, self.channels)  # (C, H, W)
+        image = read_image(path, self.channels, self.value_range)  # (C, H, W)
         if self.size is not None and tuple(image.shape[1:]) != self.size:
             raise VitrellisError(
                 f"{path}: is {tuple(image.shape[1:])} pixels now and should be {self.size}, as all "
@@ -252,4 +254,4 @@ class ImageFiles:
 
     def fingerprint(self) -> str:
         """A digest of names and lengths, and of the ends of opened files; dates do not matter."""
-        return self.digest
+        return self.digest if self.value_range is None else f"{self.digest} {self.value_range}"

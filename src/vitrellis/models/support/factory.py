@@ -73,6 +73,7 @@ def create_model(
     pretrained: bool = False,
     weights: Path | None = None,
     weights_img_size: int | Grid | None = None,
+    weights_ema: bool = False,
     zero_head: bool = False,
     distillation_head: bool = False,
     norm_eps: float | None = None,
@@ -93,6 +94,7 @@ def create_model(
             position embeddings for images of another size are interpolated.
         weights_img_size: The size of the images that they were made for, in pixels. By default it
             is read from `config.json` beside the file; without one, they were square.
+        weights_ema: Take the moving average of the weights that the file holds beside them.
         zero_head: Set weights and biases of the classifier, or of both, to exactly zero, whatever
             they started from. All logits are then 0 before the first step, as in DeiT's code. Terms
             that standardize logits should not start so.
@@ -135,7 +137,9 @@ def create_model(
         known = made_for(path)
         if weights_img_size is not None:
             known = MadeFor(to_2tuple(weights_img_size))
-        load_initial(model, path, known_grids(model, name, known, str(path), kwargs))
+        load_initial(
+            model, path, known_grids(model, name, known, str(path), kwargs), ema=weights_ema
+        )
     if distillation_head:
         add_distillation_head(model, name)
     if zero_head:

@@ -132,6 +132,7 @@ def load_reference_weights(
     *,
     ema: bool = False,
     grids: Mapping[str, Grid] | None = None,
+    label: str | None = None,
 ) -> None:
     """Loads a checkpoint of a published implementation, strictly.
 
@@ -144,6 +145,7 @@ def load_reference_weights(
         ema: Take the moving average of the weights that a file holds.
         grids: The grids of its position embeddings, by name. Those that are not given must be
             square. For a model of another size they are interpolated.
+        label: The origin of the weights, for messages; by default the file or the source.
 
     Raises:
         UsageError: If the source is unknown.
@@ -151,10 +153,10 @@ def load_reference_weights(
     """
     check_source(source)
     if isinstance(state_dict_or_path, Path | str):
-        label = str(state_dict_or_path)
+        label = label or str(state_dict_or_path)
         state = read_state_dict(Path(state_dict_or_path), ema=ema)
     else:
-        label = f"weights from {source}"
+        label = label or f"weights from {source}"
         state = unwrap(state_dict_or_path, label)
     state = published_state(state, source)
     is_cosine = isinstance(getattr(model, "fc", None), CosineClassifier)

@@ -68,7 +68,8 @@ def read_state_dict(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     Args:
         path: `.safetensors`, or anything `torch.load` reads with `weights_only=True`, settings of a
             command line beside the weights included.
-        ema: The moving average that a training code kept, not the weights themselves.
+        ema: The moving average that a training code kept, not the weights themselves. A warning is
+            logged if it is there and not asked for.
 
     Raises:
         VitrellisError: If the file is missing, damaged, or would have to execute code.
@@ -91,9 +92,17 @@ def read_state_dict(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     except DAMAGED as error:
         reason = " ".join(str(error).split())[:200]
         raise VitrellisError(f"{path}: damaged, or not a file of weights ({reason})") from error
-    if not ema:
-        return unwrap(content, str(path))
     averages = [key for key in EMA_WRAPPERS if isinstance(content, Mapping) and key in content]
+    if not ema:
+        state = unwrap(content, str(path))
+        if averages:
+            logger.warning(
+                "note: %s: also holds a moving average of the weights (%s), which is not taken; "
+                "model.weights_ema=true and `vitrellis import --ema` take it",
+                path,
+                averages[0],
+            )
+        return state
     if not averages:
         raise VitrellisError(f"{path}: holds no moving average ({', '.join(EMA_WRAPPERS)})")
     return unwrap(content[averages[0]], str(path))
@@ -151,7 +160,9 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], label: str) -> 
     model.load_state_dict(dict(state))
 
 
-def load_initial(model: nn.Module, path: Path, grids: Mapping[str, Grid] | None = None) -> None:
+def load_initial(
+    model: nn.Module, path: Path, grids: Mapping[str, Grid] | None = None, *, ema: bool = False
+) -> None:
     """Weights to start from: all must fit, but for a head of other classes, which stays new.
 
     Position embeddings that were made for images of another size are interpolated.
@@ -161,11 +172,12 @@ def load_initial(model: nn.Module, path: Path, grids: Mapping[str, Grid] | None 
         path: A file that `read_state_dict` can read.
         grids: The grids of its position embeddings, by name. Those that are not given must be
             square.
+        ema: Take the moving average that the file holds, not the weights themselves.
 
     Raises:
         VitrellisError: If the file cannot be read, or is of another model.
     """
-    fitted = resample_positions(read_state_dict(path), model, grids or {}, str(path))
+    fitted = resample_positions(read_state_dict(path, ema=ema), model, grids or {}, str(path))
     placed = {name: fitted[name] for name in position_tensors(model) if name in fitted}
     state = {name: value for name, value in fitted.items() if name not in placed}
     # timm's models come with a function that knows old names, and takes all grids for squares
