@@ -13,17 +13,9 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from vitrellis.objectives import DeferredSection, Head
+from vitrellis.recipe.image_sections import Augmentation, Data, Input
 from vitrellis.recipe.objective_section import ObjectiveSection
-from vitrellis.recipe.sections import (
-    Augmentation,
-    Data,
-    Input,
-    Machine,
-    Model,
-    OptimizerSection,
-    Schedule,
-    Training,
-)
+from vitrellis.recipe.sections import Machine, Model, OptimizerSection, Schedule, Training
 from vitrellis.recipe.teacher_sections import NamedTeacher, TeacherSection
 from vitrellis.settings import Index, Section
 
