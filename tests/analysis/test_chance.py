@@ -67,5 +67,17 @@ def test_few_images_do_not_show_a_difference(better: int, expected: str) -> None
     assert bool(said) == bool(expected)
 
 
+@pytest.mark.parametrize("each", [2, 3])
+def test_a_model_without_a_mistake_is_not_warned_about(each: int) -> None:
+    """The sign test alone would call three or two right answers to none luck."""
+    true = np.repeat([0, 1], each)
+    assert warnings_of(true, true) == ""
+
+
+def test_two_images_can_be_guessed() -> None:
+    """That happens once in four times, and no accuracy is above 100 %."""
+    assert warnings_of(np.arange(2), np.arange(2)).endswith("and up to 100.0 % by luck")
+
+
 def test_one_class_cannot_be_compared() -> None:
     assert warnings_of(np.zeros(4, dtype=int), np.zeros(4, dtype=int)) == ""

@@ -104,6 +104,13 @@ def test_terms_without_a_gradient_in_a_batch() -> None:
     assert silent(terms[:1], signals(4)) == {}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_not_finite_is_no_fault_of_the_settings(value: float) -> None:
+    """The loss is refused, and its cause named, by the guard against divergence."""
+    logits = torch.zeros(2, 3, requires_grad=True)
+    assert silent_terms({"bad": (logits * value).sum()}, [logits]) == {}
+
+
 def test_small_gradients_in_half_precision_are_seen() -> None:
     """They are zero in float16, but a gradient scaler would keep them."""
     logits = torch.zeros(2, 3, dtype=torch.float16, requires_grad=True)

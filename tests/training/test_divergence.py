@@ -126,6 +126,14 @@ def test_a_weight_that_is_bad_before_a_step_is_named_with_the_loss(tmp_path: Pat
     assert "Last good checkpoint: none yet" in message
 
 
+def test_the_best_checkpoint_is_the_last_good_one_where_no_other_is_due(tmp_path: Path) -> None:
+    with bad_weight(after=STEPS + 1), pytest.raises(VitrellisError) as caught:
+        tiny(tmp_path)
+    run = RunDirectory(tmp_path / "run")
+    assert not run.last_checkpoint.exists()
+    assert f"Last good checkpoint: {run.best_checkpoint} (" in str(caught.value)
+
+
 class Infinite(Term):
     """Becomes infinite in the second epoch, without any fault of the model."""
 

@@ -47,6 +47,8 @@ def _largest_class(confusion: Tensor, images: Tensor, class_names: Sequence[str]
     only_model = int(right.sum() - right[largest])
     only_constant = int(images[largest] - right[largest])
     differing = only_model + only_constant
+    if right.sum() == total:
+        return []  # it cannot be better, however few images there are
     if differing:
         p_value = binomtest(only_model, differing, 0.5, alternative="greater").pvalue
         if p_value <= LEVEL:
@@ -65,7 +67,7 @@ def _near_chance(confusion: Tensor, images: Tensor) -> list[str]:
     recall = confusion.diagonal()[occurs].double() / images[occurs]
     answers = confusion.sum(dim=0)[occurs].double() / images.sum()  # (K,)
     variance = (answers * (1 - answers) / images[occurs]).sum().item() / count**2
-    ends = 1 / count + float(norm.isf(LEVEL)) * math.sqrt(variance)
+    ends = min(1.0, 1 / count + float(norm.isf(LEVEL)) * math.sqrt(variance))
     balanced = recall.mean().item()
     if balanced > ends + torch.finfo(torch.float64).eps:
         return []

@@ -26,7 +26,8 @@ def silent_terms(weighted: Mapping[str, Tensor], outputs: Sequence[Tensor]) -> d
         outputs: Logits and maps of the student, of any shape, none computed from another.
 
     Returns:
-        "zero" or "not finite" by the name of the term; terms with a gradient are left out.
+        "zero" or "not finite" by the name of the term. Terms with a gradient are left out, and so
+        are terms whose value is not finite itself.
     """
     gradients = {name: _gradients(value, outputs) for name, value in weighted.items()}
     totals = [
@@ -40,7 +41,8 @@ def silent_terms(weighted: Mapping[str, Tensor], outputs: Sequence[Tensor]) -> d
     for name, of_term in gradients.items():
         sizes = [gradient.abs().max() for gradient in of_term]
         if not all(bool(size.isfinite()) for size in sizes):
-            faults[name] = "not finite"
+            if bool(weighted[name].isfinite()):  # or else the loss is refused, with its cause
+                faults[name] = "not finite"
         elif all(bool(s <= ROUNDING * t) for s, t in zip(sizes, totals, strict=True)):
             is_half = any(output.dtype == torch.float16 for output in outputs)
             scaled = _gradients(weighted[name] * HALF_SCALE, outputs) if is_half else of_term

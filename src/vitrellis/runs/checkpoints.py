@@ -128,10 +128,12 @@ class RunWriter:
             self._logger.finalize("success")
 
     def describe_last(self) -> str:
-        """The path and the time of the last checkpoint, for a message."""
-        path = self.run.last_checkpoint
-        if not path.exists():
+        """The path and the time of the newest checkpoint, for a message."""
+        candidates = (self.run.last_checkpoint, self.run.best_checkpoint)
+        existing = [path for path in candidates if path.exists()]
+        if not existing:
             return "none yet"
+        path = max(existing, key=lambda path: path.stat().st_mtime_ns)
         written = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
         return f"{path} ({written:%H:%M:%S})"
 
