@@ -28,6 +28,7 @@ CASES: list[tuple[str, tuple[int, int], int, dict[str, Any]]] = [
     ("cifar_resnet8", (16, 16), 3, {"shortcut": "pad"}),
     ("vit_micro_patch7_28", (28, 42), 5, {}),
     ("resnet18", (32, 32), 3, {}),
+    ("coat_tiny", (64, 64), 3, {}),  # its blocks share convolutions
 ]
 
 

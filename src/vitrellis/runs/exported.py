@@ -180,7 +180,11 @@ def save_model(
         VitrellisError: If a file cannot be written, or naming the first weight that is not finite;
             a model that was there before is left as it was.
     """
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # safetensors refuses tensors that share memory, as those of coat_tiny do
+    state = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }
     check_finite_weights(state, f"{folder}: not written")
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     size = preprocessing.img_size
