@@ -166,6 +166,7 @@ def is_importable(name: str) -> bool:
 def exists(span: str) -> bool:
     """Whether what a span of code names is there; spans that are no name are not looked up."""
     key, is_setting, _ = span.partition("=")
+    key = key.removeprefix("teacher.overrides.")
     if is_setting and re.fullmatch(r"[a-z_.]+", key):
         return is_key(key)
     if not re.fullmatch(r"[\w./-]+", span) or span.startswith("-"):

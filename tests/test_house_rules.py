@@ -31,7 +31,7 @@ ROOMS = {
     "recipe": {"errors", "public_names", "settings", "objectives", "data"},
     "runs": {"errors", "models", "data"},
     "analysis": {"errors", "models", "data"},
-    "report": {"errors", "runs", "analysis"},
+    "report": {"errors", "data", "runs", "analysis"},
 }
 """Every room, with the rooms it may import. A room stands below those that may import it."""
 ROOMS["teachers"] = {"errors", "models", "objectives", "data", "runs", "analysis"}

@@ -14,12 +14,15 @@ class VitrellisError(ValueError):
     """The job failed for a reason the user can mend: a bad file, a folder, a diverging run."""
 
     exit_code = 1
+    is_shared = False
+    """Whether all processes that train together raise it, so that the first can report it."""
 
 
 class UsageError(VitrellisError):
     """The words were wrong: an unknown recipe, key, option or model name."""
 
     exit_code = 2
+    is_shared = True
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -12,7 +12,7 @@ RENAMED = {
     "comparison": "experiments.comparison",
     "demonstration": "experiments.demonstration",
     "data.augmentation.Augment": "data.augmentation.transforms.TrainTransform",
-    "data.augmentation.Plain": "data.augmentation.transforms.EvalTransform",
+    "data.augmentation.Plain": "data.eval_transform.EvalTransform",
     "data.auto_augment": "data.augmentation.policies",
     "data.blur": "data.augmentation.blur",
     "data.boxes": "data.augmentation.crops",

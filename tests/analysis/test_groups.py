@@ -139,6 +139,9 @@ def test_classes_that_do_not_occur_are_left_out() -> None:
 def test_balanced_sets_have_no_groups() -> None:
     assert groupings([500] * 100, "cifar100") == ()
     assert groupings([9, 10, 9], "folder") == ()
+    # 150 images of 100 classes, as equal as can be: the cuts would tell nothing apart
+    assert groupings([2, 1] * 50, "cifar100") == ()
+    assert groupings([3, 1] * 50, "cifar100") != ()
 
 
 def test_groups_that_hold_all_classes_say_nothing() -> None:

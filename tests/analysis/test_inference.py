@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrellis.analysis.inference import collect_logits
-from vitrellis.data.augmentation.transforms import EvalTransform
+from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.loader import EvalLoader
 from vitrellis.data.sources import Split, TensorImages
 
@@ -34,8 +34,6 @@ def loader_of(images: Tensor) -> EvalLoader:
         transform=EvalTransform(size=(4, 4), mean=[0.0], std=[1.0]),
         batch_size=3,
         device=torch.device("cpu"),
-        canvas=(4, 4),
-        fit="squash",
         cache=True,
     )
 

@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 from tests.cli.command import run_apart, run_here
 from vitrellis import __version__
 from vitrellis.cli import main as module
+from vitrellis.cli.console import console as module_console
 from vitrellis.cli.console import help_of
 from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.training.interrupts import Interrupted
 
 COMMANDS = sorted(typer.main.get_command(module.app).commands)  # type: ignore[attr-defined]
 
@@ -110,3 +112,36 @@ def test_examples_keep_their_lines() -> None:
     app = typer.Typer(rich_markup_mode=None)
     app.command(help=help_of(command))(command)
     assert "  Examples:\n    one\n    two\n" in CliRunner().invoke(app, ["--help"]).output
+
+
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK"])
+@pytest.mark.parametrize(
+    ("error", "printed"),
+    [
+        (VitrellisError("torn"), "error in process 1: torn\n"),  # the first may know nothing of it
+        (UsageError("wrong"), ""),  # the first says the same
+        (Interrupted("stopped"), ""),
+    ],
+)
+def test_only_the_first_of_several_processes_prints(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    error: VitrellisError,
+    printed: str,
+) -> None:
+    def command(prog_name: str) -> None:
+        typer.echo("a table")
+        module_console.print("a summary")
+        raise error
+
+    monkeypatch.setattr(module, "app", command)
+    for rank, expected in (("0", f"error: {error}\n"), ("1", printed)):
+        monkeypatch.setenv(variable, rank)
+        monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")  # main sets it, and it would stay
+        with pytest.raises(SystemExit) as end:
+            module.main()
+        assert end.value.code == error.exit_code
+        said = capsys.readouterr()
+        assert said.err == expected
+        assert said.out == ("a table\na summary\n" if rank == "0" else "")

@@ -12,10 +12,11 @@ from torchvision.transforms.v2 import functional as TF
 
 from vitrellis.data import canvas
 from vitrellis.data.canvas import (
+    Canvas,
     canvas_for,
     fits_in_memory,
     measure_normalization,
-    read_canvases,
+    read_stored,
     to_canvas,
 )
 from vitrellis.data.source import Split, Subset, TensorImages
@@ -107,8 +108,8 @@ def test_an_image_of_the_canvass_size_is_left_alone(fit: canvas.Fit) -> None:
 def test_all_images_are_read_in_order() -> None:
     pictures = [noise(1, 10 + i, 12) for i in range(9)]
     told: list[tuple[int, int]] = []
-    read = read_canvases(
-        Listed(pictures), (8, 8), "squash", lambda done, total: told.append((done, total))
+    read = read_stored(
+        Listed(pictures), Canvas((8, 8)), lambda done, total: told.append((done, total))
     )
     expected = torch.stack([to_canvas(picture, (8, 8), "squash") for picture in pictures])
     assert torch.equal(read, expected)
@@ -117,15 +118,15 @@ def test_all_images_are_read_in_order() -> None:
 
 def test_images_in_memory_are_not_copied() -> None:
     images = TensorImages(noise(6, 1, 8, 8))
-    assert read_canvases(images, (8, 8), "squash").data_ptr() == images.tensor.data_ptr()
+    assert read_stored(images, Canvas((8, 8))).data_ptr() == images.tensor.data_ptr()
     some = Subset(Subset(images, torch.tensor([5, 3, 1])), torch.tensor([2, 0]))
-    assert torch.equal(read_canvases(some, (8, 8), "squash"), images.tensor[[1, 5]])
+    assert torch.equal(read_stored(some, Canvas((8, 8))), images.tensor[[1, 5]])
 
 
 def test_an_image_that_cannot_be_read_is_named() -> None:
     images = Listed([noise(1, 8, 8), None, noise(1, 8, 8)])
     with pytest.raises(VitrellisError, match=r"^photos/1\.jpg: is damaged$"):
-        read_canvases(images, (8, 8), "squash")
+        read_stored(images, Canvas((8, 8)))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])

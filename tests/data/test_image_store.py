@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vitrellis.data.canvas import Canvas
 from vitrellis.data.image_store import Stream, open_store
 from vitrellis.data.source import TensorImages
 from vitrellis.errors import VitrellisError
@@ -23,13 +24,14 @@ SLEEPER = """
 import multiprocessing, sys, threading, time, torch
 from vitrellis.data.source import TensorImages
 from vitrellis.data.image_store import Stream
+from vitrellis.data.canvas import Canvas
 
 if __name__ == "__mp_main__":  # as libraries do that keep threads of their own
     threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
     images = TensorImages(torch.zeros(64, 1, 4, 4, dtype=torch.uint8))
-    stream = Stream(images, device=torch.device("cpu"), canvas=(4, 4), fit="squash", workers=2)
+    stream = Stream(images, device=torch.device("cpu"), stored=Canvas((4, 4)), workers=2)
     batches = stream.read(torch.arange(64).split(1))
     for _ in range(4):  # until both have begun
         next(batches)
@@ -75,8 +77,7 @@ def test_batches_come_as_they_were_ordered(cache: bool, workers: int) -> None:
     store = open_store(
         images(),
         device=CPU,
-        canvas=(6, 7),
-        fit="squash",
+        stored=Canvas((6, 7)),
         cache=cache,
         workers=workers,
         progress=None,
@@ -87,7 +88,7 @@ def test_batches_come_as_they_were_ordered(cache: bool, workers: int) -> None:
 
 
 def test_a_reading_that_was_given_up_does_not_disturb_the_next() -> None:
-    stream = Stream(images(), device=CPU, canvas=(6, 7), fit="squash", workers=2)
+    stream = Stream(images(), device=CPU, stored=Canvas((6, 7)), workers=2)
     next(stream.read(BATCHES * 10))
     reread = list(stream.read(BATCHES))
     assert [len(stored) for stored in reread] == [2, 1, 3]
@@ -95,7 +96,7 @@ def test_a_reading_that_was_given_up_does_not_disturb_the_next() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_that_cannot_be_read_is_named_in_one_line(workers: int) -> None:
-    stream = Stream(Bad(), device=CPU, canvas=(4, 4), fit="squash", workers=workers)
+    stream = Stream(Bad(), device=CPU, stored=Canvas((4, 4)), workers=workers)
     batches = stream.read(BATCHES)
     assert torch.equal(next(batches)[:, 0, 0, 0], torch.tensor([4, 0]))
     with pytest.raises(VitrellisError) as error:
@@ -104,7 +105,7 @@ def test_an_image_that_cannot_be_read_is_named_in_one_line(workers: int) -> None
 
 
 def test_a_worker_that_the_system_ends_is_told_of() -> None:
-    stream = Stream(Bad(fatal=True), device=CPU, canvas=(4, 4), fit="squash", workers=1)
+    stream = Stream(Bad(fatal=True), device=CPU, stored=Canvas((4, 4)), workers=1)
     with pytest.raises(VitrellisError, match=r"ended by the system.*machine\.workers"):
         list(stream.read(BATCHES))
 
@@ -112,9 +113,7 @@ def test_a_worker_that_the_system_ends_is_told_of() -> None:
 def test_a_dead_worker_interrupts_nothing_else() -> None:
     """Torch's own handler would raise at any line of the process, at its next signal."""
     before = signal.getsignal(signal.SIGCHLD)
-    batches = Stream(Bad(fatal=True), device=CPU, canvas=(4, 4), fit="squash", workers=1).read(
-        BATCHES
-    )
+    batches = Stream(Bad(fatal=True), device=CPU, stored=Canvas((4, 4)), workers=1).read(BATCHES)
     next(batches)
     assert signal.getsignal(signal.SIGCHLD) is before
 

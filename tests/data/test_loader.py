@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.augmentation.mixing import Mix
-from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
+from vitrellis.data.augmentation.transforms import TrainTransform
+from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.randomness import epoch_order
 from vitrellis.data.source import Split, TensorImages
@@ -46,7 +47,7 @@ def train_loader(images: Split | None = None, **settings: Any) -> TrainLoader:
 
 def eval_loader(images: Split, **settings: Any) -> EvalLoader:
     plain = EvalTransform(size=(8, 9), mean=MEAN, std=STD)
-    chosen: dict[str, Any] = {"batch_size": 16, "device": CPU, "canvas": (10, 12)}
+    chosen: dict[str, Any] = {"batch_size": 16, "device": CPU}
     return EvalLoader(images, transform=plain, **(chosen | settings))
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from tests.recipe.published import values
+from tests.recipe.lookup import values
 from vitrellis.errors import UsageError
 from vitrellis.objectives import AdaptiveWeight, OffAfterWeight, RampWeight
 from vitrellis.recipe import (

@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import VitrellisError
-from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.atomic import atomic_write, write_json
 
 FULL_DISK = """
 import resource, sys
@@ -117,3 +118,21 @@ def test_safetensors_into_a_folder_that_is_gone(tmp_path: Path) -> None:
 
     with pytest.raises(VitrellisError, match="No such file or directory"):
         atomic_write(tmp_path / "a", write)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_json_without_nan(tmp_path: Path, value: float) -> None:
+    """Python's own writer writes NaN and Infinity, which other readers of JSON refuse."""
+    path = tmp_path / "a.json"
+    write_json(path, {"best": {"test": [1.0, {"nll": 2.0}]}})
+    before = path.read_text()
+    with pytest.raises(VitrellisError, match=rf"a\.json: .*best\.test\[1\]\.nll is {value}"):
+        write_json(path, {"best": {"test": [1.0, {"nll": value}]}})
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_with_nan_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"top1": NaN}')
+    with pytest.raises(VitrellisError, match=r"a\.json: is not JSON.*NaN"):
+        read_json(tmp_path / "a.json")

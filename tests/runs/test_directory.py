@@ -105,6 +105,18 @@ def test_figures_that_cannot_be_written(tmp_path: Path) -> None:
     assert run.read_metrics() == []
 
 
+def test_figures_that_are_not_finite_are_not_logged(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.append_metrics(row(0))
+    with pytest.raises(VitrellisError, match=r"metrics\.jsonl: .*loss is nan"):
+        run.append_metrics(row(1, loss=float("nan")))
+    assert run.read_metrics() == [row(0)]
+    with run.metrics_file.open("a") as file:
+        file.write(run.metrics_file.read_text().replace("1.0", "NaN"))
+    with pytest.raises(VitrellisError, match=r"line 2 is damaged.*NaN"):
+        run.read_metrics()
+
+
 def results() -> Results:
     test = {"top1": 0.75, "balanced_accuracy": 0.5, "macro_f1": 0.4, "confusion": [[1]]}
     return Results(

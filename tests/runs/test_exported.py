@@ -6,14 +6,18 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
+import timm.data
 import torch
+from PIL import Image
 from torch import nn
 
+from vitrellis.data.eval_transform import CropMode
 from vitrellis.errors import VitrellisError
 from vitrellis.models import create_model
 from vitrellis.runs.exported import Preprocessing, load_exported, save_model
@@ -34,8 +38,8 @@ def preprocessing(img_size: tuple[int, int], channels: int) -> Preprocessing:
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
         interpolation="bicubic",
-        canvas=(img_size[0] + 4, img_size[1] + 4),
-        fit="squash",
+        crop_pct=0.875,
+        crop_mode="center",
     )
 
 
@@ -70,6 +74,23 @@ def test_round_trip(
     assert cfg["mean"] == [0.5] * channels
 
 
+def test_a_model_with_nan_does_not_replace_a_good_one(tmp_path: Path) -> None:
+    model = save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    good = model.state_dict()["bn1.running_mean"].clone()
+    model.state_dict()["bn1.running_mean"][0] = float("nan")
+    with pytest.raises(VitrellisError, match=r"not written: bn1\.running_mean"):
+        save_model(
+            model,
+            tmp_path,
+            architecture="cifar_resnet8",
+            num_classes=3,
+            model_args={},
+            class_names=NAMES,
+            preprocessing=preprocessing((16, 16), 3),
+        )
+    assert torch.equal(load_exported(tmp_path).model.state_dict()["bn1.running_mean"], good)
+
+
 def test_predict_takes_any_sizes(tmp_path: Path) -> None:
     save(tmp_path, "cifar_resnet8", (16, 16), 3)
     trained = load_exported(tmp_path)
@@ -79,15 +100,35 @@ def test_predict_takes_any_sizes(tmp_path: Path) -> None:
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2))
 
 
-def test_predict_by_hand(tmp_path: Path) -> None:
-    model = save(tmp_path, "cifar_resnet8", (16, 16), 3)
-    images = torch.randint(0, 256, (300, 3, 20, 20), dtype=torch.uint8)  # more than one batch
-    seen = torch.nn.functional.interpolate(  # as Plain does it, to half a level of 255
-        images.float(), (16, 16), mode="bicubic", antialias=True, align_corners=False
-    )
+@pytest.mark.parametrize("shape", [(20, 20), (9, 30)])
+def test_predictions_are_those_of_timm(tmp_path: Path, shape: tuple[int, int]) -> None:
+    save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    images = torch.randint(0, 256, (300, 3, *shape), dtype=torch.uint8)  # more than one batch
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=cfg))
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     with torch.no_grad():
-        expected = model((seen.clamp(0, 255) / 255 - 0.5) / 0.25).softmax(dim=1)
-    torch.testing.assert_close(load_exported(tmp_path).predict(images), expected, atol=5e-3, rtol=0)
+        expected = model(torch.stack([transform(p) for p in pictures])).softmax(dim=1)
+    torch.testing.assert_close(load_exported(tmp_path).predict(images), expected)
+
+
+@pytest.mark.parametrize(("fit", "crop_mode"), [("squash", "squash"), ("crop", "center")])
+def test_a_model_of_an_earlier_version(tmp_path: Path, fit: str, crop_mode: CropMode) -> None:
+    """It is used as it described itself to timm, and says so."""
+    save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["pretrained_cfg"] |= {"crop_pct": 1.0, "crop_mode": crop_mode}
+    old = {"canvas": [18, 18], "fit": fit}
+    keys = ("img_size", "channels", "mean", "std", "interpolation")
+    written = config["vitrellis"]["preprocessing"]
+    config["vitrellis"]["preprocessing"] = old | {key: written[key] for key in keys}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    trained = load_exported(tmp_path)
+    expected = replace(preprocessing((16, 16), 3), crop_pct=1.0, crop_mode=crop_mode)
+    assert trained.preprocessing == expected
+    assert len(trained.notes) == 1
+    assert "earlier version" in trained.notes[0]
 
 
 def test_predict_nothing(tmp_path: Path) -> None:

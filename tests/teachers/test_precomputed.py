@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.training.command import FEW_IMAGES, TINY, run, weights
-from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
+from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.augmentation.warps import sample_maps
+from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.sources import Split, from_tensors
 from vitrellis.errors import VitrellisError
@@ -71,7 +72,7 @@ def loader(split: Split, varied: TrainTransform) -> TrainLoader:
 
 def as_they_are(split: Split, batch_size: int = 4) -> EvalLoader:
     plain = EvalTransform(size=SIZE, mean=MEAN, std=STD, interpolation="bilinear")
-    return EvalLoader(split, transform=plain, batch_size=batch_size, device=CPU, canvas=SIZE)
+    return EvalLoader(split, transform=plain, batch_size=batch_size, device=CPU)
 
 
 def key(precision: str = "float32", teacher: str = "t") -> PrecomputedKey:
@@ -100,6 +101,26 @@ def test_offline_is_online_on_images_as_they_are(
         assert (mine.logits - theirs.logits).abs().max() <= tolerance * scale
         for block in NEEDS.teacher_blocks:
             assert (mine.maps[block] - theirs.maps[block]).abs().max() <= tolerance * 10
+
+
+def test_outputs_that_do_not_fit_are_not_stored(tmp_path: Path) -> None:
+    """Half precision ends at 65,504: larger values would be stored as infinity."""
+    one, split = teacher(), images()
+    with torch.no_grad():
+        one.model.get_parameter("fc.weight").fill_(1e6)
+    with pytest.raises(
+        VitrellisError, match=r"logits\.npy: not written.*float16 ends at 6\.55e\+04"
+    ):
+        PrecomputedOutputs(tmp_path / "half", key("float16"), len(split)).fill(
+            one, as_they_are(split)
+        )
+    PrecomputedOutputs(tmp_path / "whole", key(), len(split)).fill(one, as_they_are(split))
+    with torch.no_grad():
+        one.model.get_parameter("fc.weight")[0] = torch.nan
+    store = PrecomputedOutputs(tmp_path / "nan", key(), len(split))
+    with pytest.raises(VitrellisError, match=r"its weight fc\.weight"):
+        store.fill(one, as_they_are(split))
+    assert store.num_done == 0
 
 
 def shown(batch: Batch) -> Tensor:

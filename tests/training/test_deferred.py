@@ -24,7 +24,7 @@ COUNTS = torch.tensor([50, 20, 10])
 def objective(counts: torch.Tensor = COUNTS, **sections: Any) -> Objective:
     values = {"model": {"name": "vit_micro_patch7_28"}, "training": {"epochs": 10}} | sections
     recipe = recipe_from(values)
-    shown = Preprocessing((28, 28), 1, (0.5,), (0.5,), "bicubic", (28, 28), "squash")
+    shown = Preprocessing((28, 28), 1, (0.5,), (0.5,), "bicubic")
     teacher = Teacher(
         create_model("cifar_resnet8", num_classes=3, in_chans=1),
         img_size=(28, 28),

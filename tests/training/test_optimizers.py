@@ -1,5 +1,6 @@
 """Parameter groups and learning rates against the published ones and timm's."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,32 @@ def test_published_groups(case: dict[str, Any]) -> None:
         assert set(group["param_names"]) == {to_timm(name) for name in theirs["names"]}
         assert sum(p.numel() for p in group["params"]) == theirs["elements"]
         assert group["weight_decay"] == theirs["weight_decay"]
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_published_decay_of_all_parameters(decay_all: bool) -> None:
+    """`SGD(model.parameters(), ...)` of LDAM-DRW and PaCo is a step of `decay_all` and no other."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    nn.init.normal_(model.get_parameter("1.bias"))  # a new one is 0, and has nothing to decay
+    theirs = copy.deepcopy(model)
+    groups = parameter_groups(model, lr=0.1, weight_decay=0.5, decay_all=decay_all, head=["3"])
+    optimizers = [
+        create_optimizer(
+            "sgd", groups, betas=(0.9, 0.999), momentum=0.9, nesterov=False, fused=False
+        ),
+        torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.5),
+    ]
+    images = torch.randn(5, 3, 3, 3)
+    for network, optimizer in zip((model, theirs), optimizers, strict=True):
+        network(images).square().sum().backward()
+        optimizer.step()
+    equal = {
+        name: torch.equal(mine, other)
+        for (name, mine), other in zip(model.named_parameters(), theirs.parameters(), strict=True)
+    }
+    decayed = {name for name, same in equal.items() if same}
+    assert decayed == (set(equal) if decay_all else {"0.weight", "3.weight"})
 
 
 def test_both_heads_are_found() -> None:

@@ -206,6 +206,17 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path, sam: str) -> None:
     words += [f"optimizer.sam={sam}"]
     run(*words, "--out", "runs/one", cwd=tmp_path)
     # each process starts the command anew
-    finish(start(*words, "machine.devices=2", "--out", "runs/two", cwd=tmp_path))
+    said = finish(start(*words, "machine.devices=2", "--out", "runs/two", cwd=tmp_path))
+    for text in ("  model      vit_micro", "epoch 2/2", "best  epoch", "Run: runs/two", "cost  "):
+        assert said.count(text) == 1, said  # one of them prints
     one, two = curve(tmp_path / "runs" / "one"), curve(tmp_path / "runs" / "two")
     assert two == pytest.approx(one, rel=1e-3, abs=2e-3)
+
+
+def test_a_run_that_learns_has_no_warning_and_one_that_does_not_has(tmp_path: Path) -> None:
+    """These have no test images, so they are judged on the validation images."""
+    learned = tiny(tmp_path, "learned", count=96, training__epochs=8)
+    assert (learned.results.best.val_top1 or 0) > 0.8
+    assert learned.results.warnings == ()
+    idle = tiny(tmp_path, "idle", count=96, training__epochs=1, optimizer__lr=1e-9)
+    assert any(text.startswith("near chance") for text in idle.results.warnings)

@@ -17,6 +17,7 @@ from vitrellis.analysis.attention import attention_distances
 from vitrellis.analysis.metrics import accuracy
 from vitrellis.errors import UsageError
 from vitrellis.models import (
+    check_finite_outputs,
     forward_with_maps,
     has_distillation_head,
     num_blocks,
@@ -71,12 +72,16 @@ def block_figures(model: nn.Module, images: Tensor) -> list[BlockFigures]:
     Args:
         model: In eval mode.
         images: `(N, C, H, W)`, normalised.
+
+    Raises:
+        VitrellisError: If a map is not finite, naming the first weight or module.
     """
     blocks = list(range(num_blocks(model)))
     pooled: list[list[Tensor]] = [[] for _ in blocks]
     for part in images.split(_IMAGES_AT_ONCE):
         _, maps = forward_with_maps(model, part, blocks)
         for averages, block_map in zip(pooled, maps, strict=True):
+            check_finite_outputs(model, part, block_map, _name)
             averages.append(block_map.mean(dim=(2, 3)))
     distances = _mean_distances(model, images)
     rows = []
@@ -105,20 +110,28 @@ def head_agreement(model: nn.Module, images: Tensor, labels: Tensor) -> HeadAgre
         model: In eval mode.
         images: `(N, C, H, W)`, normalised.
         labels: `(N,)` int64.
+
+    Raises:
+        VitrellisError: If logits are not finite, naming the first weight or module.
     """
     if not has_distillation_head(model):
         return None
+    answers = []
     with separate_heads(model):
-        answers = [
-            torch.stack([logits.argmax(dim=1) for logits in model(part)])
-            for part in images.split(_IMAGES_AT_ONCE)
-        ]
+        for part in images.split(_IMAGES_AT_ONCE):
+            by_head = torch.stack(model(part))  # (2, B, K)
+            check_finite_outputs(model, part, by_head.transpose(0, 1), _name)
+            answers.append(by_head.argmax(dim=2))
     by_class_head, by_distillation_head = torch.cat(answers, dim=1)
     return HeadAgreement(
         agreement=accuracy(by_class_head, by_distillation_head),
         class_top1=accuracy(by_class_head, labels),
         distillation_top1=accuracy(by_distillation_head, labels),
     )
+
+
+def _name(position: int) -> str:
+    return f"image {position} of a batch"
 
 
 def _mean_distances(model: nn.Module, images: Tensor) -> list[Tensor] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vitrellis.analysis.chance import chance_warnings
 from vitrellis.analysis.groups import Grouping
 from vitrellis.analysis.inference import Predictions
 from vitrellis.analysis.metrics import Evaluation
@@ -58,6 +59,11 @@ class Breakdown:
         counts = None if class_counts is None else tuple(class_counts)
         return cls(overall, heads, groupings, counts)
 
+    @property
+    def warnings(self) -> list[str]:
+        """Says so if the model is not better than the largest class, or near chance."""
+        return chance_warnings(self.overall.confusion, self.overall.class_names)
+
     def to_json(self) -> dict[str, object]:
         """All figures under the keys of `vitrellis eval --json`."""
         overall = self.overall
@@ -73,6 +79,7 @@ class Breakdown:
             "macro_f1": overall.macro_f1,
             "calibration_error": overall.calibration_error,
             "nll": overall.nll,
+            "warnings": self.warnings,
             "per_class": rows,
             "confusion": overall.confusion.tolist(),
             "groups": self._groups(overall),

@@ -113,10 +113,13 @@ def groupings(class_counts: Sequence[int], source: str) -> tuple[Grouping, ...]:
         source: The name of the dataset, for the published cuts.
 
     Returns:
-        Nothing if the largest class has less than twice the images of the smallest. Otherwise the
-        groups by count, unless one holds all classes, and those by published cuts, if they differ.
+        Nothing if the classes are balanced: the largest has less than twice the images of the
+        smallest, or one image more, which is rounding in a set that is as equal as its size allows.
+        Otherwise the groups by count, unless one holds all classes, and those by published cuts, if
+        they differ.
     """
-    if max(class_counts) < 2 * min(class_counts):
+    most, least = max(class_counts), min(class_counts)
+    if most < 2 * least or most - least <= 1:
         return ()
     counted = by_count(class_counts)
     result = [counted] if max(map(len, counted.members)) < len(class_counts) else []

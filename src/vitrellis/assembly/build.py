@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.canvas import (
+    Canvas,
     ProgressCallback,
     canvas_for,
     fits_in_memory,
@@ -87,7 +88,7 @@ def build_source(recipe: Recipe, source: Source | None = None) -> Source:
 
 
 def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
-    """The preprocessing of images for training, evaluation and prediction alike.
+    """The preprocessing of images in validation, evaluation and prediction alike.
 
     Raises:
         UsageError: If the recipe's normalisation or channels do not fit the images.
@@ -98,16 +99,22 @@ def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
             f"input.channels: {settings.channels}, but the images of {source.name!r} have "
             f"{source.channels}"
         )
+    statistics: tuple[Sequence[float], Sequence[float]]
+    if settings.normalization == "measured":
+        canvas = build_canvas(recipe, source)
+        statistics = measure_normalization(source.train, canvas.size, canvas.fit)
+    else:
+        statistics = given_normalization(recipe, source.channels)
+    return preprocessing_of(recipe, source.channels, statistics)
+
+
+def build_canvas(recipe: Recipe, source: Source) -> Canvas:
+    """The size at which training images are stored before they are augmented."""
+    settings = recipe.input
     canvas = settings.canvas
     if canvas is None:
         canvas = canvas_for(source.train.images, sides_of(settings.img_size))
-    stored = sides_of(canvas)
-    statistics: tuple[Sequence[float], Sequence[float]]
-    if settings.normalization == "measured":
-        statistics = measure_normalization(source.train, stored, settings.fit)
-    else:
-        statistics = given_normalization(recipe, source.channels)
-    return preprocessing_of(recipe, source.channels, stored, statistics)
+    return Canvas(sides_of(canvas), settings.fit)
 
 
 def given_normalization(recipe: Recipe, channels: int) -> tuple[Sequence[float], Sequence[float]]:
@@ -142,7 +149,6 @@ def given_normalization(recipe: Recipe, channels: int) -> tuple[Sequence[float],
 def preprocessing_of(
     recipe: Recipe,
     channels: int,
-    canvas: tuple[int, int],
     statistics: tuple[Sequence[float], Sequence[float]],
 ) -> Preprocessing:
     """The preprocessing that a recipe describes, with the values that depend on the images.
@@ -150,7 +156,6 @@ def preprocessing_of(
     Args:
         recipe: The recipe, whose `input` is read.
         channels: The number of channels of the images.
-        canvas: The size `(H, W)` at which the images are stored.
         statistics: The mean and the standard deviation of each channel.
     """
     settings = recipe.input
@@ -161,8 +166,8 @@ def preprocessing_of(
         mean=tuple(mean),
         std=tuple(std),
         interpolation=settings.interpolation or recipe.augmentation.interpolation,
-        canvas=canvas,
-        fit=settings.fit,
+        crop_pct=settings.crop_pct,
+        crop_mode=settings.crop_mode or ("center" if settings.fit == "crop" else "squash"),
     )
 
 
@@ -189,6 +194,7 @@ def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) 
         in_chans=source.channels,
         pretrained=recipe.model.pretrained and load_weights,
         weights=recipe.model.weights if load_weights else None,
+        weights_img_size=recipe.model.weights_img_size,
         zero_head=recipe.model.zero_head,
         **recipe.model.arguments,
     )
@@ -250,6 +256,7 @@ def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
         lr=effective_lr(recipe),
         weight_decay=settings.weight_decay,
         no_weight_decay={f"student.{name}" for name in exempt},
+        decay_all=settings.decay_all,
         head=[f"student.{name}" for name in classifier_names(student)],
         head_lr_ratio=settings.head_lr_ratio,
     )
@@ -297,6 +304,7 @@ def build_train_loader(
 ) -> TrainLoader:
     """Augmented, mixed batches of the training split; `progress` is called as images are read."""
     settings = recipe.augmentation
+    canvas = build_canvas(recipe, source)
     mix = Mix(
         mixup=settings.mixup,
         cutmix=settings.cutmix,
@@ -318,9 +326,9 @@ def build_train_loader(
         repeats=settings.repeats,
         second_view=_second_view(recipe, preprocessing),
         sampler=recipe.data.sampler,
-        canvas=preprocessing.canvas,
-        fit=preprocessing.fit,
-        cache=_is_cached(recipe, source.train, preprocessing, place),
+        canvas=canvas.size,
+        fit=canvas.fit,
+        cache=_is_cached(recipe, source.train, canvas.size, place),
         workers=place.workers,
         progress=progress,
     )
@@ -349,24 +357,24 @@ def build_eval_loader(
     recipe: Recipe, split: Split, preprocessing: Preprocessing, place: Place
 ) -> EvalLoader:
     """A split as the model is evaluated on it."""
+    transform = preprocessing.transform()
+    stored, _ = transform.stored(split.images)
     return EvalLoader(
         split,
-        transform=preprocessing.transform(),
+        transform=transform,
         batch_size=max(64, recipe.training.batch_size),
         device=place.device,
         rank=place.rank,
         world_size=place.world_size,
-        canvas=preprocessing.canvas,
-        fit=preprocessing.fit,
-        cache=_is_cached(recipe, split, preprocessing, place),
+        cache=_is_cached(recipe, split, stored.size, place),
         workers=place.workers,
     )
 
 
-def _is_cached(recipe: Recipe, split: Split, preprocessing: Preprocessing, place: Place) -> bool:
+def _is_cached(recipe: Recipe, split: Split, stored: tuple[int, int], place: Place) -> bool:
     if isinstance(recipe.input.cache, bool):
         return recipe.input.cache
-    return fits_in_memory(len(split), preprocessing.channels, preprocessing.canvas, place.device)
+    return fits_in_memory(len(split), split.images.channels, stored, place.device)
 
 
 def evaluation_place() -> Place:

@@ -7,33 +7,36 @@ preprocessing only.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrellis.assembly.build import (
     build_preprocessing,
     build_source,
     given_normalization,
     preprocessing_of,
-    sides_of,
 )
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import create_model, load_reference_weights, read_state_dict
-from vitrellis.models.support.interop import check_source, published_state
+from vitrellis.models.support.factory import known_grids
+from vitrellis.models.support.interop import check_source, norm_eps_of, published_state
+from vitrellis.models.support.positions import Grid, MadeFor
 from vitrellis.recipe import Recipe, describe, recipe_from
 from vitrellis.runs.atomic import atomic_write, write_json
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing, save_model
 from vitrellis.runs.results import RunData
 
-TEST_INTERPOLATION = {"tiny-transformers": "bilinear"}
-"""The interpolation with which implementations resize test images, if it is not "bicubic"."""
+WHOLE_IMAGES = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
+"""How tiny-transformers evaluates; the other implementations do it as DeiT does."""
+CROPPED_ABOVE = 32
+"""The side in pixels of DeiT's images above which evaluation cuts out the middle."""
 
 
 def import_checkpoint(
@@ -82,7 +85,9 @@ def import_checkpoint(
         in_chans=preprocessing.channels,
         **recipe.model.arguments,
     )
-    load_reference_weights(built, checkpoint, source, ema=ema)
+    load_reference_weights(
+        built, checkpoint, source, ema=ema, grids=_grids(recipe, built, preprocessing, checkpoint)
+    )
     run.path.mkdir(parents=True, exist_ok=True)
     for folder in (run.best_model, run.last_model):
         save_model(
@@ -90,7 +95,7 @@ def import_checkpoint(
             folder,
             architecture=model,
             num_classes=num_classes,
-            model_args=recipe.model.arguments,
+            model_args=_arguments(recipe, source, built),
             class_names=names,
             preprocessing=preprocessing,
         )
@@ -120,13 +125,21 @@ def _recipe(checkpoint: Path, source: str, model: str, overrides: Sequence[str])
         "input": {
             "img_size": size,
             "normalization": "imagenet",
-            "interpolation": TEST_INTERPOLATION.get(source, "bicubic"),
+            **_evaluation(source, size),
         },
         "model": {"name": model},
         "schedule": {"warmup_epochs": 0},
         "training": {"epochs": 1},
     }
     return recipe_from(values, overrides, name="imported")
+
+
+def _evaluation(source: str, size: list[int]) -> dict[str, object]:
+    """The keys of `input` that say how the implementation resizes test images."""
+    if source == "tiny-transformers":
+        return WHOLE_IMAGES
+    share = 0.875 if min(size) > CROPPED_ABOVE else 1.0  # DeiT: 256 / 224, int() of it
+    return {"interpolation": "bicubic", "crop_pct": share, "crop_mode": "center"}
 
 
 def _num_classes(recipe: Recipe, state: dict[str, Tensor], label: str) -> int:
@@ -151,6 +164,27 @@ def _num_classes(recipe: Recipe, state: dict[str, Tensor], label: str) -> int:
     return int(shape[0])
 
 
+def _arguments(recipe: Recipe, source: str, model: nn.Module) -> dict[str, Any]:
+    """The arguments that the model is built with when the run is read."""
+    norm_eps = norm_eps_of(source, model)
+    return recipe.model.arguments | ({} if norm_eps is None else {"norm_eps": norm_eps})
+
+
+def _grids(
+    recipe: Recipe, model: nn.Module, preprocessing: Preprocessing, checkpoint: Path
+) -> Mapping[str, Grid]:
+    """The grids of the checkpoint's position embeddings, if `model.weights_img_size` tells."""
+    size = recipe.model.weights_img_size
+    if size is None:
+        return {}
+    arguments = recipe.model.arguments | {
+        "img_size": preprocessing.img_size,
+        "in_chans": preprocessing.channels,
+    }
+    known = MadeFor((size, size) if isinstance(size, int) else size)
+    return known_grids(model, recipe.model.name, known, str(checkpoint), arguments)
+
+
 def _images(recipe: Recipe, overrides: Sequence[str]) -> Source | None:
     """The images to evaluate on, if any are named."""
     is_named = any(override.startswith("data.") for override in overrides)
@@ -171,9 +205,7 @@ def _preprocessing(recipe: Recipe, state: dict[str, Tensor]) -> Preprocessing:
     """The preprocessing, as far as it is known without images."""
     settings = recipe.input
     channels = settings.channels if settings.channels is not None else _channels(recipe, state)
-    canvas = settings.canvas if settings.canvas is not None else settings.img_size
-    statistics = given_normalization(recipe, channels)
-    return preprocessing_of(recipe, channels, sides_of(canvas), statistics)
+    return preprocessing_of(recipe, channels, given_normalization(recipe, channels))
 
 
 def _channels(recipe: Recipe, state: dict[str, Tensor]) -> int:

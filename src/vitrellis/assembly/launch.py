@@ -23,6 +23,8 @@ from vitrellis.assembly.build import build_source, build_student
 from vitrellis.assembly.load_teachers import teacher_folder
 from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.session import train_student
+from vitrellis.assembly.summary import warning_lines
+from vitrellis.assembly.terms import check_trained_heads
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
@@ -97,7 +99,10 @@ def train(
         else:
             user_objects = UserObjects(teachers or {}, terms)
             train_student(recipe, run, opened.source, opened.fabric, opened.console, user_objects)
-    return Finished(run, run.read_results(), opened.teachers)
+        results = run.read_results()
+        for line in warning_lines(results):
+            opened.console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return Finished(run, results, opened.teachers)
 
 
 def store_features(
@@ -166,7 +171,8 @@ def _open_run(
     prepared = build_source(recipe, source)
     if not run.results_file.exists():
         # a wrong model ends the command here, before a teacher is trained for it
-        build_student(recipe, prepared, load_weights=not run.last_checkpoint.exists())
+        student = build_student(recipe, prepared, load_weights=not run.last_checkpoint.exists())
+        check_trained_heads(recipe, student)
     with _locked(run, fabric):
         if fabric.is_global_zero:
             _open(run, recipe, teacher_recipes, prepared, fresh)
@@ -180,18 +186,21 @@ def _open_run(
 
 @contextmanager
 def process_settings_kept() -> Iterator[None]:
-    """Restores flush-denormal, the number of threads and torch's random state after the block.
+    """Restores settings of torch after the block.
 
-    They are restored after an error as well.
+    These are flush-denormal, the number of threads, the precision of matrix products and the random
+    state. They are restored after an error as well.
     """
     threads = torch.get_num_threads()
     flushes_denormal = _flushes_denormal()
+    matmul_precision = torch.get_float32_matmul_precision()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     try:
         with torch.random.fork_rng(list(devices)):
             yield
     finally:
         torch.set_flush_denormal(flushes_denormal)
+        torch.set_float32_matmul_precision(matmul_precision)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
@@ -205,6 +214,7 @@ def _flushes_denormal() -> bool:
 def _launch(recipe: Recipe) -> Fabric:
     # computing with subnormal numbers is several times slower; set before the first parallel work
     torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision(recipe.training.matmul_precision)
     machine = recipe.machine
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
@@ -217,6 +227,12 @@ def _launch(recipe: Recipe) -> Fabric:
         precision=recipe.training.precision,
     )
     fabric.launch()
+    if recipe.training.sync_batchnorm and fabric.world_size > 1 and fabric.device.type == "cpu":
+        raise UsageError(
+            "training.sync_batchnorm: torch synchronises batch norms of GPUs only, and this run "
+            f"has {fabric.world_size} processes on the CPU. Use machine.devices=1, which has the "
+            "statistics of the whole batch, or training.sync_batchnorm=false"
+        )
     return fabric
 
 

@@ -16,12 +16,12 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher, sides_of
-from vitrellis.data.canvas import ProgressCallback
+from vitrellis.data.canvas import OnCanvas, ProgressCallback
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.data.loader import TrainLoader
-from vitrellis.data.sources import Source
+from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
-from vitrellis.models import create_model
+from vitrellis.models import check_finite_weights, create_model
 from vitrellis.objectives import Objective
 from vitrellis.recipe import Recipe, TeacherSection, digest, identity, teacher_recipe
 from vitrellis.runs.atomic import atomic_write, write_json
@@ -84,6 +84,8 @@ def load_teachers(
                 _keep(recipe, name, settings, source, student, run, folder)
             fabric.barrier()
             trained = load_exported(folder)
+        if settings.normalization == "student":
+            trained = _normalized_as(student, trained, name)
         teacher = build_teacher(
             name, settings, trained, source, student, compiled=recipe.training.compile
         )
@@ -115,11 +117,16 @@ def open_precomputed(
         settings = recipe.all_teachers[name]
         if not settings.offline:
             continue
-        as_they_are = replace(student, interpolation=loader.transform.interpolation)
+        as_they_are = replace(
+            student,
+            interpolation=loader.transform.interpolation,
+            crop_pct=1.0,
+            crop_mode="squash",
+        )
         key = PrecomputedKey(
             teacher=weights_digest(teacher.model.state_dict()),
             images=source.fingerprint(),
-            shown=f"{as_they_are}, {teacher.shown}",
+            shown=f"{as_they_are} of {loader.canvas}, {teacher.shown}",
             blocks=needs[name].teacher_blocks,
             precision=settings.offline_precision,
         )
@@ -128,11 +135,12 @@ def open_precomputed(
             store = PrecomputedOutputs(folder, key, len(source.train))
             if not store.is_complete:
                 alone = replace(place, rank=0, world_size=1)
-                images = build_eval_loader(recipe, source.train, as_they_are, alone)
+                whole = Split(OnCanvas(source.train.images, loader.canvas), source.train.labels)
+                images = build_eval_loader(recipe, whole, as_they_are, alone)
                 store.fill(teacher, images, progress)
         fabric.barrier()
         store = PrecomputedOutputs(folder, key, len(source.train))
-        teachers.keep(name, PrecomputedTeacher(store, loader.transform, student.canvas))
+        teachers.keep(name, PrecomputedTeacher(store, loader.transform, loader.canvas.size))
         folders.append(folder)
     return folders
 
@@ -163,6 +171,17 @@ def _copy_model(origin: Path, folder: Path) -> None:
         atomic_write(folder / name, functools.partial(shutil.copyfile, origin / name))
 
 
+def _normalized_as(student: Preprocessing, trained: Trained, name: str) -> Trained:
+    """The same teacher, which takes the numbers that the student gets."""
+    own = trained.preprocessing
+    if own.channels != student.channels:
+        raise UsageError(
+            f"{name}.normalization: student, but it takes {own.channels} channels and the student "
+            f"{student.channels}; leave it at own"
+        )
+    return replace(trained, preprocessing=replace(own, mean=student.mean, std=student.std))
+
+
 def _at_its_size(settings: TeacherSection, student: Preprocessing) -> Preprocessing:
     """The student's preprocessing at the teacher's image size."""
     side = settings.img_size
@@ -184,6 +203,7 @@ def _export_named(
         in_chans=student.channels,
         pretrained=settings.pretrained,
         weights=settings.weights,
+        weights_img_size=settings.weights_img_size,
         **settings.args,
     )
     save_model(
@@ -200,6 +220,7 @@ def _export_named(
 def _given(
     module: nn.Module, settings: TeacherSection, source: Source, student: Preprocessing
 ) -> Trained:
+    check_finite_weights(module.state_dict(), f"the teacher from Python ({type(module).__name__})")
     preprocessing = _at_its_size(settings, student)
     return Trained(module, type(module).__name__, tuple(source.class_names), preprocessing)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from vitrellis.assembly import build
@@ -83,6 +84,21 @@ class Parts:
         )
 
 
+def synchronize_batch_norms(guided: GuidedStudent, teachers: Teachers) -> None:
+    """Makes batch norms take their statistics over all devices, in place.
+
+    Names and values of weights stay, so that checkpoints and exported models do. timm's function
+    keeps the activation of its batch norms that have one, which torch's own drops.
+
+    Args:
+        guided: The student and its objective.
+        teachers: The teachers; those in train mode have batch statistics as well.
+    """
+    for module in (guided, teachers):
+        converted = convert_sync_batchnorm(module)
+        assert converted is module, "only a module that is a batch norm itself is replaced"
+
+
 def prepare_parts(
     recipe: Recipe,
     run: RunDirectory,
@@ -117,6 +133,8 @@ def prepare_parts(
     )
     guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
     guided.to(fabric.device)
+    if recipe.training.sync_batchnorm and fabric.world_size > 1:
+        synchronize_batch_norms(guided, teachers)
     if recipe.training.channels_last:
         for module in (guided, teachers):
             module.to(memory_format=torch.channels_last)

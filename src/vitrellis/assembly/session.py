@@ -15,7 +15,7 @@ from vitrellis.analysis.inference import collect_predictions
 from vitrellis.assembly import build
 from vitrellis.assembly.parts import Parts, UserObjects, prepare_parts
 from vitrellis.assembly.summary import announcement
-from vitrellis.data.sources import Source
+from vitrellis.data.sources import Source, Split
 from vitrellis.recipe import Recipe
 from vitrellis.runs.checkpoints import RunWriter
 from vitrellis.runs.directory import RunDirectory
@@ -56,9 +56,11 @@ def train_student(
             lines = announcement(parts, fabric)
         console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
         progress = trainer.fit()
-    writer.export(trainer.evaluated_model, run.last_model)
-    if progress.best_epoch is None:  # without validation images, the last model is the best one
-        writer.export(trainer.evaluated_model, run.best_model)
+    writer.save_last_model(
+        trainer.student,
+        trainer.averaged_student,
+        is_best=progress.best_epoch is None,  # without validation images, the last is the best one
+    )
     writer.close()
     fabric.barrier()
     if fabric.is_global_zero:
@@ -79,7 +81,7 @@ def _trainer(parts: Parts, fabric: Fabric, writer: RunWriter, display: Display) 
         loader=parts.loader,
         validation=parts.evaluation(val) if val is not None else None,
         teachers=parts.teachers,
-        ema=ModelEmaV3(guided.student, decay=training.ema) if training.ema is not None else None,
+        ema=_average(parts),
         writer=writer,
         display=display,
         seed=recipe.seed,
@@ -92,19 +94,31 @@ def _trainer(parts: Parts, fabric: Fabric, writer: RunWriter, display: Display) 
     )
 
 
+def _average(parts: Parts) -> ModelEmaV3 | None:
+    """The moving average of the student's weights, if the recipe asks for one."""
+    training = parts.recipe.training
+    if training.ema is None:
+        return None
+    return ModelEmaV3(parts.guided.student, decay=training.ema, use_warmup=training.ema_warmup)
+
+
 def _results(parts: Parts, run: RunDirectory, progress: TrainingProgress) -> Results:
     """The final figures. Only here are the test images looked at, after every choice was made."""
     recipe = parts.recipe
     images = recipe.training.epochs * parts.loader.images_per_epoch
+    test = parts.source.test
+    judged = parts.source.val if test is None else test
+    best_model = None if judged is None else _breakdown(parts, run.best_model, judged)
     best_row = next((row for row in run.read_metrics() if row.epoch == progress.best_epoch), None)
     best = CheckpointFigures(
         epoch=progress.best_epoch,
         val_top1=progress.best_top1,
         val_balanced=None if best_row is None else best_row.val_balanced,
-        test=_test_figures(parts, run.best_model),
+        test=None if test is None else _split_figures(best_model, run.best_model),
     )
+    last_model = None if test is None else _breakdown(parts, run.last_model, test)
     last = CheckpointFigures(
-        epoch=recipe.training.epochs - 1, test=_test_figures(parts, run.last_model)
+        epoch=recipe.training.epochs - 1, test=_split_figures(last_model, run.last_model)
     )
     return Results(
         recipe=recipe.name,
@@ -116,22 +130,40 @@ def _results(parts: Parts, run: RunDirectory, progress: TrainingProgress) -> Res
         images_per_second=images / progress.seconds if progress.seconds > 0 else None,
         best=best,
         last=last,
+        without_ema=_without_ema(parts, run),
         select_by=recipe.training.select_by,
+        warnings=() if best_model is None else tuple(best_model.warnings),
     )
 
 
-def _test_figures(parts: Parts, folder: Path) -> SplitFigures | None:
-    """The figures of an exported model on the test images; None if there are none."""
-    source = parts.source
-    if source.test is None:
+def _without_ema(parts: Parts, run: RunDirectory) -> CheckpointFigures | None:
+    """The figures of the last weights, where those of `last` are of their moving average."""
+    if parts.recipe.training.ema is None:
         return None
+    folder, source = run.last_model_without_ema, parts.source
+    val = None if source.val is None else _breakdown(parts, folder, source.val).overall
+    test = None if source.test is None else _breakdown(parts, folder, source.test)
+    return CheckpointFigures(
+        epoch=parts.recipe.training.epochs - 1,
+        val_top1=None if val is None else val.top1,
+        val_balanced=None if val is None else val.balanced_accuracy,
+        test=_split_figures(test, folder),
+    )
+
+
+def _breakdown(parts: Parts, folder: Path, split: Split) -> Breakdown:
+    """The figures of an exported model on a split."""
+    source = parts.source
     counts = source.class_counts.tolist()
-    test = parts.evaluation(source.test, replace(parts.place, rank=0, world_size=1))
+    images = parts.evaluation(split, replace(parts.place, rank=0, world_size=1))
     trained = load_exported(folder)
-    figures = Breakdown.of(
-        collect_predictions(trained.model.to(test.device), test),
+    return Breakdown.of(
+        collect_predictions(trained.model.to(images.device), images),
         trained.class_names,
         class_counts=counts,
         groupings=groupings(counts, source.name),
-    ).to_json()
-    return SplitFigures.from_json(figures, folder)
+    )
+
+
+def _split_figures(breakdown: Breakdown | None, folder: Path) -> SplitFigures | None:
+    return None if breakdown is None else SplitFigures.from_json(breakdown.to_json(), folder)

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.fabric import Fabric
 
-from vitrellis.data.sources import Source
+from vitrellis.assembly.term_notes import notes_on_gradients, notes_on_portions
+from vitrellis.data.source import UNBALANCED, Source
 from vitrellis.recipe import Recipe, effective_lr
+from vitrellis.runs.results import Results
 from vitrellis.teachers.evaluation import evaluate_teachers
 
 if TYPE_CHECKING:
     from vitrellis.assembly.parts import Parts
 
-MENTIONED_FACTOR = 5
-"""The ratio of the largest to the smallest class from which a note suggests `balance=true`."""
+INITIAL_SHARE = 0.01
+"""The share of the initial weights in their moving average from which a note says so."""
 
 
 def announcement(parts: Parts, fabric: Fabric) -> list[str]:
@@ -38,17 +40,69 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"{height} x {width} pixels, seed {recipe.seed}",
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
+        *(f"             {note}" for note in _notes_on_terms(parts, fabric)),
         *_last_phase(recipe),
         f"  augmented  {recipe.augmentation.summary()}",
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
-        f"weight decay {recipe.optimizer.weight_decay:g}{_sharpness(recipe)}",
-        f"  training   {training.epochs} epochs of {parts.loader.steps_per_epoch} steps, batch "
-        f"{parts.loader.batch_size}, {training.precision}, "
-        f"{fabric.world_size} x {fabric.device.type}{_choice(recipe, source)}",
+        f"weight decay {recipe.optimizer.weight_decay:g}{_decayed(recipe)}{_sharpness(recipe)}",
+        f"  training   {_count(training.epochs, 'epoch')} of "
+        f"{_count(parts.loader.steps_per_epoch, 'step')}, batch "
+        f"{parts.loader.batch_size}, {training.precision}{_inside(recipe, fabric.device)}, "
+        f"{fabric.world_size} x {fabric.device.type}{_synchronized(recipe, fabric)}"
+        f"{_choice(recipe, source)}",
+        *_average(recipe, training.epochs * parts.loader.steps_per_epoch),
     ]
     if source.val is not None:
-        lines += evaluate_teachers(parts.teachers, parts.evaluation(source.val), source.num_classes)
+        validation = parts.evaluation(source.val)
+        lines += evaluate_teachers(parts.teachers, validation, source.class_names)
     return lines
+
+
+def warning_lines(results: Results) -> list[str]:
+    """A line for each reason to think that a finished run has learned nothing.
+
+    Args:
+        results: The content of `results.json`.
+    """
+    split = "validation" if results.best.test is None else "test"
+    return [f"warning: {results.recipe}, {split} images: {warning}" for warning in results.warnings]
+
+
+def _average(recipe: Recipe, steps: int) -> list[str]:
+    """The decay of the moving average, and what is left in it of the initial weights."""
+    decay = recipe.training.ema
+    if decay is None:
+        return []
+    if recipe.training.ema_warmup:
+        ends = 1 - steps ** (-2 / 3)  # as timm computes it for the last step
+        rises = f"rises to {ends:.4g} in {steps:,} steps" if ends < decay else "after a warm-up"
+        return [f"  average    of the weights is evaluated, decay {decay:g}, {rises}"]
+    lines = [f"  average    of the weights is evaluated, decay {decay:g} without warm-up"]
+    left = decay**steps
+    if left > INITIAL_SHARE:
+        lines.append(
+            f"             note: after all {steps:,} steps, {100 * left:.1f} % of the average are "
+            "still the initial weights; training.ema_warmup=true, or a smaller training.ema"
+        )
+    return lines
+
+
+def _inside(recipe: Recipe, device: torch.device) -> str:
+    """The precision inside of matrix products and convolutions, which NVIDIA GPUs may lower."""
+    matmul = recipe.training.matmul_precision
+    if device.type != "cuda":
+        return "" if matmul == "highest" else f" (matrix products: {matmul})"
+    convolutions = "TF32" if torch.backends.cudnn.allow_tf32 else "highest"
+    return f" (matrix products: {matmul}, convolutions: {convolutions})"
+
+
+def _synchronized(recipe: Recipe, fabric: Fabric) -> str:
+    is_shared = recipe.training.sync_batchnorm and fabric.world_size > 1
+    return ", batch norms synchronised" if is_shared else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _sampler(recipe: Recipe) -> str:
@@ -69,6 +123,10 @@ def _scaled(recipe: Recipe) -> str:
     return "" if per is None else f" ({recipe.optimizer.lr:g} for a batch of {per})"
 
 
+def _decayed(recipe: Recipe) -> str:
+    return " of all parameters" if recipe.optimizer.decay_all else ""
+
+
 def _sharpness(recipe: Recipe) -> str:
     sam = recipe.optimizer.sam
     if sam is None:
@@ -87,9 +145,22 @@ def _notes_on_classes(recipe: Recipe, source: Source) -> list[str]:
         if unseen:
             others = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
             notes.append(f"no validation image of {', '.join(unseen[:3])}{others}")
-    if not recipe.handles_imbalance and counts.max() >= MENTIONED_FACTOR * counts.min():
+    if not recipe.handles_imbalance and counts.max() >= UNBALANCED * counts.min():
         notes.append("class sizes differ much; balance=true gives every class the same influence")
     return notes
+
+
+def _notes_on_terms(parts: Parts, fabric: Fabric) -> list[str]:
+    """Notes on terms that teach nothing, and on those that depend on the portions of a batch."""
+    training, guided = parts.recipe.training, parts.guided
+    terms = guided.objective.all_terms()
+    drifting = parts.teachers.drifting()
+    models = {"the student": guided.student, **{f"the {name}": drifting[name] for name in drifting}}
+    silent = notes_on_gradients(terms, num_classes=parts.source.num_classes, epochs=training.epochs)
+    dependent = notes_on_portions(
+        terms, models, accumulate=training.accumulate, world_size=fabric.world_size
+    )
+    return [f"warning: {note}" for note in silent] + [f"note: {note}" for note in dependent]
 
 
 def _last_phase(recipe: Recipe) -> list[str]:

@@ -74,7 +74,9 @@ def build_objective(
             phases=phases,
             forward_with_maps=forward_with_maps,
         )
-        return section.build(context)
+        term = section.build(context)
+        term.key = f"objective.{section.key}"
+        return term
 
     sections, guided = recipe.objective.terms, recipe.objective.guided_terms
     terms = [build(section, key) for key, section in sections.items() if key not in guided]
@@ -90,6 +92,21 @@ def build_objective(
     terms += own_terms
     _check_heads(student, terms)
     return Objective(terms)
+
+
+def check_trained_heads(recipe: Recipe, student: nn.Module) -> None:
+    """Makes sure that the student has the heads that the recipe's terms train.
+
+    Raises:
+        UsageError: If a term trains a distillation head and there is none.
+    """
+    for key, section in recipe.objective.terms.items():
+        if section.trained_head == "distillation" and not has_distillation_head(student):
+            raise UsageError(
+                f"objective.{key}.head: distillation, but {recipe.model.name} has no distillation "
+                f"head. Use objective.{key}.head=class, a distilled model such as "
+                "deit_tiny_distilled_patch16_224, or model.distillation_head=true"
+            )
 
 
 def _check_heads(student: nn.Module, terms: Sequence[Term]) -> None:

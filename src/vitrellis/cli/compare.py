@@ -10,6 +10,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
+
     from vitrellis.experiments.comparison import Measured
     from vitrellis.recipe import Recipe
 
@@ -64,7 +66,8 @@ def compare(
     from vitrellis.cli.console import console, error_console
     from vitrellis.errors import unknown_name
 
-    recipes = _recipes(words)  # fails early on a wrong recipe
+    progress = error_console if as_json else console
+    recipes = _recipes(words, progress)  # fails early on a wrong recipe
     names = [recipe.name for _, recipe in recipes]
     if baseline is not None and baseline not in names:
         raise unknown_name("baseline", baseline, names)
@@ -80,7 +83,6 @@ def compare(
         Arm(recipe.name, word, overrides, controls=controls and bool(recipe.all_teachers))
         for word, recipe in recipes
     ]
-    progress = error_console if as_json else console
     rows = _ordered(run(arms, units(seeds, folds), out=out, console=progress), names)
     _check_metric(rows, metric)
     if as_json:
@@ -90,16 +92,20 @@ def compare(
     _print(rows, metric, reference if len(arm_labels(rows)) > 1 else None, folds)
 
 
-def _recipes(words: Sequence[str]) -> list[tuple[str, Recipe]]:
+def _recipes(words: Sequence[str], progress: Console) -> list[tuple[str, Recipe]]:
     """The recipes: words without an equals sign, with the changes that the other words make."""
+    from vitrellis.cli.console import print_notes
     from vitrellis.errors import UsageError
-    from vitrellis.recipe import load_recipe
+    from vitrellis.recipe import load_recipe, notes_on_teachers
 
     overrides = [word for word in words if "=" in word]
     names = [word for word in words if "=" not in word]
     if not names:
         raise UsageError("compare: no recipe given; `vitrellis recipes` lists them")
-    return [(word, load_recipe(word, overrides)) for word in names]
+    recipes = [(word, load_recipe(word, overrides)) for word in names]
+    notes = [note for _, recipe in recipes for note in notes_on_teachers(recipe, overrides)]
+    print_notes(progress, list(dict.fromkeys(notes)))
+    return recipes
 
 
 def _ordered(rows: Sequence[Measured], names: Sequence[str]) -> list[Measured]:

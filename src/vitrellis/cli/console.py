@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 import io
-import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -29,10 +29,28 @@ error_console = Console(stderr=True)
 """The console for standard error."""
 
 
-def fail(error: VitrellisError) -> None:
-    """Prints an error in red, without a traceback."""
-    text = Text("error: ", style="bold red") + Text(str(error), style="red")
+def fail(error: VitrellisError, *, process: int = 0) -> None:
+    """Prints an error in red, without a traceback.
+
+    Args:
+        error: The error.
+        process: The number of this process, which is named if it is not the first.
+    """
+    where = f" in process {process}" if process else ""
+    text = Text(f"error{where}: ", style="bold red") + Text(str(error), style="red")
     error_console.print(text, soft_wrap=True)
+
+
+def print_notes(on: Console, notes: Sequence[str]) -> None:
+    """Prints notes, once for all processes of a run.
+
+    Args:
+        on: The console to print on.
+        notes: Sentences, without the word "note".
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # Fabric runs the command again in the others
+        for note in notes:
+            on.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(values: object) -> None:
@@ -40,8 +58,13 @@ def print_json(values: object) -> None:
 
     Args:
         values: Dictionaries, sequences, strings, numbers and None.
+
+    Raises:
+        VitrellisError: If a number is NaN or infinite, which would be no JSON.
     """
-    typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+    from vitrellis.runs.atomic import as_json
+
+    typer.echo(as_json(values, "--json", indent=2, ensure_ascii=False))
 
 
 def new_table(*columns: str) -> Table:

@@ -33,13 +33,18 @@ def demo(
       vitrellis demo --seeds 3
       vitrellis demo --all data.train_size=2000
     """
-    from vitrellis.cli.console import console
+    from vitrellis.cli.console import console, print_notes
+    from vitrellis.recipe import load_recipe, notes_on_teachers
+
+    changes = overrides or []
+    print_notes(console, notes_on_teachers(load_recipe("demo", changes), changes))
+
     from vitrellis.experiments.demonstration import demonstrate
 
     demonstrate(
         out=out,
         seeds=seeds,
         with_plain_vit=all_arms,
-        overrides=overrides or [],
+        overrides=changes,
         console=console,
     )

@@ -24,6 +24,12 @@ def evaluate(
     weights: Annotated[
         Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
     ] = "best",
+    without_ema: Annotated[
+        bool,
+        typer.Option(
+            "--without-ema", help="Take the weights in place of their moving average (EMA)."
+        ),
+    ] = False,
     root: Annotated[
         Path | None, typer.Option(help="The folder of the images, if they were moved.")
     ] = None,
@@ -65,8 +71,10 @@ def evaluate(
     thresholds = None if groups is None else _thresholds(groups)
     directory = find_run(run)
     counts = _training_counts(directory, is_needed=bool(groups or plot_counts))
-    name, breakdown = _evaluated(directory, split, weights, root, counts, thresholds)
-    title = f"{run}: {weights} checkpoint, {breakdown.overall.num_images:,} {name} images"
+    folder = directory.model_folder(weights, without_ema=without_ema)
+    name, breakdown = _evaluated(directory, folder, split, root, counts, thresholds)
+    ema = " without EMA" if without_ema else ""
+    title = f"{run}: {weights} checkpoint{ema}, {breakdown.overall.num_images:,} {name} images"
     if confusion is not None:
         from vitrellis.report.pictures import draw_confusion
 
@@ -76,15 +84,15 @@ def evaluate(
 
         draw_counts(breakdown, plot_counts, title=title)
     if as_json:
-        print_json({"run": str(run), "split": name, "weights": weights} | breakdown.to_json())
+        print_json({"run": str(run), "split": name, "weights": weights + ema} | breakdown.to_json())
     else:
         print_figures(breakdown, title)
 
 
 def _evaluated(
     run: RunDirectory,
+    folder: Path,
     split: str | None,
-    weights: str,
     root: Path | None,
     counts: list[int] | None,
     thresholds: tuple[int, int] | None,
@@ -99,9 +107,11 @@ def _evaluated(
     from vitrellis.runs.exported import load_exported
     from vitrellis.training.display import reading
 
-    trained = load_exported(run.best_model if weights == "best" else run.last_model)
+    trained = load_exported(folder)
     recipe = load_recipe(run.recipe_file, [] if root is None else [f"data.root={root}"])
     source = _source(recipe, run)
+    for note in trained.notes:
+        error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     _check_images(source, trained.class_names, run)
     name, images = _choose(source, split, run)
     place = build.evaluation_place()

@@ -40,12 +40,14 @@ def features(
       vitrellis train demo teacher.offline=true
     """
     from vitrellis.assembly.launch import store_features
-    from vitrellis.cli.console import console
+    from vitrellis.cli.console import console, print_notes
     from vitrellis.errors import UsageError
-    from vitrellis.recipe import load_recipe
+    from vitrellis.recipe import load_recipe, notes_on_teachers
 
     overrides = overrides or []
-    all_teachers = load_recipe(recipe, overrides).all_teachers
+    loaded = load_recipe(recipe, overrides)
+    all_teachers = loaded.all_teachers
+    print_notes(console, notes_on_teachers(loaded, overrides))
     if not all_teachers:
         raise UsageError(
             f"{recipe}: has no teacher. `vitrellis recipes` lists recipes that have one"

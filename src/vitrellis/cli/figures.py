@@ -26,6 +26,8 @@ def print_figures(breakdown: Breakdown, title: str) -> None:
     evaluation = breakdown.overall
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     _print_overall(evaluation)
+    for warning in breakdown.warnings:
+        console.print(f"  warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     if breakdown.groupings or breakdown.heads:
         console.print()
         print_table(_groups(breakdown))

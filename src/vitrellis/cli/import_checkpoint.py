@@ -18,7 +18,11 @@ def import_checkpoint(
         ),
     ] = None,
     source: Annotated[
-        str, typer.Option(help="tiny-transformers, deit-lt, dhvt or evit.", show_default=False)
+        str,
+        typer.Option(
+            help="tiny-transformers, mdistiller, dhvt, evit, deit-lt, ldam-drw or paco.",
+            show_default=False,
+        ),
     ] = ...,  # type: ignore[assignment]  # typer's sign for "must be given"
     model: Annotated[str, typer.Option(help="The name of the model in `vitrellis models`.")] = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option(help="The new run directory.")] = ...,  # type: ignore[assignment]

@@ -6,9 +6,12 @@ A new command is a file in this folder, imported here, and an entry in `_COMMAND
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +20,7 @@ from vitrellis import __version__
 from vitrellis.cli.bench import bench
 from vitrellis.cli.compare import compare
 from vitrellis.cli.console import fail, help_of
+from vitrellis.cli.data import data
 from vitrellis.cli.demo import demo
 from vitrellis.cli.evaluate import evaluate
 from vitrellis.cli.features import features
@@ -53,6 +57,7 @@ for _name, _command in _COMMANDS.items():
     app.command(_name, help=help_of(_command))(_command)
 app.add_typer(recipes, name="recipes")
 app.add_typer(show, name="show")
+app.add_typer(data, name="data")
 
 
 def main() -> None:
@@ -63,16 +68,44 @@ def main() -> None:
     # none; a single one at 790, 760 and 430. libgomp reads the count when torch is loaded
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    rank = _rank()
     try:
-        app(prog_name="vitrellis")
+        with _first_process_prints(rank):
+            app(prog_name="vitrellis")
     except VitrellisError as error:
-        fail(error)
+        if rank == 0 or not error.is_shared:
+            fail(error, process=rank)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == _EXIT_OF_AN_INTERRUPTED_COMMAND:
-            fail(VitrellisError("interrupted"))
+            if rank == 0:
+                fail(VitrellisError("interrupted"))
             sys.exit(VitrellisError.exit_code)
         raise
+
+
+def _rank() -> int:
+    """The number of this process among those that train together; 0 for the first, or alone.
+
+    torchrun sets the first variable, and Lightning's own launcher the second.
+    """
+    for variable in ("RANK", "LOCAL_RANK"):
+        text = os.environ.get(variable, "")
+        if text.isdecimal():
+            return int(text)
+    return 0
+
+
+@contextlib.contextmanager
+def _first_process_prints(rank: int) -> Iterator[None]:
+    """Leaves out what the others print: they run the same command, and would print it again."""
+    if rank == 0:
+        yield
+        return
+    logging.getLogger("vitrellis").setLevel(logging.ERROR)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is loaded
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _print_version(is_asked: bool) -> None:

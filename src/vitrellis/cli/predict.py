@@ -52,6 +52,12 @@ def predict(
     weights: Annotated[
         Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
     ] = "best",
+    without_ema: Annotated[
+        bool,
+        typer.Option(
+            "--without-ema", help="Take the weights in place of their moving average (EMA)."
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -76,7 +82,9 @@ def predict(
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
     directory = find_run(run)
-    trained = load_exported(directory.best_model if weights == "best" else directory.last_model)
+    trained = load_exported(directory.model_folder(weights, without_ema=without_ema))
+    for note in trained.notes:
+        error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     top = min(top, len(trained.class_names))
     files = _files(paths)
     trained.model.to(evaluation_place().device)
@@ -162,11 +170,9 @@ def _predict(
             errors.append(error)
     if not images:
         return []
-    probabilities, classes = trained.predict(images).topk(top)
+    names = [os.fsencode(file).decode(errors="replace") for file in readable]
+    probabilities, classes = trained.predict(images, names).topk(top)
     return [
-        _Row(
-            os.fsencode(file).decode(errors="replace"),
-            [_Prediction(trained.class_names[k], p) for p, k in zip(ps, ks, strict=True)],
-        )
-        for file, ps, ks in zip(readable, probabilities.tolist(), classes.tolist(), strict=True)
+        _Row(name, [_Prediction(trained.class_names[k], p) for p, k in zip(ps, ks, strict=True)])
+        for name, ps, ks in zip(names, probabilities.tolist(), classes.tolist(), strict=True)
     ]

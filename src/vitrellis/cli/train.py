@@ -35,10 +35,11 @@ def train(
       vitrellis train cifar100-deit-ti-lg data.root=~/cifar machine.devices=2
       vitrellis train my-recipe.yaml --fresh
     """
-    from vitrellis.cli.console import console
-    from vitrellis.recipe import load_recipe
+    from vitrellis.cli.console import console, print_notes
+    from vitrellis.recipe import load_recipe, notes_on_teachers
 
     loaded = load_recipe(recipe, overrides or [])  # fails early on a wrong recipe
+    print_notes(console, notes_on_teachers(loaded, overrides or []))
 
     from vitrellis.assembly.launch import train as train_recipe
     from vitrellis.report.results_table import results_lines

@@ -1,6 +1,6 @@
-"""The canvas: the one size at which all images of a run are stored before they are augmented.
+"""The canvas: the one size at which a run's training images are stored before they are augmented.
 
-Training, evaluation and prediction bring images to it in the same way.
+Evaluation has no part in it: `vitrellis.data.eval_transform` resizes images in one step.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +31,73 @@ MEMORY_SHARE = 0.3
 """Share of the free memory that images may take."""
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """The file in which Linux says how many bytes a container may use, or `max`."""
+
+
+class StoredSize(Protocol):
+    """Brings single images to the one size at which they are stored."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(H, W)` in pixels of the stored images."""
+        ...
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """uint8 `(C, H, W)` of any size to uint8 `(C, *size)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The canvas of training images.
+
+    Attributes:
+        size: `(H, W)` in pixels.
+        fit: How images are brought to it, see `to_canvas`.
+    """
+
+    size: tuple[int, int]
+    fit: Fit = "squash"
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """uint8 `(C, H, W)` of any size to uint8 `(C, *size)`."""
+        return to_canvas(image, self.size, self.fit)
+
+
+@dataclass(frozen=True)
+class OnCanvas:
+    """Images as they are stored before they are augmented.
+
+    Attributes:
+        base: The images.
+        canvas: The canvas.
+    """
+
+    base: Images
+    canvas: Canvas
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of every image."""
+        return self.base.channels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(H, W)` in pixels."""
+        return self.canvas.size
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.canvas(self.base[index])
+
+    def name(self, index: int) -> str:
+        """The name of the image itself."""
+        return self.base.name(index)
+
+    def fingerprint(self) -> str:
+        """That of the images, with the canvas."""
+        return f"{self.base.fingerprint()} {self.canvas}"
 
 
 def canvas_for(images: Images, img_size: tuple[int, int]) -> tuple[int, int]:
@@ -71,30 +139,29 @@ def to_canvas(image: Tensor, canvas: tuple[int, int], fit: Fit) -> Tensor:
     return TF.center_crop(_resize(image, size), list(canvas))
 
 
-def read_canvases(
-    images: Images, canvas: tuple[int, int], fit: Fit, progress: ProgressCallback | None = None
+def read_stored(
+    images: Images, stored: StoredSize, progress: ProgressCallback | None = None
 ) -> Tensor:
     """All images, decoded by threads.
 
     Args:
         images: The images to read.
-        canvas: `(H, W)` in pixels.
-        fit: How images are brought to the canvas.
+        stored: Brings them to the size at which they are stored.
         progress: Called after every image.
 
     Returns:
-        uint8 `(N, C, *canvas)` on the CPU, possibly the images' own memory.
+        uint8 `(N, C, H, W)` on the CPU, possibly the images' own memory.
 
     Raises:
         VitrellisError: Naming an image that cannot be read.
     """
     tensor = _held_in_memory(images)
-    if tensor is not None and tensor.shape[-2:] == canvas:
+    if tensor is not None and isinstance(stored, Canvas) and tensor.shape[-2:] == stored.size:
         return tensor
-    out = torch.empty(len(images), images.channels, *canvas, dtype=torch.uint8)
+    out = torch.empty(len(images), images.channels, *stored.size, dtype=torch.uint8)
 
     def read(index: int) -> None:
-        out[index] = to_canvas(images[index], canvas, fit)
+        out[index] = stored(images[index])
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for count, _ in enumerate(pool.map(read, range(len(images))), start=1):
@@ -119,7 +186,7 @@ def measure_normalization(
     sample = torch.arange(count) * len(split) // count
     histogram = torch.zeros(split.images.channels, 256, dtype=torch.int64)
     for part in sample.split(500):
-        pixels = read_canvases(split.subset(part).images, canvas, fit)  # (n, C, H, W)
+        pixels = read_stored(split.subset(part).images, Canvas(canvas, fit))  # (n, C, H, W)
         for counts, channel in zip(histogram, pixels.unbind(dim=1), strict=True):
             counts += torch.bincount(channel.flatten(), minlength=256)
     levels = torch.arange(256, dtype=torch.float64) / 255

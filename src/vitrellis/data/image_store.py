@@ -1,6 +1,6 @@
 """Stored images for the loaders: one tensor on the device, or processes that read files.
 
-Either yields uint8 images at the canvas's size, on the device, by their numbers.
+Either yields uint8 images at the size at which they are stored, on the device, by their numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vitrellis.data.canvas import Fit, ProgressCallback, read_canvases, to_canvas
+from vitrellis.data.canvas import ProgressCallback, StoredSize, read_stored
 from vitrellis.data.source import Images
 from vitrellis.errors import VitrellisError
 
@@ -32,7 +32,7 @@ class ImageStore(Protocol):
     """Stored images by their numbers."""
 
     def read(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """uint8 `(b, C, *canvas)` for each of the batches of image numbers, `(b,)`."""
+        """uint8 `(b, C, H, W)` for each of the batches of image numbers, `(b,)`."""
         ...
 
 
@@ -40,8 +40,7 @@ def open_store(
     images: Images,
     *,
     device: torch.device,
-    canvas: tuple[int, int],
-    fit: Fit,
+    stored: StoredSize,
     cache: bool,
     workers: int,
     progress: ProgressCallback | None,
@@ -52,8 +51,8 @@ def open_store(
         VitrellisError: If an image cannot be read.
     """
     if cache:
-        return CachedImages(read_canvases(images, canvas, fit, progress).to(device))
-    return Stream(images, device=device, canvas=canvas, fit=fit, workers=workers)
+        return CachedImages(read_stored(images, stored, progress).to(device))
+    return Stream(images, device=device, stored=stored, workers=workers)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class CachedImages:
     """All images as one tensor.
 
     Attributes:
-        tensor: uint8 `(N, C, *canvas)`.
+        tensor: uint8 `(N, C, H, W)`.
     """
 
     tensor: Tensor
@@ -80,8 +79,7 @@ class Stream:
     Args:
         images: The images to read.
         device: The device that batches are moved to.
-        canvas: `(H, W)` in pixels.
-        fit: How images are brought to it.
+        stored: Brings images to the size of the batches.
         workers: Number of processes; 0 reads in this one.
     """
 
@@ -90,8 +88,7 @@ class Stream:
         images: Images,
         *,
         device: torch.device,
-        canvas: tuple[int, int],
-        fit: Fit,
+        stored: StoredSize,
         workers: int,
     ) -> None:
         self._device = device
@@ -100,7 +97,7 @@ class Stream:
             # the user has said how many; reading may well wait for disks rather than compute
             warnings.filterwarnings("ignore", "This DataLoader will create")
             self._batches: DataLoader[Tensor | _Failure] = DataLoader(
-                _Canvases(images, canvas, fit),
+                _StoredImages(images, stored),
                 batch_sampler=self._schedule,
                 collate_fn=_as_it_is,
                 num_workers=workers,
@@ -143,16 +140,15 @@ class _Failure:
     message: str
 
 
-class _Canvases(Dataset[Any]):
+class _StoredImages(Dataset[Any]):
     """Reads whole batches in a worker."""
 
-    def __init__(self, images: Images, canvas: tuple[int, int], fit: Fit) -> None:
+    def __init__(self, images: Images, stored: StoredSize) -> None:
         self._images = images
-        self._canvas = canvas
-        self._fit: Fit = fit
+        self._stored = stored
 
     def __getitem__(self, index: int) -> Tensor:
-        return to_canvas(self._images[index], self._canvas, self._fit)
+        return self._stored(self._images[index])
 
     def __getitems__(self, indices: list[int]) -> Tensor | _Failure:
         try:

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitrellis.data.augmentation.mixing import Mix
-from vitrellis.data.augmentation.transforms import EvalTransform, TrainTransform
-from vitrellis.data.canvas import Fit, ProgressCallback
+from vitrellis.data.augmentation.transforms import TrainTransform
+from vitrellis.data.canvas import Canvas, Fit, ProgressCallback
+from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.image_store import open_store
 from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
 from vitrellis.data.sampling import ClassSampler, Sampler
@@ -136,11 +137,11 @@ class TrainLoader:
         self._rank = rank
         self._world_size = world_size
         self._labels = split.labels.to(device)
+        self.canvas = Canvas(canvas, fit)
         self._store = open_store(
             split.images,
             device=device,
-            canvas=canvas,
-            fit=fit,
+            stored=self.canvas,
             cache=cache,
             workers=workers,
             progress=progress,
@@ -254,13 +255,11 @@ class EvalLoader:
 
     Args:
         split: The images.
-        transform: Brings images from the canvas to the model's size.
+        transform: Brings images to the model's size.
         batch_size: Images in a batch of this process.
         device: The device on which batches are made.
         rank: The rank of this process.
         world_size: The number of processes.
-        canvas: `(H, W)` at which images are stored.
-        fit: How images are brought to the canvas.
         cache: Hold all of this process's images as one tensor on the device.
         workers: Number of processes that read images if they are not cached.
 
@@ -277,8 +276,6 @@ class EvalLoader:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
-        canvas: tuple[int, int],
-        fit: Fit = "squash",
         cache: bool = True,
         workers: int = 0,
     ) -> None:
@@ -288,11 +285,12 @@ class EvalLoader:
         self.batch_size = batch_size
         self.device = device
         self._labels = part.labels.to(device)
+        stored, self._finish = transform.stored(part.images)
+        self._images = part.images
         self._store = open_store(
             part.images,
             device=device,
-            canvas=canvas,
-            fit=fit,
+            stored=stored,
             cache=cache,
             workers=workers,
             progress=None,
@@ -301,9 +299,13 @@ class EvalLoader:
     def __len__(self) -> int:
         return -(-len(self._indices) // self.batch_size)
 
+    def name(self, position: int) -> str:
+        """The name of the image at a position among this process's images."""
+        return self._images.name(position)
+
     def __iter__(self) -> Iterator[EvalBatch]:
         count = len(self._indices)
         parts = torch.arange(count).split(self.batch_size) if count else ()
         for part, stored in zip(parts, self._store.read(parts), strict=True):
             first, last = int(part[0]), int(part[-1])
-            yield EvalBatch(self.transform(stored), self._labels[first : last + 1])
+            yield EvalBatch(self._finish(stored), self._labels[first : last + 1])

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from vitrellis.errors import VitrellisError
 
+UNBALANCED = 5.0
+"""The ratio of the largest class to the smallest from which on `balance=true` is suggested."""
+
 
 class Images(Protocol):
     """Images that can be read one by one, in any order, from any process."""

@@ -4,7 +4,18 @@ Importing this room registers our models with timm.
 """
 
 from vitrellis.models.support.factory import IN_TIMM, create_model, list_models, takes_img_size
-from vitrellis.models.support.heads import has_distillation_head, separate_heads, set_heads_apart
+from vitrellis.models.support.finite import (
+    check_finite_outputs,
+    check_finite_weights,
+    non_finite_tensor,
+    origin_of_non_finite,
+)
+from vitrellis.models.support.heads import (
+    has_distillation_head,
+    merge_heads,
+    separate_heads,
+    set_heads_apart,
+)
 from vitrellis.models.support.interop import load_reference_weights
 from vitrellis.models.support.taps import (
     block_channels,
@@ -17,6 +28,8 @@ from vitrellis.models.support.weights import load_initial, load_strictly, read_s
 __all__ = [
     "IN_TIMM",
     "block_channels",
+    "check_finite_outputs",
+    "check_finite_weights",
     "create_model",
     "forward_with_maps",
     "has_distillation_head",
@@ -24,7 +37,10 @@ __all__ = [
     "load_initial",
     "load_reference_weights",
     "load_strictly",
+    "merge_heads",
+    "non_finite_tensor",
     "num_blocks",
+    "origin_of_non_finite",
     "read_state_dict",
     "separate_heads",
     "set_heads_apart",

@@ -3,8 +3,10 @@
 Paper: He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2,
 https://arxiv.org/abs/1512.03385. Depth 6n + 2: a 3x3 stem and three stages of n basic blocks.
 
-Original code: github.com/lkhl/tiny-transformers (1x1-convolution shortcuts, the default here) and
-github.com/val-iisc/DeiT-LT (`shortcut="pad"`, `cosine=True`).
+Original code: github.com/lkhl/tiny-transformers (1x1-convolution shortcuts, the default here),
+github.com/kaidic/LDAM-DRW and github.com/val-iisc/DeiT-LT (`shortcut="pad"`, `cosine=True`), and
+github.com/dvlab-research/Parametric-Contrastive-Learning (`shortcut="pad"`, `weight_init="paco"`).
+Initial weights are those of the code that a network comes from.
 
 How we differ: any number of input channels, any image size and any stride of the stem; timm's
 conventions throughout.
@@ -12,9 +14,8 @@ conventions throughout.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from timm.layers import SelectAdaptivePool2d
@@ -25,6 +26,7 @@ from torch.nn import functional as F
 from vitrellis.models.support.timm_contract import Grid, TimmClassifier
 
 Shortcut = Literal["conv", "pad"]
+WeightInit = Literal["tiny-transformers", "ldam", "paco"]
 
 
 class BasicBlock(nn.Module):
@@ -93,7 +95,12 @@ class CosineClassifier(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        nn.init.uniform_(self.weight, -1, 1)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Each class is a vector of length 1, in a random direction (of a cube, as published)."""
+        with torch.no_grad():
+            self.weight.uniform_(-1, 1).renorm_(2, 0, 1e-5).mul_(1e5)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, in)` to `(B, out)`."""
@@ -108,9 +115,14 @@ class CifarResNet(TimmClassifier):
         num_classes: 0 for none.
         in_chans: Image channels.
         widths: Channels of the three stages.
+        stem_width: Channels before them, those of the first stage by default. The distillation
+            papers' "x4" networks have 32 before 64, 128 and 256.
         shortcut: "conv" or "pad", as in `BasicBlock`.
         cosine: Use a cosine classifier, without bias.
         stem_stride: The stride of the stem; 2 sees twice the side at the cost of the original.
+        weight_init: The code whose initial weights these are; see `init_weights`. By default it is
+            "ldam" for the long-tail papers' network, `shortcut="pad"`, and otherwise
+            "tiny-transformers".
         drop_rate: Dropout before the classifier.
         global_pool: timm's name of the pooling, "avg" by default; "" for none.
     """
@@ -121,21 +133,29 @@ class CifarResNet(TimmClassifier):
         num_classes: int = 1000,
         in_chans: int = 3,
         widths: Sequence[int] = (16, 32, 64),
+        stem_width: int | None = None,
         shortcut: Shortcut = "conv",
         cosine: bool = False,
         stem_stride: int = 1,
+        weight_init: WeightInit | None = None,
         drop_rate: float = 0.0,
         global_pool: str = "avg",
     ) -> None:
         super().__init__(num_classes, in_chans, widths[-1])
         if depth % 6 != 2:
             raise ValueError(f"depth: {depth} is not 6n + 2")
+        if weight_init is None:
+            weight_init = "ldam" if shortcut == "pad" else "tiny-transformers"
+        if weight_init not in get_args(WeightInit):
+            names = ", ".join(get_args(WeightInit))
+            raise ValueError(f"weight_init: {weight_init!r} is not one of {names}")
+        self.weight_init = weight_init
         self.cosine = cosine
         self.drop_rate = drop_rate
-        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, stem_stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
+        width = widths[0] if stem_width is None else stem_width
+        self.conv1 = nn.Conv2d(in_chans, width, 3, stem_stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.stages = nn.ModuleList()
-        width = widths[0]
         for number, out_width in enumerate(widths):
             stride = 1 if number == 0 else 2
             blocks = [BasicBlock(width, out_width, stride, shortcut)]
@@ -157,14 +177,23 @@ class CifarResNet(TimmClassifier):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Kaiming normal over the outputs for convolutions, normal 0.01 for the classifier."""
+        """Initial weights by `weight_init`.
+
+        Convolutions are Kaiming normal, over the outputs ("tiny-transformers") or over the inputs
+        ("ldam", "paco"). A linear classifier is normal 0.01 with bias 0 ("tiny-transformers"),
+        Kaiming normal with torch's bias ("ldam"), or all as torch's ("paco").
+        """
+        over: Literal["fan_out", "fan_in"] = "fan_in"
+        if self.weight_init == "tiny-transformers":
+            over = "fan_out"
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                fan_out = math.prod(module.kernel_size) * module.out_channels
-                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-        if isinstance(self.fc, nn.Linear):
+                nn.init.kaiming_normal_(module.weight, mode=over, nonlinearity="relu")
+        if isinstance(self.fc, nn.Linear) and self.weight_init == "tiny-transformers":
             nn.init.normal_(self.fc.weight, std=0.01)
             nn.init.zeros_(self.fc.bias)
+        elif isinstance(self.fc, nn.Linear) and self.weight_init == "ldam":
+            nn.init.kaiming_normal_(self.fc.weight)
 
     def block_outputs(self, x: Tensor) -> Iterator[tuple[Tensor, Grid]]:
         """`(B, in_chans, H, W)` to each stage's `(B, C, H / stride, W / stride)`, rounded up."""
@@ -231,8 +260,8 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(name: str, depth: int, pretrained: bool, **kwargs: Any) -> CifarResNet:
-    model = build_model_with_cfg(CifarResNet, name, pretrained, depth=depth, **kwargs)
+def _create(name: str, depth: int, pretrained: bool, kwargs: dict[str, Any]) -> CifarResNet:
+    model = build_model_with_cfg(CifarResNet, name, pretrained, **({"depth": depth} | kwargs))
     assert isinstance(model, CifarResNet)
     return model
 
@@ -240,40 +269,40 @@ def _create(name: str, depth: int, pretrained: bool, **kwargs: Any) -> CifarResN
 @register_model
 def cifar_resnet8(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """One block a stage: for tests and very small images."""
-    return _create("cifar_resnet8", 8, pretrained, **kwargs)
+    return _create("cifar_resnet8", 8, pretrained, kwargs)
 
 
 @register_model
 def cifar_resnet14(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Two blocks a stage: the demo's teacher."""
-    return _create("cifar_resnet14", 14, pretrained, **kwargs)
+    return _create("cifar_resnet14", 14, pretrained, kwargs)
 
 
 @register_model
 def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Three blocks a stage."""
-    return _create("cifar_resnet20", 20, pretrained, **kwargs)
+    return _create("cifar_resnet20", 20, pretrained, kwargs)
 
 
 @register_model
 def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Five blocks a stage: with `shortcut="pad"`, the long-tail papers' network."""
-    return _create("cifar_resnet32", 32, pretrained, **kwargs)
+    return _create("cifar_resnet32", 32, pretrained, kwargs)
 
 
 @register_model
 def cifar_resnet44(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Seven blocks a stage."""
-    return _create("cifar_resnet44", 44, pretrained, **kwargs)
+    return _create("cifar_resnet44", 44, pretrained, kwargs)
 
 
 @register_model
 def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Nine blocks a stage: the teacher of locality guidance, 861,620 parameters at 100 classes."""
-    return _create("cifar_resnet56", 56, pretrained, **kwargs)
+    return _create("cifar_resnet56", 56, pretrained, kwargs)
 
 
 @register_model
 def cifar_resnet110(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Eighteen blocks a stage."""
-    return _create("cifar_resnet110", 110, pretrained, **kwargs)
+    return _create("cifar_resnet110", 110, pretrained, kwargs)

@@ -229,7 +229,7 @@ class CvT(ClassTokenClassifier):
             assert isinstance(stage, CvTStage)
             tokens, grid = stage.patch_embed(x)
             if stage.cls_token is not None:
-                tokens = torch.cat([stage.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+                tokens = torch.cat([stage.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
             for block in stage.blocks:
                 tokens = self.run_block(block, tokens, grid)
                 yield tokens, grid

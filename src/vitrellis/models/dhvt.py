@@ -5,8 +5,9 @@ small datasets", NeurIPS 2022, https://arxiv.org/abs/2210.05958.
 Original code: github.com/ArieSeirack/DHVT.
 
 How we differ from it: any number of channels (its affine had three), images that are not square
-(it folded tokens to a square of the same count), a patch of 8 besides 2, 4 and 16, drop rates that
-take effect, and neither affine scales nor head position embeddings are decayed to 0.
+(it folded tokens to a square of the same count), a patch of 8 besides 2, 4 and 16, and drop rates
+that take effect. The micro sizes, which are ours, start and decay by a rule of their own
+(`as_published=False`).
 """
 
 from __future__ import annotations
@@ -212,6 +213,10 @@ class DHVT(ClassTokenClassifier):
         proj_drop_rate: Dropout of attention and feed-forward outputs.
         attn_drop_rate: Dropout of attention weights.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        as_published: Convolutions start as torch's (uniform over the inputs, biases too), and all
+            but the class token, biases and norms decays, affine scales and head position embeddings
+            too. Otherwise convolutions start normal over the outputs, with biases 0, and neither
+            of the two decays to 0.
     """
 
     def __init__(
@@ -229,6 +234,7 @@ class DHVT(ClassTokenClassifier):
         proj_drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        as_published: bool = True,
     ) -> None:
         del img_size
         super().__init__(num_classes, in_chans, embed_dim)
@@ -248,10 +254,11 @@ class DHVT(ClassTokenClassifier):
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = self.new_classifier()
+        self.as_published = as_published
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Truncated normal 0.02 for tokens and linear layers, fan-out normal for convolutions."""
+        """Truncated normal 0.02 for tokens and linear layers; convolutions by `as_published`."""
         trunc_normal_(self.cls_token, std=0.02)
         for module in self.modules():
             if isinstance(module, HeadInteractedAttention):
@@ -260,7 +267,7 @@ class DHVT(ClassTokenClassifier):
                 trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Conv2d):
+            elif isinstance(module, nn.Conv2d) and not self.as_published:
                 fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
                 if module.bias is not None:
@@ -271,16 +278,18 @@ class DHVT(ClassTokenClassifier):
         maps = self.patch_embed(x)
         grid = maps.shape[-2], maps.shape[-1]
         patches = maps.flatten(2).transpose(1, 2)  # (B, N, D)
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], dim=1)
         for block in self.blocks:
             tokens = self.run_block(block, tokens, grid)
             yield tokens, grid
 
     def no_weight_decay(self) -> set[str]:
-        """The class token, the head position embeddings, and the affines of the embedding."""
+        """The class token; unless as published, head position embeddings and affines, too."""
         names = {"cls_token"}
-        names |= {name for name, _ in self.named_parameters() if name.endswith("attn.pos_embed")}
-        names |= {name for name, _ in self.named_parameters() if "_affine." in name}
+        if not self.as_published:
+            named = [name for name, _ in self.named_parameters()]
+            names |= {name for name in named if name.endswith("attn.pos_embed")}
+            names |= {name for name in named if "_affine." in name}
         return names
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -320,6 +329,9 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+_MICRO = {"depth": 4, "mlp_ratio": 2.0, "as_published": False}
+
+
 def _create(name: str, pretrained: bool, shape: dict[str, Any], kwargs: dict[str, Any]) -> DHVT:
     model = build_model_with_cfg(DHVT, name, pretrained, **(shape | kwargs))
     assert isinstance(model, DHVT)
@@ -338,7 +350,7 @@ def _shape(patch_size: int, embed_dim: int, num_heads: int, img_size: int) -> di
 @register_model
 def dhvt_micro_patch4(pretrained: bool = False, **kwargs: Any) -> DHVT:
     """Ours, for 28 to 64 pixels and a laptop: width 96, depth 4, three heads, MLP ratio 2."""
-    shape = _shape(4, 96, 3, 32) | {"depth": 4, "mlp_ratio": 2.0}
+    shape = _shape(4, 96, 3, 32) | _MICRO
     return _create("dhvt_micro_patch4", pretrained, shape, kwargs)
 
 
@@ -352,7 +364,7 @@ def dhvt_micro_patch8(pretrained: bool = False, **kwargs: Any) -> DHVT:
 @register_model
 def dhvt_micro_patch16(pretrained: bool = False, **kwargs: Any) -> DHVT:
     """Ours, for 96 to 160 pixels and a laptop: as the one above, with coarser patches."""
-    shape = _shape(16, 96, 3, 128) | {"depth": 4, "mlp_ratio": 2.0}
+    shape = _shape(16, 96, 3, 128) | _MICRO
     return _create("dhvt_micro_patch16", pretrained, shape, kwargs)
 
 

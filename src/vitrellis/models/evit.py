@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timm.layers import trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import (
@@ -34,6 +35,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vitrellis.models.support.taps import chosen_indices
+from vitrellis.models.support.variations import DEIT_CLASS_TOKEN_STD
 
 __all__ = ["EViT", "EViTDistilled", "checkpoint_filter_fn", "default_cfgs"]
 
@@ -128,6 +130,7 @@ class EViT(VisionTransformer):
         if kwargs.get("patch_drop_rate"):
             raise ValueError("patch_drop_rate: EViT chooses its tokens itself; leave it at 0")
         super().__init__(**kwargs, block_fn=ShrinkingBlock)
+        trunc_normal_(self.cls_token, std=DEIT_CLASS_TOKEN_STD)
         self.drop_layers = tuple(drop_layers)
         self.fuse_token = fuse_token
         self.set_keep_rate(keep_rate)
@@ -215,7 +218,7 @@ class EViT(VisionTransformer):
             rates = _rates(keep_rate, len(self.blocks), self.drop_layers)
         x = self.norm_pre(self._pos_embed(self.patch_embed(x)))
         num_tokens = x.shape[1] - self.num_prefix_tokens
-        positions = torch.arange(num_tokens, device=x.device).expand(len(x), -1)
+        positions = torch.arange(num_tokens, device=x.device).expand(x.shape[0], -1)
         taken = []
         for number, (block, rate) in enumerate(zip(self.blocks, rates, strict=True)):
             before = positions.shape[1]
@@ -253,7 +256,7 @@ def scatter(tokens: Tensor, positions: Tensor, num_patches: int) -> Tensor:
     """
     places = torch.where(positions == FUSED, num_patches, positions)
     places = places.unsqueeze(-1).expand_as(tokens)
-    image = tokens.new_zeros(len(tokens), num_patches + 1, tokens.shape[-1])
+    image = tokens.new_zeros(tokens.shape[0], num_patches + 1, tokens.shape[-1])
     return image.scatter(1, places, tokens)[:, :num_patches]
 
 

@@ -19,7 +19,6 @@ from timm.layers import (
     DropPath,
     Mlp,
     calculate_drop_path_rates,
-    resample_abs_pos_embed,
     to_2tuple,
     trunc_normal_,
 )
@@ -27,6 +26,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitrellis.models.support.positions import resample_tokens
 from vitrellis.models.support.timm_contract import ClassTokenClassifier, Grid
 
 PATCH_SIZES = (4, 2, 2, 2)
@@ -152,9 +152,7 @@ class PVTStage(nn.Module):
         """`(B, prefix + N, D)` to the same; another grid than built for is interpolated to."""
         position: Tensor = self.pos_embed
         if grid != self.grid:
-            position = resample_abs_pos_embed(
-                position, list(grid), list(self.grid), self.num_prefix_tokens
-            )
+            position = resample_tokens(position, self.grid, grid, self.num_prefix_tokens)
         return x + position
 
 
@@ -245,7 +243,7 @@ class PVT(ClassTokenClassifier):
             assert isinstance(stage, PVTStage)
             tokens, grid = stage.downsample(x) if number else self.patch_embed(x)
             if stage.num_prefix_tokens:
-                tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+                tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
             tokens = self.pos_drop(stage.add_position(tokens, grid))
             for block in stage.blocks:
                 tokens = self.run_block(block, tokens, grid)
@@ -267,22 +265,6 @@ class PVT(ClassTokenClassifier):
                 (r"^cls_token|^norm", (99999,)),
             ],
         }
-
-
-def checkpoint_filter_fn(state: dict[str, Tensor], model: PVT) -> dict[str, Tensor]:
-    """Weights made for another size, with their position embeddings resampled to the model's.
-
-    A checkpoint does not say its shape; it is taken to be square.
-    """
-    state = dict(state)
-    for number, stage in enumerate(model.stages):
-        assert isinstance(stage, PVTStage)
-        name = f"stages.{number}.pos_embed"
-        if name in state and state[name].shape != stage.pos_embed.shape:
-            state[name] = resample_abs_pos_embed(
-                state[name], list(stage.grid), num_prefix_tokens=stage.num_prefix_tokens
-            )
-    return state
 
 
 def _check_grid(grid: Sequence[int], number: int, img_size: Any) -> None:
@@ -314,7 +296,6 @@ def _create(name: str, depths: Sequence[int], pretrained: bool, kwargs: dict[str
         PVT,
         name,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
         **({"depths": depths} | kwargs),
     )
     assert isinstance(model, PVT)

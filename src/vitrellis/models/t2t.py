@@ -16,12 +16,13 @@ from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
-from timm.layers import Mlp, calculate_drop_path_rates, resample_abs_pos_embed, to_2tuple
+from timm.layers import Mlp, calculate_drop_path_rates, to_2tuple
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitrellis.models.support.positions import resample_tokens
 from vitrellis.models.support.timm_contract import ClassTokenClassifier, Grid
 
 KERNELS, STRIDES, PADDINGS = (7, 3, 3), (4, 2, 2), (2, 1, 1)
@@ -208,10 +209,10 @@ class T2TViT(ClassTokenClassifier):
     def block_outputs(self, x: Tensor) -> Iterator[tuple[Tensor, Grid]]:
         """`(B, in_chans, H, W)` to tokens `(B, 1 + N, D)` after each block, and their grid."""
         patches, grid = self.patch_embed(x)
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], dim=1)
         position: Tensor = self.pos_embed
         if grid != self.grid:
-            position = resample_abs_pos_embed(position, list(grid), list(self.grid))
+            position = resample_tokens(position, self.grid, grid, num_prefix=1)
         tokens = self.pos_drop(tokens + position)
         for block in self.blocks:
             tokens = self.run_block(block, tokens)
@@ -249,14 +250,6 @@ def sinusoid_table(num_positions: int, dim: int) -> Tensor:
     return table.float().unsqueeze(0)
 
 
-def checkpoint_filter_fn(state: dict[str, Tensor], model: T2TViT) -> dict[str, Tensor]:
-    """Weights made for another size, with the position table of the model's own size."""
-    table = state.get("pos_embed")
-    if table is not None and table.shape != model.pos_embed.shape:
-        state = state | {"pos_embed": model.pos_embed.detach().clone()}
-    return state
-
-
 default_cfgs = generate_default_cfgs(
     {
         name: {
@@ -274,9 +267,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(name: str, shape: dict[str, Any], pretrained: bool, kwargs: dict[str, Any]) -> T2TViT:
-    model = build_model_with_cfg(
-        T2TViT, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **(shape | kwargs)
-    )
+    model = build_model_with_cfg(T2TViT, name, pretrained, **(shape | kwargs))
     assert isinstance(model, T2TViT)
     return model
 

@@ -25,6 +25,7 @@ from vitrellis.objectives.distillation import (
     soft_distillation,
 )
 from vitrellis.objectives.drw import Deferred, DeferredSection
+from vitrellis.objectives.gradients import silent_terms
 from vitrellis.objectives.locality import LocalityGuidance, LocalitySection, locality_loss
 from vitrellis.objectives.long_tail_losses import effective_number_weights
 from vitrellis.objectives.multi_level import MLKD, MLKDSection, multi_level_distillation
@@ -37,6 +38,7 @@ from vitrellis.objectives.objective import (
     Signals,
     TeacherOutput,
     Term,
+    WeightedTerm,
 )
 from vitrellis.objectives.paco import PaCo, PaCoSection, paco_loss
 from vitrellis.objectives.pooled_features import FeaturesSection, PooledFeatures, pooled_imitation
@@ -110,6 +112,7 @@ __all__ = [
     "TermContext",
     "TermSection",
     "WeightSchedule",
+    "WeightedTerm",
     "build_weight",
     "decoupled_distillation",
     "effective_number_weights",
@@ -119,6 +122,7 @@ __all__ = [
     "multi_level_distillation",
     "paco_loss",
     "pooled_imitation",
+    "silent_terms",
     "soft_cross_entropy",
     "soft_distillation",
     "standardize",

@@ -23,7 +23,7 @@ from vitrellis.objectives.long_tail_losses import (
     logit_adjustment,
     weighted_mean,
 )
-from vitrellis.objectives.objective import Head, Signals, Term
+from vitrellis.objectives.objective import Head, Signals, WeightedTerm
 from vitrellis.objectives.precision import to_float32
 from vitrellis.objectives.schedules import WeightSchedule
 from vitrellis.objectives.term_sections import TermContext, TermSection
@@ -195,10 +195,12 @@ class Focal(LabelLoss):
         return f"focal, gamma {self.gamma:g}"
 
 
-class CrossEntropy(Term):
+class CrossEntropy(WeightedTerm):
     """Cross-entropy of the class logits with the targets, or what takes its place in a long tail.
 
-    A student with a distillation head learns the labels with its class head alone.
+    A student with a distillation head learns the labels with its class head alone. Re-weighted, it
+    is divided by the weights of the whole batch, whatever portions and devices compute it; the
+    published code of LDAM-DRW and DeiT-LT divides each portion by its own.
 
     Args:
         label_smoothing: See `smoothed`.
@@ -235,14 +237,28 @@ class CrossEntropy(Term):
 
     def forward(self, signals: Signals) -> Tensor:
         """The unweighted loss, a scalar."""
-        smoothing, class_weights = self.label_smoothing, None
-        if self.deferred is not None and self.deferred.has_begun(signals.epoch):
-            class_weights = self.deferred.class_weights
-            smoothing = smoothing if self.deferred.smoothing else 0.0
-        value: Tensor = self.loss(
-            signals.logits, smoothed(signals.targets, smoothing), class_weights
-        )
+        targets = self._smoothed(signals.targets, signals.epoch)
+        value: Tensor = self.loss(signals.logits, targets, self._class_weights(signals.epoch))
         return value
+
+    def is_weighted(self, epoch: int) -> bool:
+        """Whether the deferred phase re-weights classes in this epoch."""
+        return self._class_weights(epoch) is not None
+
+    def weight_sum(self, targets: Tensor, teacher_logits: Tensor | None, epoch: int) -> Tensor:
+        """The sum over images of the weights of their classes, each by its share in the target."""
+        del teacher_logits
+        class_weights = self._class_weights(epoch)
+        assert class_weights is not None, f"{self.name} is not weighted in epoch {epoch}"
+        return (self._smoothed(targets, epoch) * class_weights).sum()
+
+    def _class_weights(self, epoch: int) -> Tensor | None:
+        return None if self.deferred is None else self.deferred.class_weights_in(epoch)
+
+    def _smoothed(self, targets: Tensor, epoch: int) -> Tensor:
+        deferred = self.deferred
+        is_off = deferred is not None and deferred.has_begun(epoch) and not deferred.smoothing
+        return smoothed(targets, 0.0 if is_off else self.label_smoothing)
 
 
 class CrossEntropySection(TermSection):

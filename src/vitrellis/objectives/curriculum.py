@@ -24,7 +24,7 @@ from vitrellis.objectives.distillation import (
 )
 from vitrellis.objectives.objective import Head, Signals
 from vitrellis.objectives.schedules import WeightSchedule
-from vitrellis.objectives.standardization import Sigma
+from vitrellis.objectives.standardization import Sigma, Standardize
 from vitrellis.settings import Count, Positive
 
 
@@ -60,7 +60,8 @@ class CTKD(LogitTerm):
         lowest: The lowest temperature (t_start).
         span: The difference between the highest temperature and the lowest (t_end).
         epochs: The number of epochs over which the reversal sets in; at least 1.
-        standardize: Z-score both sides' logits first.
+        standardize: Z-score both sides' logits first; "auto": unless there are two
+            classes.
         sigma: See `standardize`.
         head: Which of the student's heads learns from the teacher.
         weight: A number, or a schedule over epochs.
@@ -76,7 +77,7 @@ class CTKD(LogitTerm):
         lowest: float = 1.0,
         span: float = 20.0,
         epochs: int = 10,
-        standardize: bool = True,
+        standardize: Standardize = "auto",
         sigma: Sigma = "sample",
         head: Head = "class",
         weight: WeightSchedule | float = 1.0,

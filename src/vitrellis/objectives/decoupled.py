@@ -28,7 +28,7 @@ from vitrellis.objectives.distillation import (
 from vitrellis.objectives.objective import Head, Signals
 from vitrellis.objectives.precision import to_float32
 from vitrellis.objectives.schedules import WeightSchedule
-from vitrellis.objectives.standardization import Sigma
+from vitrellis.objectives.standardization import Sigma, Standardize
 from vitrellis.settings import NonNegative, Positive
 
 
@@ -87,7 +87,8 @@ class DKD(LogitTerm):
         alpha: See `decoupled_distillation`.
         beta: See `decoupled_distillation`.
         temperature: See `decoupled_distillation`.
-        standardize: Z-score both sides' logits first.
+        standardize: Z-score both sides' logits first; "auto": unless there are two
+            classes.
         sigma: See `standardize`.
         head: Which of the student's heads learns from the teacher.
         weight: A number, or a schedule over epochs.
@@ -103,7 +104,7 @@ class DKD(LogitTerm):
         alpha: float = 1.0,
         beta: float = 8.0,
         temperature: float = 4.0,
-        standardize: bool = True,
+        standardize: Standardize = "auto",
         sigma: Sigma = "sample",
         head: Head = "class",
         weight: WeightSchedule | float = 1.0,
@@ -121,6 +122,17 @@ class DKD(LogitTerm):
         self.alpha = alpha
         self.beta = beta
         self.temperature = temperature
+
+    def without_gradient(self, num_classes: int) -> list[str]:
+        """Standardization, or the part of the other classes, where there are two classes."""
+        reasons = super().without_gradient(num_classes)
+        if not reasons and num_classes == 2 and self.beta:
+            reasons = [
+                f"{self.key}.beta: {self.beta:g} weighs what the teacher thinks of the classes "
+                "that are not the label; of two classes that is one, and teaches the student "
+                f"nothing. Only {self.key}.alpha counts"
+            ]
+        return reasons
 
     def forward(self, signals: Signals) -> Tensor:
         """The unweighted loss, a scalar.

@@ -22,10 +22,17 @@ from torch.nn import functional as F
 
 from vitrellis.errors import UsageError, unknown_name
 from vitrellis.objectives.drw import Deferred
-from vitrellis.objectives.objective import HEADS, Head, Needs, Signals, Term
+from vitrellis.objectives.objective import HEADS, Head, Needs, Signals, Term, WeightedTerm
 from vitrellis.objectives.precision import to_float32
 from vitrellis.objectives.schedules import WeightSchedule
-from vitrellis.objectives.standardization import SIGMAS, Sigma, limit_gradient, standardize
+from vitrellis.objectives.standardization import (
+    SIGMAS,
+    Sigma,
+    Standardize,
+    is_standardized,
+    limit_gradient,
+    standardize,
+)
 from vitrellis.objectives.term_sections import TermContext, TermSection
 from vitrellis.settings import Positive
 
@@ -93,13 +100,18 @@ class LogitTerm(Term, ABC):
         name: The name of the term in logs and checkpoints.
         weight: A number, or a schedule over epochs.
         head: Which of the student's heads learns from the teacher.
-        standardize: Z-score both sides' logits first.
+        standardize: Z-score both sides' logits first; "auto": unless there are two classes.
         sigma: See `standardize`.
         settings: The other settings in words.
+
+    Attributes:
+        silenced: What teaches nothing if standardized logits have no gradient, with its verb.
 
     Raises:
         UsageError: If `sigma` or `head` is unknown.
     """
+
+    silenced = "the term teaches"
 
     def __init__(
         self,
@@ -107,14 +119,15 @@ class LogitTerm(Term, ABC):
         *,
         weight: WeightSchedule | float,
         head: Head,
-        standardize: bool,
+        standardize: Standardize,
         sigma: Sigma,
         settings: str,
     ) -> None:
         check_choice(name, "sigma", sigma, SIGMAS)
         check_choice(name, "head", head, HEADS)
         if standardize:
-            settings += f", standardized by the {sigma} deviation"
+            unless = " unless there are two classes" if standardize == "auto" else ""
+            settings += f", standardized by the {sigma} deviation{unless}"
         super().__init__(
             name,
             weight=weight,
@@ -122,8 +135,18 @@ class LogitTerm(Term, ABC):
             settings=f"{settings}; {head} head",
         )
         self.head = head
-        self.standardize = standardize
+        self.standardize: Standardize = standardize
         self.sigma: Sigma = sigma
+
+    def without_gradient(self, num_classes: int) -> list[str]:
+        """Standardization where two classes leave it nothing but constants."""
+        if num_classes > 2 or not is_standardized(self.standardize, num_classes):
+            return []
+        return [
+            f"{self.key}.standardize: {str(self.standardize).lower()} leaves of {num_classes} "
+            f"classes nothing but their order, which has no gradient: {self.silenced} the student "
+            f"nothing. Use {self.key}.standardize=auto"
+        ]
 
     def plain_logits(self, signals: Signals) -> tuple[Tensor, Tensor]:
         """`(B, K)` of the student's head and of the teacher, as they are.
@@ -145,7 +168,7 @@ class LogitTerm(Term, ABC):
     def compared_logits(self, signals: Signals) -> tuple[Tensor, Tensor]:
         """The same logits, standardized if the term says so."""
         student_logits, teacher_logits = self.plain_logits(signals)
-        if self.standardize:
+        if is_standardized(self.standardize, student_logits.shape[1]):
             student_logits = limit_gradient(student_logits, sigma=self.sigma)
             student_logits = standardize(student_logits, sigma=self.sigma)
             teacher_logits = standardize(teacher_logits, sigma=self.sigma)
@@ -158,8 +181,9 @@ class LogitSection(TermSection):
     needs_teacher: ClassVar[bool] = True
     term: ClassVar[Callable[..., LogitTerm]]
 
-    standardize: bool = True
-    """Z-score both sides' logits first (LSKD: Sun et al., CVPR 2024, arXiv 2403.01427)."""
+    standardize: Standardize = "auto"
+    """Z-score both sides' logits first (LSKD: Sun et al., CVPR 2024, arXiv 2403.01427). `auto` does
+    so unless there are two classes, of which only the order would be left, without a gradient."""
     sigma: Sigma = "sample"
     """The deviation: `sample` divides by K - 1 for K classes, as published code does, and
     `population` by K, as the paper writes."""
@@ -167,9 +191,16 @@ class LogitSection(TermSection):
     """The student's head that learns from the teacher; for `distillation` see
     `model.distillation_head`."""
 
+    @property
+    def trained_head(self) -> Head:
+        """See `head`."""
+        return self.head
+
     def build(self, context: TermContext) -> LogitTerm:
         """Makes the term: the keys of the section are its arguments."""
-        return self.term(name=context.name, weight=context.weight, **self.settings())
+        settings = self.settings()
+        settings["standardize"] = is_standardized(self.standardize, len(context.class_counts))
+        return self.term(name=context.name, weight=context.weight, **settings)
 
 
 class KD(LogitTerm):
@@ -177,7 +208,8 @@ class KD(LogitTerm):
 
     Args:
         temperature: See `soft_distillation`.
-        standardize: Z-score both sides' logits first (logit standardization, LSKD).
+        standardize: Z-score both sides' logits first (logit standardization, LSKD); "auto": unless
+            there are two classes.
         sigma: See `standardize`.
         reduction: See `soft_distillation`.
         head: Which of the student's heads learns from the teacher.
@@ -192,7 +224,7 @@ class KD(LogitTerm):
         self,
         *,
         temperature: float = 2.0,
-        standardize: bool = True,
+        standardize: Standardize = "auto",
         sigma: Sigma = "sample",
         reduction: Reduction = "batch",
         head: Head = "class",
@@ -235,11 +267,13 @@ class KDSection(LogitSection):
     """The mean over the batch, as in LSKD's code, or over batch and classes, K times smaller."""
 
 
-class HardDistillation(LogitTerm):
+class HardDistillation(LogitTerm, WeightedTerm):
     """The student learns the teacher's favourite class as if it were the label (DeiT, eq. 3).
 
     Neither a temperature nor standardization would change the class that the teacher predicts. In a
-    long tail it predicts rare classes too rarely; DeiT-LT weights them in the last phase.
+    long tail it predicts rare classes too rarely; DeiT-LT weights them in the last phase. The loss
+    is then divided by the weights of the whole batch, whatever portions and devices compute it;
+    DeiT-LT's code divides each portion by its own.
 
     Args:
         head: Which of the student's heads learns from the teacher.
@@ -276,10 +310,23 @@ class HardDistillation(LogitTerm):
         Raises:
             UsageError: If the student lacks the head, or the teacher knows other classes.
         """
-        class_weights = None
-        if self.deferred is not None and self.deferred.has_begun(signals.epoch):
-            class_weights = self.deferred.class_weights
+        class_weights = self._class_weights(signals.epoch)
         return hard_distillation(*self.plain_logits(signals), class_weights=class_weights)
+
+    def is_weighted(self, epoch: int) -> bool:
+        """Whether the deferred phase re-weights classes in this epoch."""
+        return self._class_weights(epoch) is not None
+
+    def weight_sum(self, targets: Tensor, teacher_logits: Tensor | None, epoch: int) -> Tensor:
+        """The sum over images of the weights of the classes that the teacher predicts."""
+        del targets
+        class_weights = self._class_weights(epoch)
+        assert class_weights is not None, f"{self.name} is not weighted in epoch {epoch}"
+        assert teacher_logits is not None, f"{self.name} was given no teacher's logits"
+        return class_weights[teacher_logits.argmax(dim=-1)].sum()
+
+    def _class_weights(self, epoch: int) -> Tensor | None:
+        return None if self.deferred is None else self.deferred.class_weights_in(epoch)
 
 
 class HardSection(TermSection):
@@ -291,6 +338,11 @@ class HardSection(TermSection):
     head: Head = "class"
     """The student's head that learns from the teacher; for `distillation` see
     `model.distillation_head`."""
+
+    @property
+    def trained_head(self) -> Head:
+        """See `head`."""
+        return self.head
 
     @property
     def reweighted_head(self) -> Head | None:

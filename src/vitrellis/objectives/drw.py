@@ -6,6 +6,9 @@ better with all images counting the same, and its last layers better with classe
 
 How we differ from DeiT-LT's code, which weights its loss from the start unless it is told to defer:
 nothing is weighted before the phase, and weights are those of the training images of each class.
+A re-weighted loss is divided by the weights of the images of the whole batch. The published code
+divides it within each portion on each device, by the weights of 128 images in DeiT-LT, so that an
+image of a rare class counts less the more of its kind are in its portion.
 """
 
 from __future__ import annotations
@@ -44,6 +47,10 @@ class Deferred(nn.Module):
     def has_begun(self, epoch: int) -> bool:
         """Whether a 0-based epoch belongs to the phase."""
         return epoch >= self.from_epoch
+
+    def class_weights_in(self, epoch: int) -> Tensor | None:
+        """The `(K,)` weights of classes in a 0-based epoch; None where they count the same."""
+        return self.class_weights if self.has_begun(epoch) else None
 
     def describe(self, *, smoothed: bool = False) -> str:
         """Such as "re-weighted (by 0.05 to 3.99) from epoch 161 on"; epochs are counted from 1.

@@ -11,7 +11,7 @@ loss is the sum over pairs; the published factor of 2.5 is the term's weight. Th
   (before it is resized: convolution and resizing commute, and the smaller map is cheaper);
 - "attention": the mean over channels of the squared map, as a vector of length one per image;
 - "similarity": the dot products of each image's map with those of all images of the batch, as a
-  vector of length one per image.
+  vector of length one per image; of those of its portion, where a batch is computed in several.
 
 With `learned=True` each teacher block is compared with a softmax-weighted mixture of all the given
 student blocks, uniform to begin with (the alignment of iBKD, https://arxiv.org/abs/2608.10723).
@@ -170,6 +170,8 @@ class LocalityGuidance(Term):
         self.student_blocks = tuple(student_blocks)
         self.teacher_blocks = tuple(teacher_blocks)
         self.transform: Transform = transform
+        if transform == "similarity":
+            self.compares = "each image's maps with the others'"
         self.learned = learned
         widths = zip(student_channels, teacher_channels, strict=True)
         self.projections = nn.ModuleList(

@@ -12,7 +12,9 @@ How we differ from the published code: `form="code"` is what it computes. There,
 to select unsure images and rare classes multiply losses that are averaged already, so that they
 scale them by the share selected; and of the strongly augmented view the correlations are thrown
 away. `form="paper"` is the three levels as they are written, without masks. With one view of the
-images, as everywhere here, `form="code"` takes it for both.
+images, as everywhere here, `form="code"` takes it for both. The second and the third level, and the
+masks, are of the images that are together in a portion of a batch (`training.accumulate`, devices),
+as they are in the published code on several devices.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from vitrellis.objectives.distillation import (
 from vitrellis.objectives.objective import Head, Signals
 from vitrellis.objectives.precision import full_precision, to_float32
 from vitrellis.objectives.schedules import WeightSchedule
-from vitrellis.objectives.standardization import Sigma
+from vitrellis.objectives.standardization import Sigma, Standardize
 from vitrellis.settings import Positive
 
 Form = Literal["paper", "code"]
@@ -166,7 +168,8 @@ class MLKD(LogitTerm):
     Args:
         temperatures: See `multi_level_distillation`; with `form="code"` the first is its base.
         form: "paper" or "code": see the module.
-        standardize: Z-score both sides' logits for the first level.
+        standardize: Z-score both sides' logits for the first level; "auto": unless there are two
+            classes.
         sigma: See `standardize`.
         head: Which of the student's heads learns from the teacher.
         weight: A number, or a schedule over epochs.
@@ -176,12 +179,14 @@ class MLKD(LogitTerm):
         UsageError: If a setting is unknown or out of range.
     """
 
+    silenced = "its first level teaches"
+
     def __init__(
         self,
         *,
         temperatures: Sequence[float] = (4.0, 3.0, 5.0, 2.0, 6.0),
         form: Form = "paper",
-        standardize: bool = True,
+        standardize: Standardize = "auto",
         sigma: Sigma = "sample",
         head: Head = "class",
         weight: WeightSchedule | float = 1.0,
@@ -200,6 +205,7 @@ class MLKD(LogitTerm):
             sigma=sigma,
             settings=f"as in the {form}, T {listed}",
         )
+        self.compares = "all pairs of images, and of classes over the images"
         self.temperatures = tuple(temperatures)
         self.form: Form = form
 

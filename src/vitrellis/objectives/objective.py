@@ -22,6 +22,12 @@ A term that reads feature maps or the teacher says so with `needs=Needs(student_
 are then in `signals`. Its parameters and submodules, assigned in its constructor, are optimised and
 checkpointed with the student. It returns its value without its weight.
 
+A batch is computed in portions, on one device after the other and on several at once. The value of
+a term is a mean over the images of a portion, and the mean over all portions is that of the batch.
+A term in which images have weights of their own derives from `WeightedTerm`. One whose value
+depends on which images are together, because it compares them with each other, says so in
+`compares`.
+
 To give the term a key in recipes, add a section (`term_sections.py`) to its file, and the section
 to `TERMS` in `__init__.py`.
 
@@ -38,6 +44,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, cast, get_args
 
+import torch
 from torch import Tensor, nn
 
 from vitrellis.errors import UsageError, VitrellisError
@@ -57,8 +64,11 @@ class Term(nn.Module, ABC):
         settings: Its settings in words, for the summary of a run.
 
     Attributes:
+        key: Its key in recipes, for messages; its name if it has none.
         teacher: The name of the teacher that it learns from, where there are several.
         head: The head of the student that it trains.
+        compares: What it compares with each other within a portion of a batch, in words, so that
+            its value depends on the portions; empty if each image counts by itself.
     """
 
     def __init__(
@@ -74,12 +84,46 @@ class Term(nn.Module, ABC):
         self.weight = weight if isinstance(weight, WeightSchedule) else Constant(float(weight))
         self.needs = needs if needs is not None else Needs()
         self.settings = settings
+        self.key = name
         self.teacher = "teacher"
         self.head: Head = "class"
+        self.compares = ""
 
     @abstractmethod
     def forward(self, signals: Signals) -> Tensor:
         """The unweighted value, a scalar."""
+
+    def without_gradient(self, num_classes: int) -> list[str]:
+        """The settings by which it, or a part of it, teaches the student nothing, in words.
+
+        Args:
+            num_classes: The number of classes of the data.
+        """
+        del num_classes
+        return []
+
+
+class WeightedTerm(Term):
+    """A term in which images have weights of their own, by whose sum it is divided.
+
+    Its `forward` divides by the sum over the signals that it is given. Where these are a portion of
+    a batch, the trainer asks for the sums of all portions first, on all devices, and scales the
+    values by the share of each portion, so that value and gradient are those of the whole batch.
+    """
+
+    @abstractmethod
+    def is_weighted(self, epoch: int) -> bool:
+        """Whether the weights of images differ in this epoch, 0-based."""
+
+    @abstractmethod
+    def weight_sum(self, targets: Tensor, teacher_logits: Tensor | None, epoch: int) -> Tensor:
+        """The sum of the weights of images, a scalar.
+
+        Args:
+            targets: `(B, K)` class probabilities.
+            teacher_logits: `(B, K)` of its teacher, None if it needs none.
+            epoch: 0-based.
+        """
 
 
 class FollowingTerm(Term):
@@ -96,10 +140,12 @@ class ObjectiveValue(NamedTuple):
     Attributes:
         total: The weighted sum, a scalar with a gradient.
         parts: The unweighted value of every term that ran, by name, detached.
+        weighted: The summands of `total`, by the name of their term.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
+    weighted: dict[str, Tensor]
 
 
 class Objective(nn.Module):
@@ -131,12 +177,16 @@ class Objective(nn.Module):
                 )
         self.terms = nn.ModuleDict({term.name: term for term in terms})
 
-    def forward(self, signals: Signals, epoch: int) -> ObjectiveValue:
-        """The loss of a batch.
+    def forward(
+        self, signals: Signals, epoch: int, factors: Mapping[str, Tensor] | None = None
+    ) -> ObjectiveValue:
+        """The loss of a batch, or of a portion of it.
 
         Args:
             signals: The batch, with all that `needs(epoch)` lists.
             epoch: 0-based.
+            factors: Factors of the values of terms, by name, which are 1 if not given: for a
+                portion, see `WeightedTerm`.
 
         Raises:
             VitrellisError: If the weight of every term is 0 in this epoch.
@@ -147,16 +197,25 @@ class Objective(nn.Module):
                 f"objective: the weight of every term ({', '.join(self.terms)}) is 0 in epoch "
                 f"{epoch}, so there is nothing to learn. End training earlier, or keep a term on"
             )
-        total: Tensor | None = None
         parts: dict[str, Tensor] = {}
+        weighted: dict[str, Tensor] = {}
         for term, weight in active:
             value: Tensor = term(signals.of_teacher(term.teacher))
             assert value.ndim == 0, f"term {term.name!r} returned {tuple(value.shape)}, no scalar"
+            if factors and term.name in factors:
+                value = value * factors[term.name]
             parts[term.name] = value.detach()
-            weighted = weight * value
-            total = weighted if total is None else total + weighted
-        assert total is not None
-        return ObjectiveValue(total, parts)
+            weighted[term.name] = weight * value
+        total = functools.reduce(torch.add, weighted.values())
+        return ObjectiveValue(total, parts, weighted)
+
+    def all_terms(self) -> list[Term]:
+        """The values of `terms`, which torch types as modules."""
+        return [cast(Term, term) for term in self.terms.values()]
+
+    def term(self, name: str) -> Term:
+        """The term of this name."""
+        return cast(Term, self.terms[name])
 
     def needs(self, epoch: int) -> Needs:
         """The maps and logits that this epoch's terms need, those whose weight is not 0."""
@@ -170,20 +229,27 @@ class Objective(nn.Module):
             epoch: None for all epochs together.
         """
         by_teacher: dict[str, Needs] = {}
-        terms = self._typed_terms() if epoch is None else [term for term, _ in self._active(epoch)]
+        terms = self.all_terms() if epoch is None else [term for term, _ in self._active(epoch)]
         for term in terms:
             if term.needs.teacher_logits or term.needs.teacher_blocks:
                 needs = by_teacher.get(term.teacher, Needs()) | term.needs
                 by_teacher[term.teacher] = needs
         return by_teacher
 
+    def weighted_terms(self, epoch: int) -> list[WeightedTerm]:
+        """The active terms in which images have weights of their own in this epoch."""
+        active = (term for term, _ in self._active(epoch))
+        return [
+            term for term in active if isinstance(term, WeightedTerm) and term.is_weighted(epoch)
+        ]
+
     def weights(self, epoch: int) -> dict[str, float]:
         """The weight of every term in this epoch, by name."""
-        return {term.name: term.weight(epoch) for term in self._typed_terms()}
+        return {term.name: term.weight(epoch) for term in self.all_terms()}
 
     def end_step(self, student: nn.Module) -> None:
         """Tells terms that follow the student that it has changed."""
-        for term in self._typed_terms():
+        for term in self.all_terms():
             if isinstance(term, FollowingTerm):
                 term.end_step(student)
 
@@ -204,12 +270,12 @@ class Objective(nn.Module):
         return [
             f"{term.name} {times} {term.weight.describe()}"
             + (f" ({term.settings})" if term.settings else "")
-            for term in self._typed_terms()
+            for term in self.all_terms()
         ]
 
     def get_extra_state(self) -> dict[str, dict[str, Any]]:
         """The state of every weight by the name of its term: numbers, lists and None only."""
-        return {term.name: term.weight.state_dict() for term in self._typed_terms()}
+        return {term.name: term.weight.state_dict() for term in self.all_terms()}
 
     def set_extra_state(self, state: dict[str, dict[str, Any]]) -> None:
         """Restores what `get_extra_state` returned.
@@ -222,17 +288,13 @@ class Objective(nn.Module):
                 f"objective: the checkpoint's terms are {', '.join(state)}, "
                 f"the recipe's are {', '.join(self.terms)}"
             )
-        for term in self._typed_terms():
+        for term in self.all_terms():
             term.weight.load_state_dict(state[term.name])
 
     def _active(self, epoch: int) -> list[tuple[Term, float]]:
         """The terms whose weight is not 0 in this epoch, each with its weight."""
-        weighted = ((term, term.weight(epoch)) for term in self._typed_terms())
+        weighted = ((term, term.weight(epoch)) for term in self.all_terms())
         return [(term, weight) for term, weight in weighted if weight != 0]
-
-    def _typed_terms(self) -> list[Term]:
-        """The values of `terms`, which torch types as modules."""
-        return [cast(Term, term) for term in self.terms.values()]
 
 
 class TeacherOutput(NamedTuple):

@@ -136,6 +136,7 @@ class PaCo(FollowingTerm):
             settings=f"temperature {temperature:g}, alpha {alpha:g}, beta {beta:g}, "
             f"gamma {gamma:g}; {queue} keys of dimension {dimension}, momentum {momentum:g}",
         )
+        self.compares = "each image with the others"
         self.block = block
         self.temperature = temperature
         self.alpha = alpha

@@ -23,6 +23,10 @@ from vitrellis.objectives.precision import to_float32
 GRADIENT_FLOOR = 0.1
 """The standard deviation of a row of logits below which `limit_gradient` limits its gradient."""
 
+Standardize = Literal[True, False, "auto"]
+"""Whether logits are z-scored; "auto" does so unless there are two classes, whose z-scores are
+constant."""
+
 Sigma = Literal["sample", "population"]
 SIGMAS = {"sample": 1, "population": 0}
 """The number that is subtracted from the number of classes in the divisor of the variance."""
@@ -47,6 +51,11 @@ def standardize(logits: Tensor, *, sigma: Sigma = "sample", eps: float = 1e-7) -
     logits = to_float32(logits)
     deviation = logits.std(dim=-1, keepdim=True, correction=SIGMAS[sigma])
     return (logits - logits.mean(dim=-1, keepdim=True)) / (deviation + eps)
+
+
+def is_standardized(standardize: Standardize, num_classes: int) -> bool:
+    """Whether the logits of so many classes are z-scored."""
+    return num_classes > 2 if standardize == "auto" else standardize
 
 
 def limit_gradient(

@@ -103,6 +103,11 @@ class TermSection(Section, ABC):
         return False
 
     @property
+    def trained_head(self) -> Head:
+        """The head of the student that the term trains, if it trains one."""
+        return "class"
+
+    @property
     def reweighted_head(self) -> Head | None:
         """The head whose loss the deferred phase can re-weight through this term, if any."""
         return None

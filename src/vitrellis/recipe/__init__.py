@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from vitrellis.public_names import names_of
+from vitrellis.recipe.following import notes_on_teachers
 from vitrellis.recipe.identity import describe, differences, digest, identity
 from vitrellis.recipe.loading import load_recipe, recipe_from, teacher_recipe
 from vitrellis.recipe.packaged import header, packaged_recipes
@@ -30,6 +31,7 @@ __all__ = [
     "header",
     "identity",
     "load_recipe",
+    "notes_on_teachers",
     "packaged_recipes",
     "recipe_from",
     "teacher_recipe",

@@ -2,18 +2,20 @@
 
 A file may extend another, `extends: name-or-path`, or several, each merged over those before it:
 mappings are merged key by key, lists and plain values are replaced, and null removes the value of a
-base. The name and the description are never inherited.
+base. A key takes the place of those that exclude it, as `teacher.run` does of `teacher.recipe`. The
+name and the description are never inherited.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pydantic import ValidationError
 
 from vitrellis.errors import UsageError
+from vitrellis.recipe.exclusive import replaced_keys, without
 from vitrellis.recipe.messages import explain
 from vitrellis.recipe.packaged import find_recipe, is_path
 from vitrellis.recipe.yaml import parse_value, read_mapping
@@ -82,6 +84,8 @@ def teacher_recipe(recipe: Recipe, name: str = "teacher") -> Recipe:
     inherited = recipe.model_dump(include={"seed", "balance", "data", "machine"})
     inherited["data"]["seed"] = split_seed
     del inherited["data"]["sampler"]
+    if recipe.input.channels is not None:  # a teacher sees its student's images
+        inherited["input"] = {"channels": recipe.input.channels}
     draft.merge(inherited, f"{recipe.name} (for its {name})")
     draft.merge(parse_overrides(settings.overrides), f"{recipe.name}: {name}.overrides")
     return draft.finish(label)
@@ -143,12 +147,16 @@ class Draft:
 
     def merge_draft(self, other: Draft) -> None:
         """Merges another draft over this one."""
+        for path in set(replaced_keys(self.values, other.values)):
+            self.values = without(self.values, path)
         self.values = _merged(self.values, other.values)
         self.origins |= other.origins
 
     def merge(self, values: Mapping[str, Any], origin: str, folder: Path = Path()) -> None:
         """Merges `values` over the values so far."""
         anchored = _anchored(values, folder)
+        for path in set(replaced_keys(self.values, anchored)):
+            self.values = without(self.values, path)
         self.values = _merged(self.values, anchored)
         self._remember(anchored, (), origin)
 
@@ -197,9 +205,15 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
+        if key == "overrides" and isinstance(value, Mapping) and _are_texts(below):
+            below = parse_overrides(below)
         both = isinstance(below, Mapping) and isinstance(value, Mapping)
         merged[key] = _merged(below, value) if both else value  # type: ignore[arg-type]
     return merged
+
+
+def _are_texts(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _anchored(values: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:

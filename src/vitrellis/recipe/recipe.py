@@ -126,12 +126,16 @@ class Recipe(Section):
                     "and underscores: it becomes part of names"
                 )
         if self.teacher is not None and self.teachers:
-            raise ValueError("teacher: given beside teachers; put it among them, or drop one")
+            raise ValueError(
+                "teacher: given beside teachers; put it among them, or drop one of them "
+                "(teacher=null, or teachers=null)"
+            )
         if guided and not self.all_teachers:
             terms = " and ".join(f"objective.{key}" for key in guided)
+            dropped = " ".join(f"objective.{key}=null" for key in guided)
             raise ValueError(
-                f"teacher: missing, but needed by {terms}. "
-                "Give teacher.recipe, teacher.run or teacher.model"
+                f"teacher: missing, but needed by {terms}. Give teacher.recipe, teacher.run or "
+                f"teacher.model, or drop what needs it ({dropped})"
             )
         if self.all_teachers and not guided:
             raise ValueError(
@@ -176,7 +180,7 @@ class Recipe(Section):
         if deferred.first_epoch(epochs) >= epochs:
             raise ValueError(
                 f"deferred.after_epochs: {deferred.after_epochs} is too late for training.epochs "
-                f"{epochs}; the phase would never begin"
+                f"{epochs}; the phase would never begin. Give fewer, or deferred.share=0.8 instead"
             )
         heads = [section.reweighted_head for section in self.objective.terms.values()]
         if deferred.reweights("distillation") and "distillation" not in heads:
@@ -198,8 +202,9 @@ class Recipe(Section):
         late = [milestone for milestone in self.schedule.milestones if milestone >= epochs]
         if late:
             raise ValueError(
-                f"schedule.milestones: {late[0]} is too late for training.epochs {epochs}; "
-                "the learning rate would not change there"
+                f"schedule.milestones: {late[0]} is too late for training.epochs {epochs}; the "
+                "learning rate would not change there. Give other milestones, or "
+                "schedule.name=cosine"
             )
         rho = self.optimizer.sam.steps if self.optimizer.sam is not None else ()
         late = [epoch for epoch, _ in rho if epoch >= epochs]

@@ -97,7 +97,8 @@ class Data(Section):
         if self.train_size is not None and self.long_tail is not None:
             raise ValueError(
                 "train_size chooses as many images of each class, and long_tail as many as its "
-                "profile says; give one of them (data.long_tail.largest sets the size of the tail)"
+                "profile says; drop one of them (data.train_size=null, or data.long_tail=null). "
+                "data.long_tail.largest=N sets the size of the tail"
             )
         return self
 
@@ -125,7 +126,11 @@ def _normalization_tag(value: object) -> str:
 
 
 class Input(Section):
-    """How images reach the model, in training, evaluation and prediction alike."""
+    """How images reach the model, in validation, evaluation, prediction and exported models alike.
+
+    They are resized, their middle is cut out, and they are normalised, as timm does it. Training
+    images are augmented instead.
+    """
 
     img_size: Size = 224
     """The size of the model's images in pixels: one number, or `[height, width]`."""
@@ -140,11 +145,17 @@ class Input(Section):
     those measured on the training images, or numbers: `{mean, std}`."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How images are resized in evaluation; `augmentation.interpolation` if not given."""
+    crop_pct: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """The share of a resized image's side that evaluation cuts out, in timm's sense: with 0.875 and
+    224 pixels, images are resized to 256 pixels, and the middle 224 are cut out."""
     fit: Literal["squash", "crop"] = "squash"
     """How images of another shape are made to fit: by squashing, or by cropping the centre."""
+    crop_mode: Literal["squash", "center", "border"] | None = None
+    """How images of another shape are made to fit in evaluation, by timm's names; as `fit` says if
+    not given. `border` keeps the whole image, and adds a border of the mean colour."""
     canvas: Size | None = None
-    """The size in pixels at which images are stored before augmentation; chosen from the data if
-    not given."""
+    """The size in pixels at which training images are stored before augmentation; chosen from the
+    data if not given."""
     cache: Literal["auto", True, False] = "auto"
     """Whether all images are held on the training device; `auto` if they fit."""
 
@@ -185,6 +196,10 @@ class Model(Section):
     """Whether to start from timm's published weights (downloaded once)."""
     weights: File | None = None
     """A file of weights to start from."""
+    weights_img_size: Size | None = None
+    """The size in pixels of the images that the position embeddings in `weights`, or in an imported
+    checkpoint, were made for: one number, or `[height, width]`. If not given, it is that in the
+    `config.json` beside the file; without one, they were square."""
     zero_head: bool = False
     """Whether the classifier starts at exactly zero, as in the published DeiT runs; not for
     distillation."""
@@ -192,7 +207,8 @@ class Model(Section):
     """Whether to add a second classifier, which learns from the teacher alone; the predictions of
     both are averaged. Models with a distillation token (`*_distilled_*`) have one already."""
     args: Arguments = Field(default_factory=dict)
-    """Further arguments of the model, such as `drop_path_rate`."""
+    """Further arguments of the model, such as `drop_path_rate`. Any model takes `norm_eps`,
+    `class_token_std`, `normalize_features` and `stride_1x1`, too (docs/models)."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -249,7 +265,9 @@ class OptimizerSection(Section):
     size."""
     weight_decay: NonNegative = 0.05
     """The weight decay, from which biases, one-dimensional parameters, tokens and position
-    embeddings are exempt."""
+    embeddings are exempt, unless `decay_all` is true."""
+    decay_all: bool = False
+    """Whether all parameters decay, biases and norms too, as in published code for long tails."""
     betas: tuple[ProperFraction, ProperFraction] = (0.9, 0.999)
     """AdamW's beta1 and beta2."""
     momentum: ProperFraction = 0.9
@@ -317,9 +335,23 @@ class Training(Section):
     """Whether an epoch's last batch is left out if it is not full."""
     ema: ProperFraction | None = None
     """The decay of a moving average of the weights (EMA), which is then evaluated in place of the
-    weights; no average if not given."""
+    weights; no average if not given. The weights themselves are kept beside it: `--without-ema`."""
+    ema_warmup: bool = True
+    """Whether the decay of the average rises with the steps, up to `ema`, as
+    1 - (1 + step)^(-2/3) (timm's warm-up). If not, it is `ema` from the first step on, and a short
+    run leaves much of the initial weights in the average."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """The precision of the arithmetic: full, or mixed with bfloat16 or float16."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """The precision inside of matrix products of float32, as in
+    `torch.set_float32_matmul_precision`: `high` lets NVIDIA GPUs use TF32, which is several times
+    faster and keeps 10 bits of the mantissa instead of 23; `medium` lets them use bfloat16. It
+    reaches the teachers in training, and no evaluation by other commands. Convolutions use TF32 on
+    these GPUs in any case, which is PyTorch's default."""
+    sync_batchnorm: bool = False
+    """Whether batch norms take their statistics over all devices, not over each device's part of
+    the batch. It needs GPUs; on one device there is nothing to synchronise. With `accumulate`, each
+    part of the batch still has statistics of its own."""
     compile: bool = False
     """Whether to compile the models, which makes steps faster after a slow start."""
     channels_last: bool = False

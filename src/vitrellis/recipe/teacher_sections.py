@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from vitrellis.recipe.yaml import override_texts
 from vitrellis.settings import Arguments, File, Positive, Section, Size
+
+
+def _override_texts(value: object) -> object:
+    """A mapping of changes, which bases and the command line merge key by key, as texts."""
+    return override_texts(value) if isinstance(value, Mapping) else value
 
 
 class TeacherSection(Section):
@@ -15,8 +22,11 @@ class TeacherSection(Section):
     recipe: str | None = None
     """The teacher's recipe, by name or by a path relative to this file. It is trained first, once,
     and reused."""
-    overrides: tuple[str, ...] = ()
-    """Changes to the teacher's recipe, as on the command line: `[training.epochs=30]`."""
+    overrides: Annotated[tuple[str, ...], BeforeValidator(_override_texts)] = ()
+    """Changes to the teacher's recipe. The student's seed, images and machine reach the teacher;
+    sizes, augmentation, epochs and all else are those of its own recipe, unless changed here:
+    `teacher.overrides.training.epochs=30` changes one key, and a list, `[training.epochs=30,
+    input.img_size=64]`, takes the place of all changes that a base makes."""
     run: File | None = None
     """The run directory of a finished run."""
     model: str | None = None
@@ -25,6 +35,9 @@ class TeacherSection(Section):
     """Whether `model` has timm's published weights (downloaded once)."""
     weights: File | None = None
     """A file with the weights of `model`."""
+    weights_img_size: Size | None = None
+    """The size in pixels of the images that the position embeddings in `weights` were made for, as
+    `model.weights_img_size`."""
     given: bool = False
     """Whether the teacher is a module from Python: `vitrellis.train(..., teachers={name: module})`.
     """
@@ -37,6 +50,9 @@ class TeacherSection(Section):
     figures; use it only to reproduce those."""
     resize: Literal["bilinear", "bicubic"] = "bilinear"
     """How the student's images are resized for the teacher."""
+    normalization: Literal["own", "student"] = "own"
+    """How images are normalised for the teacher: as in its own training, or just as the student's,
+    whatever it was trained on, as in the published code of DeiT-LT."""
     offline: bool = False
     """Whether the teacher's outputs are computed once for each training image, without
     augmentation, and kept on disk; crops, flips and warps are then applied to the outputs, too
@@ -52,10 +68,11 @@ class TeacherSection(Section):
             listed = " and ".join(used) if used else "none of them"
             raise ValueError(
                 f"needs exactly one of recipe, run, model and given; {listed} given "
-                "(null removes a key of a base recipe)"
+                "(one of them alone takes the place of a base recipe's)"
             )
         goes_with: dict[str, tuple[str, ...]]
         goes_with = {"overrides": ("recipe",), "pretrained": ("model",), "weights": ("model",)}
+        goes_with |= {"weights_img_size": ("model",)}
         goes_with |= {"img_size": ("model", "given"), "args": ("model",)}
         for key, needed in goes_with.items():
             if getattr(self, key) and used[0] not in needed:

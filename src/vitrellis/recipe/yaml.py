@@ -6,6 +6,7 @@ and `off` are text (which a true-or-false key understands); a repeated key is an
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -60,6 +61,24 @@ def parse_value(text: str, label: str) -> Any:
 def dump(values: Mapping[str, Any]) -> str:
     """The values as YAML text, with one key per line and each list on one line."""
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def override_texts(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Nested values as `key=value` texts with dotted keys, which `parse_overrides` reads back."""
+    texts = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            texts += override_texts(value, f"{prefix}{key}.")
+        else:
+            texts.append(f"{prefix}{key}={in_one_line(value)}")
+    return texts
+
+
+def in_one_line(value: object) -> str:
+    """A value as YAML in one line; a text without quotes where it is read as that text."""
+    if isinstance(value, str) and value and yaml.load(value, Loader=_Loader) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 class _Loader(yaml.SafeLoader):

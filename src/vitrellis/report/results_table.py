@@ -12,7 +12,10 @@ def results_lines(results: Results) -> list[str]:
         results: The content of `results.json`; accuracies are fractions.
     """
     lines = []
-    for name, figures in (("best", results.best), ("last", results.last)):
+    rows = [("best", results.best), ("last", results.last)]
+    if results.without_ema is not None:
+        rows.append(("last, without EMA", results.without_ema))
+    for name, figures in rows:
         if figures.epoch is None:
             lines.append(f"{name}  not chosen: there are no validation images")
             continue

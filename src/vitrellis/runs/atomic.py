@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -47,10 +48,50 @@ def write_json(path: Path, values: object) -> None:
         values: Dictionaries, lists, strings and numbers.
 
     Raises:
-        VitrellisError: If it cannot be written, naming the file and the reason.
+        VitrellisError: If it cannot be written, naming the file and the reason; or if a number is
+            NaN or infinite, which JSON has no words for, naming the key.
     """
-    text = json.dumps(values, indent=2) + "\n"
+    text = as_json(values, str(path), indent=2) + "\n"
     atomic_write(path, lambda temporary: temporary.write_text(text))
+
+
+def as_json(
+    values: object, label: str, *, indent: int | None = None, ensure_ascii: bool = True
+) -> str:
+    """Values as JSON text.
+
+    Args:
+        values: Dictionaries, lists, strings and numbers.
+        label: Where the text goes, for the message.
+        indent: The number of spaces by which each level is indented; None for a single line.
+        ensure_ascii: Whether to escape letters that ASCII lacks.
+
+    Raises:
+        VitrellisError: If a number is NaN or infinite, naming its key.
+    """
+    try:
+        return json.dumps(values, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+    except ValueError as error:
+        wrong = next(_not_finite(values), None)
+        if wrong is None:
+            raise
+        key, value = wrong
+        raise VitrellisError(
+            f"{label}: not written, because {key} is {value}: JSON has no such number. The model "
+            "has diverged, or a figure is undefined"
+        ) from error
+
+
+def _not_finite(values: object, key: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers that are NaN or infinite, each with its key, such as `best.test.nll`."""
+    if isinstance(values, float) and not math.isfinite(values):
+        yield key or "the value", values
+    elif isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from _not_finite(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list | tuple):
+        for number, value in enumerate(values):
+            yield from _not_finite(value, f"{key}[{number}]")
 
 
 def _write_and_move(path: Path, write: Callable[[Path], object]) -> None:

@@ -40,10 +40,34 @@ class RunWriter:
         self._export = export
         self._logger = TensorBoardLogger(root_dir=run.path, name="tensorboard", version="")
 
-    def save_best(self, model: nn.Module, state: dict[str, Any]) -> None:
-        """Exports the model of the best epoch, and writes the checkpoint of that moment."""
+    def save_best(self, student: nn.Module, ema: nn.Module | None, state: dict[str, Any]) -> None:
+        """Exports the model of the best epoch, and writes the checkpoint of that moment.
+
+        Args:
+            student: The student.
+            ema: The moving average of its weights, which is then the model; None if none is kept.
+            state: The state of the run.
+        """
         self._save(self.run.best_checkpoint, state)
-        self.export(model, self.run.best_model)
+        if ema is not None:
+            self.export(student, self.run.best_model_without_ema)
+        self.export(student if ema is None else ema, self.run.best_model)
+
+    def save_last_model(self, student: nn.Module, ema: nn.Module | None, *, is_best: bool) -> None:
+        """Exports the model of the last epoch.
+
+        Args:
+            student: The student.
+            ema: The moving average of its weights, which is then the model; None if none is kept.
+            is_best: Whether it is the best one as well, because none was chosen.
+        """
+        if ema is not None:
+            self.export(student, self.run.last_model_without_ema)
+            if is_best:
+                self.export(student, self.run.best_model_without_ema)
+        self.export(student if ema is None else ema, self.run.last_model)
+        if is_best:
+            self.export(student if ema is None else ema, self.run.best_model)
 
     def save_last(self, state: dict[str, Any]) -> None:
         """Writes the checkpoint that the run is resumed from."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
-from vitrellis.data.formats.json_files import read_json
-from vitrellis.errors import VitrellisError
-from vitrellis.runs.atomic import atomic_write, write_json
+from vitrellis.data.formats.json_files import parse_json, read_json
+from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.runs.atomic import as_json, atomic_write, write_json
 from vitrellis.runs.results import EpochRow, Results, RunData, parse
 
 
@@ -72,6 +73,36 @@ class RunDirectory:
         """The model of the last epoch, in timm's local format."""
         return self.path / "last"
 
+    @property
+    def best_model_without_ema(self) -> Path:
+        """The weights of the best epoch, where `best_model` is their moving average."""
+        return self.path / "model-without-ema"
+
+    @property
+    def last_model_without_ema(self) -> Path:
+        """The weights of the last epoch, where `last_model` is their moving average."""
+        return self.path / "last-without-ema"
+
+    def model_folder(self, weights: Literal["best", "last"], *, without_ema: bool) -> Path:
+        """The folder of a model.
+
+        Args:
+            weights: The best or the last epoch.
+            without_ema: Whether to take the weights in place of their moving average.
+
+        Raises:
+            UsageError: If the run keeps no moving average.
+        """
+        if not without_ema:
+            return self.best_model if weights == "best" else self.last_model
+        folder = self.best_model_without_ema if weights == "best" else self.last_model_without_ema
+        if not folder.exists():
+            raise UsageError(
+                f"{self.path}: has no {folder.name}, as a run has with training.ema; leave out "
+                "--without-ema"
+            )
+        return folder
+
     def teacher_model(self, name: str) -> Path:
         """A copy of a teacher, in timm's local format.
 
@@ -91,11 +122,12 @@ class RunDirectory:
             row: The figures of the epoch. `truncate_metrics` has dropped those of earlier attempts.
 
         Raises:
-            VitrellisError: If it cannot be written.
+            VitrellisError: If it cannot be written, or a figure is NaN or infinite.
         """
+        line = as_json(row.to_json(), str(self.metrics_file)) + "\n"
         try:
             with self.metrics_file.open("a") as file:
-                file.write(json.dumps(row.to_json()) + "\n")
+                file.write(line)
         except OSError as error:
             raise VitrellisError(
                 f"could not write {self.metrics_file}: {error.strerror}"
@@ -113,7 +145,7 @@ class RunDirectory:
         rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                rows.append(parse(EpochRow, json.loads(line), self.metrics_file))
+                rows.append(parse(EpochRow, parse_json(line), self.metrics_file))
             except (json.JSONDecodeError, VitrellisError) as error:
                 raise VitrellisError(
                     f"{self.metrics_file}: line {number} is damaged ({error}). Delete that line"
@@ -128,7 +160,7 @@ class RunDirectory:
         """
         if self.metrics_file.exists():
             kept = [row.to_json() for row in self.read_metrics() if row.epoch < from_epoch]
-            text = "".join(json.dumps(row) + "\n" for row in kept)
+            text = "".join(as_json(row, str(self.metrics_file)) + "\n" for row in kept)
             atomic_write(self.metrics_file, lambda path: path.write_text(text))
 
     def write_results(self, results: Results) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitrellis.data.augmentation.resampling import Interpolation
-from vitrellis.data.augmentation.transforms import EvalTransform
-from vitrellis.data.canvas import Fit, to_canvas
+from vitrellis.data.eval_transform import CropMode, EvalTransform
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import UsageError, VitrellisError
-from vitrellis.models import create_model, load_strictly, read_state_dict, takes_img_size
+from vitrellis.models import (
+    check_finite_outputs,
+    check_finite_weights,
+    create_model,
+    load_strictly,
+    read_state_dict,
+    takes_img_size,
+)
+from vitrellis.models.support.factory import known_grids
+from vitrellis.models.support.positions import MadeFor, position_grids, resample_positions
+from vitrellis.models.support.variations import NOT_TIMMS
 from vitrellis.runs.atomic import atomic_write, write_json
 from vitrellis.runs.results import parse
 
@@ -29,16 +38,20 @@ PREDICT_BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The steps from an image of any size to the model's input.
+    """The steps from an image of any size to the model's input, in evaluation and prediction.
+
+    They are those of timm's evaluation transform, and so are the names.
 
     Attributes:
         img_size: The size `(H, W)` of the model's input.
         channels: The number of channels.
         mean: The mean of each channel, of images in [0, 1].
         std: The standard deviation of each channel, of images in [0, 1].
-        interpolation: The interpolation from the canvas to the model's size.
-        canvas: The size `(H, W)` at which images are stored.
-        fit: The way to fit an image to the canvas.
+        interpolation: The interpolation, with antialiasing.
+        crop_pct: `img_size` as a share of the size that images are resized to before the middle is
+            cut out, such as 0.875 for 224 of 256 pixels.
+        crop_mode: What is resized: "squash" both sides, "center" the shorter side, and "border" the
+            longer side, beyond which a border of the mean colour is added.
     """
 
     img_size: tuple[int, int]
@@ -46,13 +59,18 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Interpolation
-    canvas: tuple[int, int]
-    fit: Fit
+    crop_pct: float = 1.0
+    crop_mode: CropMode = "squash"
 
     def transform(self) -> EvalTransform:
-        """The transform from the canvas to the model's input."""
+        """The transform from images to the model's input."""
         return EvalTransform(
-            size=self.img_size, mean=self.mean, std=self.std, interpolation=self.interpolation
+            size=self.img_size,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
         )
 
 
@@ -64,6 +82,8 @@ class _Written:
     class_names: tuple[str, ...]
     model_args: dict[str, Any]
     preprocessing: Preprocessing
+    position_grids: dict[str, tuple[int, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,42 +95,62 @@ class Trained:
         architecture: The name of the architecture.
         class_names: The class names, in the order of its outputs.
         preprocessing: The preprocessing of its images.
+        notes: Facts about its reading that the user should know, one sentence each.
+        model_args: Further arguments that the model was built with.
     """
 
     model: nn.Module
     architecture: str
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
+    notes: tuple[str, ...] = ()
+    model_args: Mapping[str, Any] = field(default_factory=dict)
 
     @torch.no_grad()
-    def predict(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+    def predict(
+        self, images: Tensor | Sequence[Tensor], names: Sequence[str] | None = None
+    ) -> Tensor:
         """The class probabilities.
 
         Args:
             images: uint8 `(N, C, H, W)`, or a sequence of `(C, H, W)` of any sizes.
+            names: The names of the images, for messages; by default their numbers.
 
         Returns:
             `(N, K)`, on the model's device.
 
         Raises:
-            VitrellisError: If an image is not uint8, or has another number of channels.
+            VitrellisError: If an image is not uint8, or has another number of channels; or if the
+                model has diverged, naming the first weight that is not finite, or the first image
+                and module whose output is not.
         """
         settings = self.preprocessing
         for number, image in enumerate(images):
             if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != settings.channels:
                 raise VitrellisError(
-                    f"image {number}: should be uint8 of shape ({settings.channels}, H, W), "
-                    f"is {image.dtype} of shape {tuple(image.shape)}"
+                    f"{_name(names, number)}: should be uint8 of shape "
+                    f"({settings.channels}, H, W), is {image.dtype} of shape {tuple(image.shape)}"
                 )
+        check_finite_weights(self.model.state_dict(), f"the model ({self.architecture})")
         device = next(self.model.parameters()).device
         transform = settings.transform()
         parts = [torch.empty(0, len(self.class_names), device=device)]
         for start in range(0, len(images), PREDICT_BATCH_SIZE):
             part = images[start : start + PREDICT_BATCH_SIZE]
-            stored = torch.stack([to_canvas(i, settings.canvas, settings.fit) for i in part])
-            logits: Tensor = self.model(transform(stored.to(device)))
-            parts.append(logits.float().softmax(dim=-1))
+            seen = transform([image.cpu() for image in part]).to(device)
+            logits: Tensor = self.model(seen).float()
+            check_finite_outputs(
+                self.model,
+                seen,
+                logits,
+                lambda position: _name(names, start + position),  # noqa: B023
+            )
+            parts.append(logits.softmax(dim=-1))
         return torch.cat(parts)
+
+
+def _name(names: Sequence[str] | None, number: int) -> str:
+    return f"image {number}" if names is None else names[number]
 
 
 def save_model(
@@ -135,12 +175,15 @@ def save_model(
         preprocessing: The preprocessing of its images.
 
     Raises:
-        VitrellisError: If a file cannot be written.
+        VitrellisError: If a file cannot be written, or naming the first weight that is not finite;
+            a model that was there before is left as it was.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    check_finite_weights(state, f"{folder}: not written")
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     size = preprocessing.img_size
-    args = dict(model_args) | {"in_chans": preprocessing.channels}
+    args = {name: value for name, value in model_args.items() if name not in NOT_TIMMS}
+    args |= {"in_chans": preprocessing.channels}
     if takes_img_size(architecture.split(".")[0]):
         args["img_size"] = list(size)
     config = {
@@ -153,8 +196,8 @@ def save_model(
             "num_classes": num_classes,
             "input_size": [preprocessing.channels, *size],
             "interpolation": preprocessing.interpolation,
-            "crop_pct": 1.0,
-            "crop_mode": "squash" if preprocessing.fit == "squash" else "center",
+            "crop_pct": preprocessing.crop_pct,
+            "crop_mode": preprocessing.crop_mode,
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
             "first_conv": cfg.get("first_conv"),
@@ -164,34 +207,63 @@ def save_model(
             "class_names": list(class_names),
             "model_args": dict(model_args),
             "preprocessing": asdict(preprocessing),
+            "position_grids": position_grids(model),
         },
     }
     atomic_write(folder / "model.safetensors", lambda path: save_file(state, path))
     write_json(folder / "config.json", config)
 
 
-def load_exported(folder: Path | str) -> Trained:
+def load_exported(folder: Path | str, *, img_size: int | tuple[int, int] | None = None) -> Trained:
     """The model that `save_model` wrote.
 
+    Args:
+        folder: The folder of its files.
+        img_size: Images of another size, in pixels, for which its position embeddings are
+            interpolated. By default the size is that of its training.
+
     Raises:
-        VitrellisError: If a file is missing or damaged, or holds another model.
+        UsageError: If the model cannot be built for that size.
+        VitrellisError: If a file is missing or damaged, or holds another model or NaN.
     """
     folder = Path(folder).expanduser()
     config_file = folder / "config.json"
     written = _read_config(config_file)
+    preprocessing = written.preprocessing
+    if img_size is not None:
+        preprocessing = _at_size(preprocessing, img_size)
+    arguments = written.model_args | {
+        "img_size": preprocessing.img_size,
+        "in_chans": preprocessing.channels,
+    }
+    name = written.architecture
     try:
-        model = create_model(
-            written.architecture,
-            num_classes=len(written.class_names),
-            img_size=written.preprocessing.img_size,
-            in_chans=written.preprocessing.channels,
-            **written.model_args,
-        )
+        model = create_model(name, num_classes=len(written.class_names), **arguments)
     except UsageError as error:
+        if img_size is not None:
+            raise
         raise VitrellisError(f"{config_file}: {error}") from error
     path = folder / "model.safetensors"
-    load_strictly(model, read_state_dict(path), str(path))
-    return Trained(model.eval(), written.architecture, written.class_names, written.preprocessing)
+    state = read_state_dict(path)
+    if preprocessing.img_size != written.preprocessing.img_size:
+        known = MadeFor(written.preprocessing.img_size, written.position_grids)
+        grids = known_grids(model, name, known, str(path), arguments)
+        state = resample_positions(state, model, grids, str(path))
+    load_strictly(model, state, str(path))
+    return Trained(
+        model.eval(),
+        name,
+        written.class_names,
+        preprocessing,
+        notes=written.notes,
+        model_args=written.model_args,
+    )
+
+
+def _at_size(preprocessing: Preprocessing, img_size: int | tuple[int, int]) -> Preprocessing:
+    """The same steps to images of another size."""
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size
+    return replace(preprocessing, img_size=size)
 
 
 def _read_config(path: Path) -> _Written:
@@ -207,4 +279,15 @@ def _read_config(path: Path) -> _Written:
             'models of others: timm.create_model("local-dir:FOLDER", pretrained=True)'
         )
     values = config["vitrellis"] | {"architecture": config.get("architecture")}
+    preprocessing = values.get("preprocessing")
+    if isinstance(preprocessing, dict) and "canvas" in preprocessing:
+        crop_mode = "center" if preprocessing.get("fit") == "crop" else "squash"
+        values["preprocessing"] = preprocessing | {"crop_mode": crop_mode}
+        values["notes"] = (_CANVAS_NOTE.format(path=path),)
     return parse(_Written, values, path)
+
+
+_CANVAS_NOTE = (
+    "{path}: was written by an earlier version, which resized images twice in evaluation. They are "
+    "resized once now, as the file tells timm, so predictions may differ from the run's figures"
+)

@@ -156,8 +156,12 @@ class Results:
             passes, not the teacher's training.
         images_per_second: The speed over all training steps; None if there were none.
         select_by: The figure that the best epoch was chosen by.
+        warnings: Says so if the best model is not better than the largest class, or near chance, on
+            the test images, or on the validation images if there are no test images.
         best: The epoch that validation chose.
         last: The last epoch.
+        without_ema: The weights of the last epoch, where the others are of their moving average;
+            None if there is no average.
     """
 
     recipe: str
@@ -168,13 +172,16 @@ class Results:
     seconds: float
     images_per_second: float | None
     select_by: Literal["top1", "balanced_accuracy"] = "top1"
+    warnings: tuple[str, ...] = ()
     best: CheckpointFigures
     last: CheckpointFigures
+    without_ema: CheckpointFigures | None = None
 
     def to_json(self) -> dict[str, object]:
         """The file's content."""
-        best, last = self.best.to_json(), self.last.to_json()
-        return asdict(self) | {"best": best, "last": last}
+        parts = {"best": self.best, "last": self.last, "without_ema": self.without_ema}
+        kept = {name: figures.to_json() for name, figures in parts.items() if figures is not None}
+        return {key: value for key, value in asdict(self).items() if key not in parts} | kept
 
     @classmethod
     def from_json(cls, values: object, file: Path) -> Self:
@@ -185,7 +192,7 @@ class Results:
         """
         if isinstance(values, dict):
             values = dict(values)
-            for name in ("best", "last"):
+            for name in ("best", "last", "without_ema"):
                 match values.get(name):
                     case {"test": dict(test)}:
                         values[name] = values[name] | {"test": test | {"everything": test}}

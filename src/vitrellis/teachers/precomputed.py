@@ -31,6 +31,7 @@ from vitrellis.data.canvas import ProgressCallback
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.data.loader import Batch, EvalLoader
 from vitrellis.errors import VitrellisError
+from vitrellis.models import check_finite_outputs
 from vitrellis.objectives import Needs, TeacherOutput
 from vitrellis.runs.atomic import write_json
 from vitrellis.teachers.teacher import Teacher
@@ -98,7 +99,8 @@ class PrecomputedOutputs:
             progress: Called after every batch, with the numbers of images done and of all images.
 
         Raises:
-            VitrellisError: If the store cannot be written.
+            VitrellisError: If the store cannot be written, or an output is not finite: it names the
+                image and the first weight or module, or says that the precision is too low.
         """
         needs = Needs(teacher_blocks=self.key.blocks, teacher_logits=True)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,9 +110,15 @@ class PrecomputedOutputs:
             if last > self.num_done:
                 output = teacher(batch.images, needs)
                 assert output.logits is not None
-                self._write("logits", output.logits, first)
-                for block, maps in output.maps.items():
-                    self._write(f"map_{block}", maps, first)
+                named = {f"map_{block}": maps for block, maps in output.maps.items()}
+                for name, values in ({"logits": output.logits} | named).items():
+                    check_finite_outputs(
+                        teacher.model,
+                        teacher.view(batch.images),
+                        values,
+                        lambda position: loader.name(first + position),  # noqa: B023
+                    )
+                    self._write(name, values, first)
                 if number % SAVE_EVERY == SAVE_EVERY - 1 or last == self.count:
                     self._save(last)
             first = last
@@ -158,6 +166,12 @@ class PrecomputedOutputs:
                 )
             except OSError as error:
                 raise VitrellisError(f"could not write {path}: {error.strerror}") from error
+        largest = np.finfo(self.key.precision).max
+        if values.abs().max() > largest:
+            raise VitrellisError(
+                f"{path}: not written, because {name} reach {values.abs().max().item():.3g}, and "
+                f"{self.key.precision} ends at {largest:.3g}. Use offline_precision: float32"
+            )
         self._open(name)[first : first + len(values)] = values.float().cpu().numpy()
 
     def _save(self, num_done: int) -> None:

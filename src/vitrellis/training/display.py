@@ -85,6 +85,12 @@ class Display:
         self._bar.update(self._task, completed=epoch * self._steps_per_epoch + step)
         self._recent.clear()
 
+    def warn(self, text: str) -> None:
+        """Prints a line that stays, above the bar if there is one."""
+        self._console.print(
+            f"{self._title}  warning: {text}", highlight=False, markup=False, soft_wrap=True
+        )
+
     def advance(self, epoch: int, step: int, num_images: int, lr: float) -> None:
         """Shows that a step is done; `step` counts from 1, `num_images` is its number of images."""
         self._recent.append((time.perf_counter(), num_images))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from vitrellis.models import tapped_forward
-from vitrellis.objectives import Objective, Signals, TeacherOutput
+from vitrellis.objectives import Objective, Signals, TeacherOutput, silent_terms
 
 
 class StepInputs:
@@ -24,9 +24,12 @@ class StepInputs:
         teacher_outputs: The output of each teacher, by its name.
         second_view: The images, augmented anew, `(B, C, H, W)`; None if no term needs them.
         epoch: The number of the epoch, 0-based.
+        factors: The factors of the values of terms, by name; see `Objective.forward`.
+        silent: If it is not None, the forward pass puts the terms in it that teach the student
+            nothing; see `silent_terms`.
     """
 
-    __slots__ = ("epoch", "second_view", "targets", "teacher_outputs")
+    __slots__ = ("epoch", "factors", "second_view", "silent", "targets", "teacher_outputs")
 
     def __init__(
         self,
@@ -34,11 +37,15 @@ class StepInputs:
         epoch: int,
         teacher_outputs: Mapping[str, TeacherOutput] | None = None,
         second_view: Tensor | None = None,
+        factors: Mapping[str, Tensor] | None = None,
+        silent: dict[str, str] | None = None,
     ) -> None:
         self.targets = targets
         self.epoch = epoch
         self.teacher_outputs = teacher_outputs or {}
         self.second_view = second_view
+        self.factors = factors
+        self.silent = silent
 
 
 class GuidedStudent(nn.Module):
@@ -72,6 +79,8 @@ class GuidedStudent(nn.Module):
         blocks = self.objective.needs(inputs.epoch).student_blocks
         logits, maps = self._forward_with_maps(self.student, images, blocks)
         class_logits, distillation_logits = logits if isinstance(logits, tuple) else (logits, None)
+        if inputs.silent is not None:
+            maps = [block_map.view_as(block_map) for block_map in maps]  # none leads to another
         signals = Signals(
             logits=class_logits,
             distillation_logits=distillation_logits,
@@ -81,5 +90,8 @@ class GuidedStudent(nn.Module):
             second_view=inputs.second_view,
             epoch=inputs.epoch,
         )
-        value = self.objective(signals, inputs.epoch)
+        value = self.objective(signals, inputs.epoch, inputs.factors)
+        if inputs.silent is not None:
+            heads = [class_logits] if distillation_logits is None else list(logits)
+            inputs.silent |= silent_terms(value.weighted, [*heads, *maps])
         return value.total, value.parts, class_logits.detach()

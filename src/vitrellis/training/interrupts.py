@@ -14,6 +14,8 @@ from vitrellis.errors import VitrellisError
 class Interrupted(VitrellisError):
     """The run was stopped by a signal after it wrote a checkpoint, and can be resumed."""
 
+    is_shared = True
+
 
 class StopRequest:
     """Whether a signal asked the run to stop, and the name of the signal."""

@@ -37,6 +37,7 @@ def parameter_groups(
     *,
     lr: float,
     weight_decay: float,
+    decay_all: bool = False,
     no_weight_decay: Collection[str] = (),
     head: Collection[str] = (),
     head_lr_ratio: float = 1.0,
@@ -51,6 +52,8 @@ def parameter_groups(
         module: The module to train. Frozen parameters are left out.
         lr: The learning rate of the body.
         weight_decay: The weight decay of the groups with decay.
+        decay_all: Put all parameters into the groups with decay, as `SGD(model.parameters())` does
+            in github.com/kaidic/LDAM-DRW.
         no_weight_decay: The full names of parameters without weight decay.
         head: Module names of the classifiers; their parameters get `lr * head_lr_ratio`.
         head_lr_ratio: The factor for the head's learning rate.
@@ -73,7 +76,9 @@ def parameter_groups(
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_exempt = parameter.ndim <= 1 or name.endswith(".bias") or name in no_weight_decay
+        is_exempt = not decay_all and (
+            parameter.ndim <= 1 or name.endswith(".bias") or name in no_weight_decay
+        )
         is_head = any(name.startswith(f"{prefix}.") for prefix in head)
         group = groups[f"{'head' if is_head else 'body'}_{'no_decay' if is_exempt else 'decay'}"]
         group["params"].append(parameter)

@@ -17,25 +17,20 @@ from lightning.fabric.wrappers import _FabricModule, _FabricOptimizer
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from vitrellis.analysis.inference import collect_logits
-from vitrellis.analysis.metrics import class_balanced_accuracy, count_by_class
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.randomness import step_seed
-from vitrellis.errors import VitrellisError
 from vitrellis.objectives import Needs
 from vitrellis.runs.checkpoints import RunWriter
 from vitrellis.runs.results import EpochRow
 from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.display import Display
-from vitrellis.training.guided import GuidedStudent, StepInputs
+from vitrellis.training.divergence import AGREE_EVERY, DivergenceGuard
+from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
 from vitrellis.training.optimizers import LearningRate, body_lr
+from vitrellis.training.portions import Portions
 from vitrellis.training.sam import Gradient
-
-AGREE_EVERY = 10
-"""The number of steps between two agreements of several processes on stopping or saving."""
-CHECK_FINITE_EVERY = 25
-"""The number of steps between two checks of the loss on an accelerator, as each waits for it."""
+from vitrellis.training.validation import validation_figures
 
 
 @dataclass
@@ -135,15 +130,25 @@ class Trainer:
         self.display = display
         self.seed = seed
         self.epochs = epochs
-        self.accumulate = accumulate
+        self.portions = Portions(fabric, self.objective, teachers, accumulate, display.warn)
         self.clip_grad = clip_grad
         self.eval_every = eval_every
         self.select_by = select_by
         self.checkpoint_minutes = checkpoint_minutes
         self.progress = TrainingProgress()
         self._last_saved = time.monotonic()
-        self._recent: list[tuple[int, Tensor, dict[str, Tensor]]] = []
         self._sums: dict[str, Tensor] = {}
+        self.guard = DivergenceGuard(fabric, guided, teachers, ema, optimizer, writer.describe_last)
+
+    @property
+    def _updates_done(self) -> int:
+        """The optimizer steps of the run with the current one."""
+        return self.progress.epoch * self.loader.steps_per_epoch + self.progress.step + 1
+
+    @property
+    def averaged_student(self) -> nn.Module | None:
+        """The moving average of the student, where one is kept."""
+        return None if self.ema is None else self.ema.module
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -155,7 +160,7 @@ class Trainer:
 
         Raises:
             Interrupted: After SIGTERM or Ctrl-C; a checkpoint was written.
-            VitrellisError: When the loss is not finite, or a file cannot be written.
+            VitrellisError: When the loss or a weight is not finite, or a file cannot be written.
         """
         with stop_requests() as stop:
             while self.progress.epoch < self.epochs:
@@ -176,7 +181,6 @@ class Trainer:
             lr = self.learning_rate.set(self.optimizer.optimizer, epoch, progress.step)
             self._train_step(batch, needs, epoch)
             progress.step += 1
-            self._check_finite(every=self._finite_interval)
             self.display.advance(epoch, progress.step, batch.size, lr)
             should_save, should_stop = self._agree(stop)
             if should_save or should_stop:
@@ -185,7 +189,7 @@ class Trainer:
                 if should_stop:
                     self._stop(stop)
                 started = time.perf_counter()
-        self._check_finite(every=1)
+        self.guard.check_losses(epoch)
         progress.seconds += time.perf_counter() - started
 
     def _seed(self, seed: int) -> None:
@@ -198,6 +202,9 @@ class Trainer:
     def _train_step(self, batch: Batch, needs: Mapping[str, Needs], epoch: int) -> None:
         for outcome in self.gradient(lambda: self._backward(batch, needs, epoch), epoch):
             self._count(outcome)
+            self.guard.record(self.progress.step, outcome.total, outcome.parts)
+        if self.guard.is_due(self.progress.step):
+            self.guard.check_losses(epoch, batch)
         if self.clip_grad is not None:
             self.fabric.clip_gradients(
                 self.guided, self.optimizer, max_norm=self.clip_grad, error_if_nonfinite=False
@@ -206,19 +213,14 @@ class Trainer:
         self.optimizer.zero_grad()
         self.objective.end_step(self.student)
         if self.ema is not None:
-            self.ema.update(self.student)
+            self.ema.update(self.student, self._updates_done if self.ema.use_warmup else None)
 
     def _backward(self, batch: Batch, needs: Mapping[str, Needs], epoch: int) -> list[_Outcome]:
         """Adds the gradient of the batch's loss; a second call adds the same gradient."""
         self._seed(step_seed(self.seed, epoch, self.progress.step, self.fabric.global_rank))
         outcomes = []
-        chunks = batch.chunks(self.accumulate)
-        for chunk in chunks:
-            is_last = chunk is chunks[-1]
+        for chunk, inputs, is_last in self.portions(batch, needs, epoch):
             with self.fabric.no_backward_sync(self.guided, enabled=not is_last):
-                with self.fabric.autocast():
-                    teacher_outputs = self.teachers(chunk, needs)
-                inputs = StepInputs(chunk.targets, epoch, teacher_outputs, chunk.second_view)
                 total, parts, logits = self.guided(chunk.images, inputs)
                 # each process and part counts by its images: the mean over the global batch
                 share = len(chunk) * self.fabric.world_size / batch.size
@@ -229,6 +231,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         progress = self.progress
         epoch = progress.epoch
+        self.guard.check_weights(epoch)
         means = self._epoch_means()
         weights = self.objective.weights(epoch)
         parts = {name: means[name] for name in weights if name in means}
@@ -252,15 +255,20 @@ class Trainer:
         if figure is not None and (progress.best_figure is None or figure > progress.best_figure):
             progress.best_figure, progress.best_epoch = figure, epoch
             progress.best_top1 = row.val_top1
-            self.writer.save_best(self.evaluated_model, self._state())
+            self.writer.save_best(self.student, self.averaged_student, self._state())
         self.writer.log(row)
         self.display.epoch(row)
         if progress.epoch == self.epochs or self._save_is_due():
             self.save()
 
     def save(self) -> None:
-        """Writes the checkpoint that the run is resumed from."""
-        self._check_finite(every=1)
+        """Writes the checkpoint that the run is resumed from.
+
+        Raises:
+            VitrellisError: If a loss or a weight is not finite; the file then stays as it was.
+        """
+        self.guard.check_losses(self.progress.epoch)
+        self.guard.check_weights(self.progress.epoch)
         self.writer.save_last(self._state())
         self._last_saved = time.monotonic()
 
@@ -272,6 +280,7 @@ class Trainer:
         state = self._state()
         is_resumed = self.writer.load_last(state)
         if is_resumed:
+            self.guard.check_resumed(self.writer.run.last_checkpoint)
             self.progress = TrainingProgress(**state["progress"])
             device = self.fabric.device
             self._sums = {
@@ -314,7 +323,6 @@ class Trainer:
         for name, value in counted.items():
             zero = self._sums.get(name)
             self._sums[name] = value.double() if zero is None else zero + value
-        self._recent.append((self.progress.step, total, parts))
 
     def _epoch_means(self) -> dict[str, float]:
         """Means per image over the epoch and all processes."""
@@ -326,50 +334,12 @@ class Trainer:
         by_name = dict(zip(names, sums.tolist(), strict=True))
         return {name: value / by_name["images"] for name, value in by_name.items()}
 
-    def _check_finite(self, every: int) -> None:
-        """Checks the losses since the last check.
-
-        Raises:
-            VitrellisError: Naming the step, the term and the last good checkpoint.
-        """
-        if len(self._recent) < every or not self._recent:
-            return
-        recent, self._recent = self._recent, []
-        if bool(torch.stack([total for _, total, _ in recent]).isfinite().all()):
-            return
-        step, total, parts = next(entry for entry in recent if not entry[1].isfinite())
-        bad = [name for name, value in parts.items() if not value.isfinite()]
-        values = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
-        raise VitrellisError(
-            f"the loss is {total.item()} in epoch {self.progress.epoch + 1}, step {step + 1}: "
-            f"{'term ' + ', '.join(bad) if bad else 'the weighted sum'} is not finite ({values}). "
-            f"Last good checkpoint: {self.writer.describe_last()}. "
-            "A lower optimizer.lr, training.clip_grad=1 or training.precision=32-true may help"
-        )
-
-    @property
-    def _finite_interval(self) -> int:
-        return 1 if self.fabric.device.type == "cpu" else CHECK_FINITE_EVERY
-
     def _validate(self, epoch: int) -> dict[str, float]:
-        """Accuracy, class-balanced accuracy and mean cross-entropy; empty without validation."""
+        """The figures of the validation images; empty without any, or when they are not due."""
         is_due = (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
         if self.validation is None or not is_due:
             return {}
-        with self.fabric.autocast():
-            logits, labels = collect_logits(self.evaluated_model, self.validation)
-        num_classes = logits.shape[1]
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum").double()
-        counts = count_by_class(logits.argmax(dim=-1), labels, num_classes)
-        sums = torch.cat([*counts, loss.view(1)]).to(self.fabric.device)
-        reduced = self.fabric.all_reduce(sums, reduce_op="sum")
-        assert isinstance(reduced, Tensor)
-        right, images, total = reduced.cpu().split([num_classes, num_classes, 1])
-        return {
-            "val_top1": (right.sum() / images.sum()).item(),
-            "val_balanced": class_balanced_accuracy(right, images),
-            "val_loss": (total / images.sum()).item(),
-        }
+        return validation_figures(self.fabric, self.guard, self.evaluated_model, self.validation)
 
     def _save_is_due(self) -> bool:
         is_due = time.monotonic() - self._last_saved >= 60 * self.checkpoint_minutes
@@ -382,10 +352,7 @@ class Trainer:
         return self._save_is_due(), self._agreed(stop)
 
     def _agreed(self, stop: StopRequest) -> bool:
-        if self.fabric.world_size == 1:
-            return bool(stop)
-        asked = torch.tensor(float(bool(stop)), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)  # type: ignore[operator]
+        return self.guard.any_process(bool(stop))
 
     def _stop(self, stop: StopRequest) -> None:
         raise Interrupted(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,13 @@ from timm.data import auto_augment
 from torch import Tensor
 
 from vitrellis.data.augmentation.operations import NOTHING, apply_layers, operate
-from vitrellis.data.augmentation.policies import CHOICES, RandAugment, parse_policy, strengths
+from vitrellis.data.augmentation.policies import (
+    CHOICES,
+    AutoAugment,
+    RandAugment,
+    parse_policy,
+    strengths,
+)
 from vitrellis.data.randomness import sample_keys
 from vitrellis.errors import UsageError
 
@@ -27,7 +35,7 @@ def images(batch: int, channels: int, seed: int = 0) -> Tensor:
     return noise
 
 
-def by_timm(image: Tensor, name: str, magnitude: float) -> Tensor:
+def by_timm(image: Tensor, name: str, magnitude: float, kernel: Image.Resampling) -> Tensor:
     """The operation as timm does it to one Pillow image."""
     channels = image.shape[0]
     operation = auto_augment.AugmentOp(
@@ -36,7 +44,7 @@ def by_timm(image: Tensor, name: str, magnitude: float) -> Tensor:
         magnitude=magnitude,
         hparams={
             "img_mean": FILL if channels == 3 else FILL[0],
-            "interpolation": Image.Resampling.BILINEAR,
+            "interpolation": kernel,
         },
     )
     pixels = image.permute(1, 2, 0).numpy()
@@ -55,17 +63,26 @@ def test_operations_are_those_of_timm() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("increasing", [True, False])
+@pytest.mark.parametrize(
+    ("increasing", "kernel"),
+    [
+        (True, Image.Resampling.BILINEAR),
+        (False, Image.Resampling.BILINEAR),
+        (True, Image.Resampling.BICUBIC),
+    ],
+)
 def test_each_operation_is_that_of_timm(
-    increasing: bool, channels: int, monkeypatch: pytest.MonkeyPatch
+    increasing: bool, kernel: Image.Resampling, channels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, sign in itertools.product(CHOICES, (-1.0, 1.0)):
         with monkeypatch.context() as patch:
             patch.setattr(auto_augment, "_randomly_negate", lambda value, s=sign: s * value)
-            compare_with_timm(name, sign, increasing, channels)
+            compare_with_timm(name, sign, increasing, kernel, channels)
 
 
-def compare_with_timm(name: str, sign: float, increasing: bool, channels: int) -> None:
+def compare_with_timm(
+    name: str, sign: float, increasing: bool, kernel: Image.Resampling, channels: int
+) -> None:
     theirs = f"{name}Increasing" if increasing and name in WITH_INCREASING else name
     # newer Pillow refuses to keep no bits at all
     magnitudes = [m for m in MAGNITUDES if name != "Posterize" or increasing or m >= 2.5]
@@ -79,13 +96,43 @@ def compare_with_timm(name: str, sign: float, increasing: bool, channels: int) -
         operations,
         strengths(operations, levels, signs, increasing),
         torch.tensor(FILL[:channels]).float(),
+        torch.full((len(magnitudes),), kernel == Image.Resampling.BICUBIC),
     )
     for row, magnitude in enumerate(magnitudes):
-        expected = by_timm(stored[row], theirs, magnitude)
+        expected = by_timm(stored[row], theirs, magnitude, kernel)
         difference = (mine[row].int() - expected.int()).abs()
         is_warp = name in ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
         limit = 1 if is_warp else 0
         assert difference.max() <= limit, f"{name}, sign {sign}, magnitude {magnitude}"
+
+
+@pytest.mark.parametrize("policy", [parse_policy("rand-m9-n2"), AutoAugment("cifar10")])
+def test_the_kernel_of_warps_is_drawn_or_named(policy: RandAugment | AutoAugment) -> None:
+    shares = {}
+    for interpolation in ("bilinear", "bicubic", "random"):
+        chosen: Any = copy.copy(policy)
+        object.__setattr__(chosen, "warp_interpolation", interpolation)
+        layers = chosen.draw(KEYS, (24, 32))
+        assert torch.equal(layers.operations, policy.draw(KEYS, (24, 32)).operations)
+        is_bicubic = layers.is_bicubic
+        shares[interpolation] = 0.0 if is_bicubic is None else float(is_bicubic.float().mean())
+    assert shares["bilinear"] == 0
+    assert shares["bicubic"] == 1
+    assert abs(shares["random"] - 0.5) < 0.02
+
+
+def test_bilinear_and_bicubic_images_of_one_batch() -> None:
+    stored = images(6, 3)
+    operations = torch.tensor([CHOICES.index("Rotate"), CHOICES.index("ShearX")] * 3)
+    amounts = torch.tensor([12.0, 0.2] * 3, dtype=torch.float64)
+    is_bicubic = torch.tensor([True, False, False, True, True, False])
+    together, fill = stored.clone(), torch.tensor(FILL).float()
+    operate(together, operations, amounts, fill, is_bicubic)
+    for kernel in (True, False):
+        alone = stored.clone()
+        operate(alone, operations, amounts, fill, torch.full((6,), kernel))
+        assert torch.equal(together[is_bicubic == kernel], alone[is_bicubic == kernel])
+        assert not torch.equal(together[is_bicubic != kernel], alone[is_bicubic != kernel])
 
 
 def test_every_operation_is_drawn_equally_often_and_half_the_time() -> None:

@@ -13,7 +13,8 @@ from vitrellis.data.augmentation.crops import crop_boxes
 from vitrellis.data.augmentation.erasing import Cutout
 from vitrellis.data.augmentation.operations import Policy, apply_layers
 from vitrellis.data.augmentation.policies import AutoAugment
-from vitrellis.data.augmentation.transforms import EvalTransform, Normalize, TrainTransform
+from vitrellis.data.augmentation.transforms import Normalize, TrainTransform
+from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.randomness import integers, sample_keys, uniform
 from vitrellis.errors import UsageError
 
@@ -58,19 +59,6 @@ def normalized(stored: Tensor) -> Tensor:
     return TF.normalize(stored.float() / 255, MEAN[:channels], STD[:channels])
 
 
-def test_plain_leaves_images_of_the_right_size_as_they_are() -> None:
-    plain = EvalTransform(size=(20, 24), mean=MEAN[:3], std=STD[:3])
-    torch.testing.assert_close(plain(images()), normalized(images()), rtol=0, atol=2e-6)
-
-
-@pytest.mark.parametrize("size", [(10, 12), (33, 47)])
-def test_plain_resizes_as_torchvision(size: tuple[int, int]) -> None:
-    plain = EvalTransform(size=size, mean=MEAN[:3], std=STD[:3], interpolation="bilinear")
-    expected = TF.resize(images(), list(size), InterpolationMode.BILINEAR, antialias=True)
-    level = 1.5 / 255 / min(STD)  # theirs is rounded, twice
-    torch.testing.assert_close(plain(images()), normalized(expected), rtol=0, atol=level)
-
-
 def test_a_resized_crop_shows_its_box() -> None:
     stored = images(1, 40, 30)
     boxes = crop_boxes(KEYS, (40, 30), (0.2, 0.9), (0.5, 2.0))
@@ -106,11 +94,11 @@ def test_flips_happen_as_often_as_asked(crop: dict[str, Any]) -> None:
 
 
 def test_nothing_asked_is_the_plain_image() -> None:
-    for stored in (images(), images(height=50, width=10)):
+    for stored in (images(), images(height=10, width=50)):
         out = augment(crop="none", flip=0)(stored, KEYS)
         plain = EvalTransform(size=(20, 24), mean=MEAN[:3], std=STD[:3])(stored)
-        # on the way the resized image was rounded to grey levels
-        torch.testing.assert_close(out, plain, rtol=0, atol=0.51 / 255 / min(STD))
+        # evaluation rounds to grey levels, and has finer weights, in both passes
+        torch.testing.assert_close(out, plain, rtol=0, atol=2 / 255 / min(STD))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vitrellis.data.augmentation.resampling import Interpolation
 from vitrellis.data.augmentation.warps import (
     rotation,
     shear_x,
@@ -22,58 +23,63 @@ FILL = (124, 116, 104)
 STRENGTHS = torch.tensor([-0.3017, -0.11337, 0.0, 0.01741, 0.20713, 0.29871], dtype=torch.float64)
 
 
+KERNELS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
 def images(channels: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (6, channels, *SIZE), dtype=torch.uint8, generator=generator)
 
 
-def pillow_affine(image: Image.Image, coefficients: tuple[float, ...]) -> Image.Image:
+def pillow_affine(
+    image: Image.Image, coefficients: tuple[float, ...], kernel: Image.Resampling
+) -> Image.Image:
     return image.transform(
-        image.size,
-        Image.Transform.AFFINE,
-        coefficients,
-        resample=Image.Resampling.BILINEAR,
-        fillcolor=FILL,
+        image.size, Image.Transform.AFFINE, coefficients, resample=kernel, fillcolor=FILL
     )
 
 
-def pillow_rotate(image: Image.Image, degrees: float) -> Image.Image:
-    return image.rotate(degrees, resample=Image.Resampling.BILINEAR, fillcolor=FILL)
+def pillow_rotate(image: Image.Image, degrees: float, kernel: Image.Resampling) -> Image.Image:
+    return image.rotate(degrees, resample=kernel, fillcolor=FILL)
 
 
 CASES: list[
     tuple[Callable[[Tensor, tuple[int, int]], Tensor], float, Callable[..., Image.Image]]
 ] = [
     (rotation, 100.0, pillow_rotate),
-    (shear_x, 1.0, lambda image, s: pillow_affine(image, (1, s, 0, 0, 1, 0))),
-    (shear_y, 1.0, lambda image, s: pillow_affine(image, (1, 0, 0, s, 1, 0))),
-    (translation_x, 1.0, lambda image, s: pillow_affine(image, (1, 0, s * 30, 0, 1, 0))),
-    (translation_y, 1.0, lambda image, s: pillow_affine(image, (1, 0, 0, 0, 1, s * 24))),
+    (shear_x, 1.0, lambda image, s, k: pillow_affine(image, (1, s, 0, 0, 1, 0), k)),
+    (shear_y, 1.0, lambda image, s, k: pillow_affine(image, (1, 0, 0, s, 1, 0), k)),
+    (translation_x, 1.0, lambda image, s, k: pillow_affine(image, (1, 0, s * 30, 0, 1, 0), k)),
+    (translation_y, 1.0, lambda image, s, k: pillow_affine(image, (1, 0, 0, 0, 1, s * 24), k)),
 ]
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("matrices", "unit", "theirs"), CASES)
 def test_warps_are_those_of_pillow(
+    interpolation: Interpolation,
     matrices: Callable[[Tensor, tuple[int, int]], Tensor],
     unit: float,
     theirs: Callable[..., Image.Image],
 ) -> None:
     stored = images(3)
-    mine = warp(stored, matrices(STRENGTHS * unit, SIZE), torch.tensor(FILL).float())
+    fill = torch.tensor(FILL).float()
+    mine = warp(stored, matrices(STRENGTHS * unit, SIZE), fill, interpolation)
     for row, strength in enumerate(STRENGTHS.tolist()):
         picture = Image.fromarray(stored[row].permute(1, 2, 0).numpy())
-        expected = np.array(theirs(picture, strength * unit))
+        expected = np.array(theirs(picture, strength * unit, KERNELS[interpolation]))
         difference = (mine[row].permute(1, 2, 0).int() - torch.from_numpy(expected).int()).abs()
         # both truncate; single and double precision fall on different sides of a level
         assert difference.max() <= 1
         assert (difference > 0).double().mean() < 0.02
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("channels", [1, 5])
-def test_no_strength_changes_nothing(channels: int) -> None:
-    stored = images(channels)
+def test_no_strength_changes_nothing(channels: int, interpolation: Interpolation) -> None:
+    stored, fill = images(channels), torch.zeros(channels)
     for matrices, _, _ in CASES:
-        still = warp(stored, matrices(torch.zeros(6), SIZE), torch.zeros(channels))
+        still = warp(stored, matrices(torch.zeros(6), SIZE), fill, interpolation)
         assert torch.equal(still, stored)
 
 
@@ -83,7 +89,8 @@ def test_what_comes_from_outside_is_filled_by_channel() -> None:
     assert torch.equal(away.float(), fill.view(1, 4, 1, 1).expand(6, 4, *SIZE))
 
 
-def test_an_image_is_warped_to_the_same_bits_in_any_company() -> None:
-    stored, matrices = images(3), rotation(STRENGTHS * 100, SIZE)
-    whole = warp(stored, matrices, torch.zeros(3))
-    assert torch.equal(warp(stored[4:5], matrices[4:5], torch.zeros(3)), whole[4:5])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_an_image_is_warped_to_the_same_bits_in_any_company(interpolation: Interpolation) -> None:
+    stored, matrices, fill = images(3), rotation(STRENGTHS * 100, SIZE), torch.zeros(3)
+    whole = warp(stored, matrices, fill, interpolation)
+    assert torch.equal(warp(stored[4:5], matrices[4:5], fill, interpolation), whole[4:5])

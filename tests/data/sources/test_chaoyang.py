@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.data.sources.replicas import shades, write_image
 from vitrellis.data.sources import load_source
-from vitrellis.errors import VitrellisError
+from vitrellis.errors import UsageError, VitrellisError
 
 
 def write(folder: Path) -> Path:
@@ -34,6 +35,27 @@ def test_two_splits_of_four_classes(tmp_path: Path, nested: str) -> None:
     assert list(source.splits) == ["train", "test"]
     for split in source.splits.values():
         assert shades(split) == [10 * int(label) + 100 for label in split.labels]
+
+
+def test_the_labels_of_one_pathologist(tmp_path: Path) -> None:
+    write(tmp_path)
+    source = load_source("chaoyang", tmp_path)
+    rows = json.loads((tmp_path / "train.json").read_text())
+    for number, row in enumerate(rows):
+        row["label_B"] = number % 4
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    by_one = load_source("chaoyang", tmp_path, args={"annotator": "B"})
+    assert by_one.train.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert by_one.test is not None
+    assert source.test is not None
+    assert torch.equal(by_one.test.labels, source.test.labels)  # those that all agreed on
+    with pytest.raises(UsageError, match=r"pathologist .*'D'"):
+        load_source("chaoyang", tmp_path, args={"annotator": "D"})
+
+
+def test_numbers_of_images_that_differ_from_the_published_ones(tmp_path: Path) -> None:
+    (note,) = load_source("chaoyang", write(tmp_path)).notes
+    assert "8 train, 4 test images, and the published splits have 4,021 train, 2,139 test" in note
 
 
 @pytest.mark.parametrize(

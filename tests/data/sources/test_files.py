@@ -124,19 +124,36 @@ def test_an_image_that_changes_its_size_during_a_run_is_named(tmp_path: Path) ->
 def test_files_that_are_not_opened_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image, which shows later")
     save(tmp_path / "b.png", mode="RGB")
-    images = ImageFiles.unopened(tmp_path, ["a.png", "b.png"], 3)
+    images = ImageFiles.unopened(tmp_path, ["a.png", "b.png"], 3, named_in=tmp_path / "list.txt")
     assert len(images) == 2
     assert images[1].shape == (3, 3, 4)
     with pytest.raises(VitrellisError, match=r"a\.png: is not an image"):
         images[0]
     with pytest.raises(VitrellisError, match=r"c\.png: no such file\. 1 more of 3 files"):
-        ImageFiles.unopened(tmp_path, ["a.png", "c.png", "d.png"], 3)
+        ImageFiles.unopened(
+            tmp_path, ["a.png", "c.png", "d.png"], 3, named_in=tmp_path / "list.txt"
+        )
 
 
 def test_their_fingerprint_follows_names_and_lengths(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
-    first = ImageFiles.unopened(tmp_path, ["a.png"], 3).fingerprint()
+    first = ImageFiles.unopened(
+        tmp_path, ["a.png"], 3, named_in=tmp_path / "list.txt"
+    ).fingerprint()
     save(tmp_path / "a.png", size=(40, 30))
-    second = ImageFiles.unopened(tmp_path, ["a.png"], 3).fingerprint()
+    second = ImageFiles.unopened(
+        tmp_path, ["a.png"], 3, named_in=tmp_path / "list.txt"
+    ).fingerprint()
     (tmp_path / "a.png").rename(tmp_path / "b.png")
-    assert len({first, second, ImageFiles.unopened(tmp_path, ["b.png"], 3).fingerprint()}) == 3
+    assert (
+        len(
+            {
+                first,
+                second,
+                ImageFiles.unopened(
+                    tmp_path, ["b.png"], 3, named_in=tmp_path / "list.txt"
+                ).fingerprint(),
+            }
+        )
+        == 3
+    )

@@ -166,7 +166,10 @@ def test_nothing_to_tell_apart(tmp_path: Path) -> None:
 
 def test_splits_under_other_names(tmp_path: Path) -> None:
     fill(tmp_path, "training/a/1.png", "training/b/1.png", "testing/a/1.png")
-    assert "no train/. Splits are called train, val (or valid) and test" in message(tmp_path)
+    assert (
+        "no train/. Splits are called train, val (or valid, validation, dev) and test"
+        in message(tmp_path)
+    )
 
 
 def test_splits_that_contradict_each_other(tmp_path: Path) -> None:

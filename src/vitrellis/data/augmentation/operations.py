@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vitrellis.data.augmentation.blur import blur
-from vitrellis.data.augmentation.resampling import replace_rows
+from vitrellis.data.augmentation.resampling import Interpolation, replace_rows
 from vitrellis.data.augmentation.steps import PixelStep
 from vitrellis.data.augmentation.tones import LOOK_UPS, color, hue, look_up, sharpness
 from vitrellis.data.augmentation.warps import WARPS, combined, warp
+from vitrellis.data.randomness import uniform
 
 OPERATIONS = (*LOOK_UPS, *WARPS, "Color", "Sharpness", "Hue", "Blur")
 """All operations, by timm's names where timm has them."""
+WarpInterpolation = Literal["bilinear", "bicubic", "random"]
+"""The kernel of warps; timm, unless told, draws one of the two for each."""
 NOTHING = -1
 """Stands in the place of an operation's index for no operation."""
 
@@ -32,10 +35,12 @@ class Layers(NamedTuple):
         operations: `(B, layers)` int64, index into `OPERATIONS`, or `NOTHING`.
         strengths: `(B, layers)` float64, in each operation's unit: bits, grey levels, degrees,
             shares, factors or deviations. Undefined for `NOTHING`.
+        is_bicubic: `(B, layers)` bool, whether a warp is bicubic; None if all are bilinear.
     """
 
     operations: Tensor
     strengths: Tensor
+    is_bicubic: Tensor | None = None
 
 
 class Policy(PixelStep):
@@ -68,8 +73,24 @@ def apply_layers(images: Tensor, layers: Layers, fill: Tensor) -> None:
         layers: The operations that a policy drew.
         fill: `(C,)` float32, the grey levels that warps put outside of the image.
     """
-    for operations, strengths in zip(layers.operations.T, layers.strengths.T, strict=True):
-        operate(images, operations, strengths, fill)
+    for layer in range(layers.operations.shape[1]):
+        is_bicubic = None if layers.is_bicubic is None else layers.is_bicubic[:, layer]
+        operate(images, layers.operations[:, layer], layers.strengths[:, layer], fill, is_bicubic)
+
+
+def bicubic_warps(keys: Tensor, num_layers: int, interpolation: WarpInterpolation) -> Tensor | None:
+    """Which warps are bicubic, `(B, num_layers)` bool; None if all are bilinear.
+
+    Args:
+        keys: `(B,)` of the samples, on the CPU.
+        num_layers: Number of operations for each sample.
+        interpolation: The kernel, or "random" for one of the two, each as often.
+    """
+    if interpolation == "random":
+        return uniform(keys, "warp-interpolation", num_layers) < 0.5
+    if interpolation == "bicubic":
+        return torch.ones(len(keys), num_layers, dtype=torch.bool)
+    return None
 
 
 def warp_matrices(layers: Layers, size: tuple[int, int]) -> Tensor:
@@ -92,7 +113,13 @@ def warp_matrices(layers: Layers, size: tuple[int, int]) -> Tensor:
     return whole
 
 
-def operate(images: Tensor, operations: Tensor, strengths: Tensor, fill: Tensor) -> None:
+def operate(
+    images: Tensor,
+    operations: Tensor,
+    strengths: Tensor,
+    fill: Tensor,
+    is_bicubic: Tensor | None = None,
+) -> None:
     """Applies one operation to each image, in place.
 
     Args:
@@ -100,14 +127,20 @@ def operate(images: Tensor, operations: Tensor, strengths: Tensor, fill: Tensor)
         operations: `(B,)` int64 on the CPU, index into `OPERATIONS`, or `NOTHING`.
         strengths: `(B,)` float64 on the CPU.
         fill: `(C,)` float32, grey levels.
+        is_bicubic: `(B,)` bool on the CPU, whether a warp is bicubic; None if all are bilinear.
     """
+    if is_bicubic is None:
+        is_bicubic = torch.zeros(len(operations), dtype=torch.bool)
     counts = torch.bincount(operations + 1, minlength=len(OPERATIONS) + 1).tolist()
     order = operations.argsort(stable=True)
+    cubic = is_bicubic[order].split(counts)[1:]
     sorted_strengths = strengths[order].to(images.device).split(counts)[1:]
     sorted_rows = order.to(images.device).split(counts)[1:]
     calls = {
-        name: (rows, strength)
-        for name, rows, strength in zip(OPERATIONS, sorted_rows, sorted_strengths, strict=True)
+        name: (rows, _Call(strength, which))
+        for name, rows, strength, which in zip(
+            OPERATIONS, sorted_rows, sorted_strengths, cubic, strict=True
+        )
         if len(rows)
     }
     for family, change in _FAMILIES.items():
@@ -118,37 +151,59 @@ def operate(images: Tensor, operations: Tensor, strengths: Tensor, fill: Tensor)
             replace_rows(images, rows, change(images.index_select(0, rows), by_name, fill))
 
 
-def _look_up(images: Tensor, strengths: dict[str, Tensor], fill: Tensor) -> Tensor:
+class _Call(NamedTuple):
+    """What an operation is to do to its images."""
+
+    strengths: Tensor
+    """`(b,)` float64, on the images' device."""
+    is_bicubic: Tensor
+    """`(b,)` bool, on the CPU; it matters to warps only."""
+
+
+_Change = Callable[[Tensor, dict[str, _Call], Tensor], Tensor]
+"""Operations that are applied together: a function of images, calls by operation, and fill."""
+
+
+def _look_up(images: Tensor, calls: dict[str, _Call], fill: Tensor) -> Tensor:
     del fill
     channels = images.shape[1]
-    parts = images.split([len(strength) for strength in strengths.values()])
+    parts = images.split([len(call.strengths) for call in calls.values()])
     tables = [
-        LOOK_UPS[name](part, strength).expand(-1, channels, -1)
-        for part, (name, strength) in zip(parts, strengths.items(), strict=True)
+        LOOK_UPS[name](part, call.strengths).expand(-1, channels, -1)
+        for part, (name, call) in zip(parts, calls.items(), strict=True)
     ]
     return look_up(images, torch.cat(tables))
 
 
-def _warp(images: Tensor, strengths: dict[str, Tensor], fill: Tensor) -> Tensor:
+def _warp(images: Tensor, calls: dict[str, _Call], fill: Tensor) -> Tensor:
     height, width = images.shape[-2:]
-    matrices = [WARPS[name](strength, (height, width)) for name, strength in strengths.items()]
-    return warp(images, torch.cat(matrices), fill)
+    matrices = torch.cat(
+        [WARPS[name](call.strengths, (height, width)) for name, call in calls.items()]
+    )
+    is_bicubic = torch.cat([call.is_bicubic for call in calls.values()])
+    if not is_bicubic.any():
+        return warp(images, matrices, fill)
+    out = torch.empty_like(images)
+    kernels: dict[Interpolation, Tensor] = {"bilinear": ~is_bicubic, "bicubic": is_bicubic}
+    for interpolation, chosen in kernels.items():
+        rows = chosen.nonzero().squeeze(1).to(images.device)
+        if len(rows):
+            replace_rows(out, rows, warp(images[rows], matrices[rows], fill, interpolation))
+    return out
 
 
-def _alone(
-    change: Callable[[Tensor, Tensor], Tensor],
-) -> Callable[[Tensor, dict[str, Tensor], Tensor], Tensor]:
+def _alone(change: Callable[[Tensor, Tensor], Tensor]) -> _Change:
     """A family of one: a function of images and strengths."""
 
-    def changed(images: Tensor, strengths: dict[str, Tensor], fill: Tensor) -> Tensor:
+    def changed(images: Tensor, calls: dict[str, _Call], fill: Tensor) -> Tensor:
         del fill
-        (strength,) = strengths.values()
-        return change(images, strength)
+        (call,) = calls.values()
+        return change(images, call.strengths)
 
     return changed
 
 
-_FAMILIES: dict[tuple[str, ...], Callable[[Tensor, dict[str, Tensor], Tensor], Tensor]] = {
+_FAMILIES: dict[tuple[str, ...], _Change] = {
     tuple(LOOK_UPS): _look_up,
     tuple(WARPS): _warp,
     ("Color",): _alone(color),
@@ -156,4 +211,3 @@ _FAMILIES: dict[tuple[str, ...], Callable[[Tensor, dict[str, Tensor], Tensor], T
     ("Hue",): _alone(hue),
     ("Blur",): _alone(blur),
 }
-"""Operations that are applied together: a function of images, strengths by operation, and fill."""

@@ -2,21 +2,22 @@
 
 RandAugment: Cubuk et al., 2020, https://arxiv.org/abs/1909.13719, in timm's version, whose
 notation, operations, magnitudes and probability of 0.5 an operation this follows
-(`timm/data/auto_augment.py`). How we differ: warps are bilinear (timm draws bilinear or bicubic
-unless told), and of timm's notation the parts `mmax`, `t` and `w` are left out.
+(`timm/data/auto_augment.py`). How we differ: warps are bilinear unless told (timm draws bilinear or
+bicubic; `warp_interpolation` says so), and of timm's notation the parts `mmax`, `t` and `w` are
+left out.
 
 AutoAugment: Cubuk et al., CVPR 2019, https://arxiv.org/abs/1805.09501. The pairs, their
 probabilities and magnitudes are torchvision's tables of the published ones
 (`torchvision.transforms.AutoAugment`), and so is what a magnitude means. How we differ: warps are
-bilinear, as in our RandAugment, and bring in the mean colour. Those of torchvision take the nearest
-pixel and bring in black unless told.
+bilinear or bicubic, as in our RandAugment, and bring in the mean colour. Those of torchvision take
+the nearest pixel and bring in black unless told.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
@@ -25,7 +26,14 @@ from torch import Tensor
 from torchvision.transforms import AutoAugment as Published
 from torchvision.transforms import AutoAugmentPolicy
 
-from vitrellis.data.augmentation.operations import NOTHING, OPERATIONS, Layers, Policy
+from vitrellis.data.augmentation.operations import (
+    NOTHING,
+    OPERATIONS,
+    Layers,
+    Policy,
+    WarpInterpolation,
+    bicubic_warps,
+)
 from vitrellis.data.augmentation.steps import AugmentationKeys, Step
 from vitrellis.data.randomness import integers, normal, uniform
 from vitrellis.errors import UsageError
@@ -48,6 +56,9 @@ class PolicyKeys(AugmentationKeys):
     """RandAugment in timm's notation, such as `rand-m9-mstd0.5-inc1`; none if not given."""
     auto_augment: PolicyName | None = None
     """AutoAugment's policy that was learned on these images, in place of RandAugment."""
+    warp_interpolation: WarpInterpolation = "bilinear"
+    """The interpolation with which these two rotate, shear and move images; `random` draws one of
+    the two for each operation, as timm does if it is not told."""
 
     @model_validator(mode="after")
     def _one_policy(self) -> Self:
@@ -61,14 +72,17 @@ class PolicyKeys(AugmentationKeys):
     def step(self) -> Step | None:
         """The policy."""
         if self.auto_augment is not None:
-            return AutoAugment(self.auto_augment)
-        return None if self.rand_augment is None else parse_policy(self.rand_augment)
+            return AutoAugment(self.auto_augment, self.warp_interpolation)
+        if self.rand_augment is None:
+            return None
+        return replace(parse_policy(self.rand_augment), warp_interpolation=self.warp_interpolation)
 
     def words(self) -> list[str]:
         """RandAugment's notation, or AutoAugment's name."""
+        warps = "" if self.warp_interpolation == "bilinear" else f" ({self.warp_interpolation})"
         if self.auto_augment is not None:
-            return [f"AutoAugment of {self.auto_augment}"]
-        return [] if self.rand_augment is None else [self.rand_augment]
+            return [f"AutoAugment of {self.auto_augment}{warps}"]
+        return [] if self.rand_augment is None else [f"{self.rand_augment}{warps}"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,7 @@ class RandAugment(Policy):
         num_layers: `n`, the number of operations, one after the other.
         probability: `p`, the probability that an operation is applied at all.
         increasing: `inc1`, whether every operation grows stronger with the magnitude.
+        warp_interpolation: The kernel of rotation, shear and translation.
     """
 
     magnitude: float = HIGHEST_MAGNITUDE
@@ -88,6 +103,7 @@ class RandAugment(Policy):
     num_layers: int = 2
     probability: float = 0.5
     increasing: bool = False
+    warp_interpolation: WarpInterpolation = "bilinear"
 
     def draw(self, keys: Tensor, size: tuple[int, int]) -> Layers:
         """Operations and strengths of `num_layers` layers, whatever the size; see `Policy`."""
@@ -97,7 +113,9 @@ class RandAugment(Policy):
         is_done = whether < self.probability
         indices = torch.where(is_done, (which * len(CHOICES)).long(), NOTHING)
         signs = torch.where(sign < 0.5, -1.0, 1.0)
-        return Layers(indices, strengths(indices, self.magnitudes(keys), signs, self.increasing))
+        strength = strengths(indices, self.magnitudes(keys), signs, self.increasing)
+        is_bicubic = bicubic_warps(keys, self.num_layers, self.warp_interpolation)
+        return Layers(indices, strength, is_bicubic)
 
     def magnitudes(self, keys: Tensor) -> Tensor:
         """One for each sample and layer, `(B, num_layers)` float64."""
@@ -217,9 +235,13 @@ class AutoAugment(Policy):
 
     Args:
         name: The dataset that it was learned on.
+        warp_interpolation: The kernel of rotation, shear and translation.
     """
 
-    def __init__(self, name: PolicyName) -> None:
+    def __init__(
+        self, name: PolicyName, warp_interpolation: WarpInterpolation = "bilinear"
+    ) -> None:
+        self.warp_interpolation: WarpInterpolation = warp_interpolation
         pairs = Published(AutoAugmentPolicy(name)).policies
         names = [[_OWN_NAMES.get(name, name) for name, _, _ in pair] for pair in pairs]
         self.operations = torch.tensor([[OPERATIONS.index(n) for n in pair] for pair in names])
@@ -235,7 +257,8 @@ class AutoAugment(Policy):
         is_done = whether < self.probabilities[which]
         signs = torch.where(sign < 0.5, -1.0, 1.0)
         strengths = auto_strengths(operations, magnitudes, signs, size)
-        return Layers(torch.where(is_done, operations, NOTHING), strengths)
+        is_bicubic = bicubic_warps(keys, 2, self.warp_interpolation)
+        return Layers(torch.where(is_done, operations, NOTHING), strengths, is_bicubic)
 
 
 def auto_strengths(

@@ -1,9 +1,9 @@
-"""From stored images to a model's input: augmented for training, plain for evaluation.
+"""From stored images to a model's input in training: augmented and normalised.
 
-Both take a whole batch of uint8 images on any device. Order as in timm and torchvision: crop and
-flip, AutoAugment or RandAugment, colour jitter, greyscale, blur, normalisation, random erasing,
-Cutout. Random numbers are drawn on the CPU, a few for each image, so that they are the same on
-every device and the CPU never waits for an accelerator.
+A whole batch of uint8 images is augmented at once, on any device. Order as in timm and torchvision:
+crop and flip, AutoAugment or RandAugment, colour jitter, greyscale, blur, normalisation, random
+erasing, Cutout. Random numbers are drawn on the CPU, a few for each image, so that they are the
+same on every device and the CPU never waits for an accelerator.
 """
 
 from __future__ import annotations
@@ -14,42 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrellis.data.augmentation.crops import CropAndFlip, whole_boxes
-from vitrellis.data.augmentation.resampling import Interpolation, cached_parts, crop_resize
+from vitrellis.data.augmentation.crops import CropAndFlip
+from vitrellis.data.augmentation.resampling import Interpolation, cached_parts
 from vitrellis.data.augmentation.steps import NormalizedStep, PixelStep
 from vitrellis.data.augmentation.view import View
 from vitrellis.data.augmentation.warps import combined
-
-
-class EvalTransform:
-    """Evaluation: the whole image at the model's size, normalised.
-
-    Args:
-        size: `(h, w)` in pixels.
-        mean: Mean per channel, of images in [0, 1].
-        std: Standard deviation per channel.
-        interpolation: The kernel for resizing.
-    """
-
-    def __init__(
-        self,
-        *,
-        size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        interpolation: Interpolation = "bicubic",
-    ) -> None:
-        self.size = size
-        self.interpolation: Interpolation = interpolation
-        self._normalize = Normalize(mean, std)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 `(B, C, H, W)` to float32 `(B, C, h, w)`."""
-        if images.shape[-2:] == self.size:
-            return self._normalize(images)
-        return crop_resize(
-            images, whole_boxes(images), self.size, self.interpolation, finish=self._normalize.into
-        )
 
 
 class TrainTransform:

@@ -19,9 +19,22 @@ def read_json(file: Path) -> Any:
     """
     content = read_file(file)
     try:
-        return json.loads(content)
+        return parse_json(content)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise VitrellisError(f"{file}: is not JSON, or damaged or cut off ({error})") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. NaN and infinity, which Python's own reader takes, are not JSON.
+
+    Raises:
+        json.JSONDecodeError: If it is not JSON.
+    """
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise json.JSONDecodeError(f"{constant} is no number of JSON", constant, 0)
 
 
 def records(values: Any, keys: Mapping[str, type], file: Path, where: str) -> list[dict[str, Any]]:

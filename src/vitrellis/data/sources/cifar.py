@@ -172,3 +172,12 @@ LAYOUTS = {
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
 }
+RECOGNIZED_BY = {
+    "cifar10": lambda root: any(
+        (path / "data_batch_1").is_file() for path in (root, root / "cifar-10-batches-py")
+    ),
+    "cifar100": lambda root: any(
+        (path / "meta").is_file() and (path / "train").is_file()
+        for path in (root, root / "cifar-100-python")
+    ),
+}

@@ -9,10 +9,11 @@ more bands than colours is refused, because Pillow would drop them.
 
 from __future__ import annotations
 
+import io
 import struct
 import tokenize
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +117,33 @@ def read_image(path: Path, channels: int | None = None) -> Tensor:
         raise _unreadable(path, error) from None
 
 
+def decode_image(content: bytes, channels: int | None, name: str) -> Tensor:
+    """The pixels of an image file that is in memory, as `read_image` reads it.
+
+    Args:
+        content: The bytes of the file; an array if they begin as `.npy` files do.
+        channels: Number of channels to return; the image's own number if None.
+        name: The image's name in an error message.
+
+    Returns:
+        uint8 `(C, H, W)`.
+
+    Raises:
+        VitrellisError: If it is no image, damaged, or cannot have so many channels.
+    """
+    try:
+        if content.startswith(np.lib.format.MAGIC_PREFIX):
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+            pixels = torch.from_numpy(np.array(_as_image(array, Path(name)))).permute(2, 0, 1)
+            return to_channels(pixels.contiguous(), channels or len(pixels), name)
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            return image_pixels(_upright(image), channels, name)
+    except VitrellisError:
+        raise
+    except _DAMAGE as error:
+        raise _unreadable(Path(name), error) from None
+
+
 def image_pixels(image: Image.Image, channels: int | None, name: str) -> Tensor:
     """The pixels of a Pillow image.
 
@@ -145,7 +173,11 @@ def image_pixels(image: Image.Image, channels: int | None, name: str) -> Tensor:
 
 def _open_array(path: Path) -> npt.NDArray[np.uint8]:
     """The array in a `.npy` file, `(H, W, C)`, mapped rather than read; never a pickle."""
-    array: npt.NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="r")
+    return _as_image(np.lib.format.open_memmap(path, mode="r"), path)
+
+
+def _as_image(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8]:
+    """`(H, W, C)`, if the array is an image."""
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.dtype != np.uint8 or 0 in array.shape:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.source import Source, Split, root_folder
-from vitrellis.data.sources.files import ImageFiles, channels_of, inspect_files
+from vitrellis.data.sources.files import ImageFiles, channels_of, inspect_files, path_below
 from vitrellis.data.splits import stratified_split
 from vitrellis.errors import UsageError, VitrellisError
 
@@ -100,7 +100,7 @@ def _read_labels(folder: Path) -> tuple[list[Path], Tensor, Tensor]:
                 f"{file}: line {number} is {line!r}; expected an image, a defect probability (0, "
                 "1/3, 2/3 or 1) and mono or poly"
             )
-        paths.append(folder / words[0])
+        paths.append(folder / path_below(folder, words[0], file))
         levels.append(level)
         kinds.append(_KINDS.index(words[2]))
     return paths, torch.tensor(levels, dtype=torch.int64), torch.tensor(kinds, dtype=torch.int64)
@@ -117,3 +117,6 @@ def _level(word: str) -> int | None:
 
 
 LAYOUTS = {"elpv": load_elpv}
+RECOGNIZED_BY = {
+    "elpv": lambda root: (root / "labels.csv").is_file() and (root / "images").is_dir()
+}

@@ -80,3 +80,4 @@ def _find(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:
 
 
 LAYOUTS = {"fashion-mnist": load_fashion_mnist}
+RECOGNIZED_BY = {"fashion-mnist": lambda root: any(root.glob("train-images*-ubyte*"))}

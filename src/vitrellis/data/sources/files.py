@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from torch import Tensor
@@ -57,6 +57,31 @@ def visible(folder: Path) -> list[Path]:
     except OSError as error:
         raise VitrellisError(f"{folder}: cannot be read: {error.strerror}") from None
     return [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _CLUTTER]
+
+
+def path_below(root: Path, path: str, file: Path | str) -> str:
+    """`path`, if it leads to a place below `root`.
+
+    Args:
+        root: The folder that paths begin at.
+        path: A path that a file names, with slashes.
+        file: The file that names it, for the message.
+
+    Raises:
+        VitrellisError: If the path is absolute, or leads out of the folder by `..`.
+    """
+    on_windows = os.name == "nt"
+    pure = PureWindowsPath(path) if on_windows else PurePosixPath(path)
+    depth = 0
+    is_below = not pure.anchor and "\0" not in path
+    for part in pure.parts:
+        depth += -1 if part == ".." else 1
+        is_below = is_below and depth >= 0
+    if not is_below:
+        raise VitrellisError(
+            f"{file}: names {path!r}, which is outside {root}; paths are below that folder"
+        )
+    return path
 
 
 def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
@@ -170,7 +195,13 @@ class ImageFiles:
 
     @classmethod
     def unopened(
-        cls, root: Path, paths: Sequence[str], channels: int, size: tuple[int, int] | None = None
+        cls,
+        root: Path,
+        paths: Sequence[str],
+        channels: int,
+        size: tuple[int, int] | None = None,
+        *,
+        named_in: Path,
     ) -> ImageFiles:
         """Collect the files of a large dataset whose number of channels is known.
 
@@ -181,10 +212,14 @@ class ImageFiles:
             paths: Each file's path below it.
             channels: Channels of every image, converted if need be.
             size: `(H, W)` if all have the same size.
+            named_in: The file that names them, for messages.
 
         Raises:
-            VitrellisError: If any is missing: names the first, and counts the others.
+            VitrellisError: If any is missing (names the first, and counts the others), or is not
+                below the folder.
         """
+        for path in paths:
+            path_below(root, path, named_in)
         parts = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
         with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
             lengths = [n for part in pool.map(lambda p: _lengths(root, p), parts) for n in part]

@@ -56,7 +56,7 @@ def load_flowers102(
     def split(numbers: npt.NDArray[np.int64]) -> Split:
         """The images of these numbers, which begin at 1, as labels do."""
         paths = [f"jpg/image_{number:05}.jpg" for number in numbers]
-        images = ImageFiles.unopened(folder, paths, channels or 3)
+        images = ImageFiles.unopened(folder, paths, channels or 3, named_in=folder / "setid.mat")
         return Split(images, torch.from_numpy(labels[numbers - 1] - 1))
 
     return Source(
@@ -89,3 +89,9 @@ def _numbers(file: Path, key: str, highest: int) -> npt.NDArray[np.int64]:
 
 
 LAYOUTS = {"flowers102": load_flowers102}
+RECOGNIZED_BY = {
+    "flowers102": lambda root: any(
+        (folder / "setid.mat").is_file()
+        for folder in (root, root / "flowers", root / "flowers-102")
+    )
+}

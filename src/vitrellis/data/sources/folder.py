@@ -1,9 +1,10 @@
 """Images in folders named after their classes.
 
-Either `ROOT/CLASS/*.jpg`, or `ROOT/train/CLASS/*.jpg` with `val` (or `valid`) and `test` beside
-`train`, both optional. Folders inside a class folder belong to it. Classes are numbered in the
-order of their names' Unicode characters (so `10` comes before `2`), as torchvision's ImageFolder
-does; names are compared in their composed form (NFC), because systems store accents differently.
+Either `ROOT/CLASS/*.jpg`, or `ROOT/train/CLASS/*.jpg` with `val` (or `valid`, `validation`, `dev`)
+and `test` beside `train`, both optional. Folders inside a class folder belong to it. Classes are
+numbered in the order of their names' Unicode characters (so `10` comes before `2`), as
+torchvision's ImageFolder does; names are compared in their composed form (NFC), because systems
+store accents differently.
 """
 
 from __future__ import annotations
@@ -24,30 +25,44 @@ from vitrellis.data.sources.files import (
     list_images,
     visible,
 )
-from vitrellis.errors import VitrellisError
+from vitrellis.errors import UsageError, VitrellisError
 
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
-_LOOKS_LIKE_SPLIT = frozenset({*_SPLITS, "training", "validation", "dev", "testing"})
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
+_SPLITS |= {"test": "test"}
+_LOOKS_LIKE_SPLIT = frozenset({*_SPLITS, "training", "testing"})
 _CONTENTS = (
     "one folder of images per class, or train/ (with val/ and test/ if you have them) "
     "that holds such folders"
 )
+_KNOWN_COPIES: dict[tuple[int, ...], str] = {
+    (102, 6552, 818, 819): "these look like Flowers-102 in a split of Kaggle (6,552 train, 818 val "
+    "and 819 test images); published figures are of the official split, which trains on 2,040 or "
+    "1,020 images and tests on 6,149: they do not compare",
+}
+"""Notes on copies in class folders, by their numbers of classes and of images of each split."""
 _Classes = dict[str, Listing]
 
 
-def load_folder(root: Path | None, channels: int | None = None) -> Source:
+def load_folder(root: Path | None, channels: int | None = None, *, val_is: str = "val") -> Source:
     """Images in class folders; pixels are read when they are needed.
 
     Args:
         root: The folder.
         channels: 1 or 3 to make all images grey or colour; None chooses grey if all are.
+        val_is: "test" if the images in `val/` are those that figures are reported on, and there is
+            no `test/`; a validation split is then cut from the training images.
 
     Raises:
+        UsageError: If `val_is` has another value, or `val/` cannot be the test split.
         VitrellisError: If the folders are laid out otherwise, a class has no training image, or a
             file that is named like an image is none.
     """
+    if val_is not in ("val", "test"):
+        raise UsageError(f"data.args.val_is: is {val_is!r}; val or test is meant")
     folder = root_folder(root, "folder", _CONTENTS)
     split_folders = _split_folders(folder)
+    if val_is == "test":
+        split_folders = _val_as_test(split_folders, folder)
     classes_of = {split: _classes(path, split) for split, path in split_folders.items()}
     _check_training_classes(classes_of["train"], split_folders["train"], folder)
     for split, classes in classes_of.items():
@@ -92,7 +107,8 @@ def _named_splits(root: Path, named: list[Path], others: list[Path]) -> dict[str
     if strange is not None:
         raise VitrellisError(
             f"{root}: holds train/ with class folders, and images in {strange.name}/ too. "
-            f"Beside train/ there may be val/ (or valid/) and test/; move {strange.name}/ away"
+            "Beside train/ there may be val/ (or valid/, validation/, dev/) and test/; "
+            f"move {strange.name}/ away"
         )
     splits: dict[str, Path] = {}
     for folder in named:
@@ -106,12 +122,21 @@ def _named_splits(root: Path, named: list[Path], others: list[Path]) -> dict[str
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 
 
+def _val_as_test(split_folders: dict[str, Path], root: Path) -> dict[str, Path]:
+    if "val" not in split_folders or "test" in split_folders:
+        holds = ", ".join(f"{path.name}/" for path in split_folders.values())
+        raise UsageError(
+            f"data.args.val_is=test: needs val/ and no test/ beside train/; {root} has {holds}"
+        )
+    return {"train": split_folders["train"], "test": split_folders["val"]}
+
+
 def _refuse_splits(root: Path, folders: list[Path], train: Path | None) -> None:
     names = ", ".join(f"{folder.name}/" for folder in folders)
     if train is None:
         raise VitrellisError(
             f"{root}: holds {names}, which look like splits, but no train/. "
-            "Splits are called train, val (or valid) and test"
+            "Splits are called train, val (or valid, validation, dev) and test"
         )
     raise VitrellisError(
         f"{train}: holds no class folders. Put its images into one folder per class: "
@@ -195,6 +220,12 @@ def _labels(classes: _Classes, class_names: tuple[str, ...]) -> torch.Tensor:
 
 
 def _notes(classes_of: dict[str, _Classes]) -> tuple[str, ...]:
+    counts = [sum(len(files.images) for files in c.values()) for c in classes_of.values()]
+    copy = _KNOWN_COPIES.get((len(classes_of["train"]), *counts))
+    return ((copy,) if copy else ()) + _left_out(classes_of)
+
+
+def _left_out(classes_of: dict[str, _Classes]) -> tuple[str, ...]:
     others = [p for c in classes_of.values() for listing in c.values() for p in listing.others]
     if not others:
         return ()

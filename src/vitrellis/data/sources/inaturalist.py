@@ -157,8 +157,10 @@ def _split(
         labels.append(class_of[category])
     paths = [image["file_name"] for image in images]
     return Split(
-        ImageFiles.unopened(folder, paths, channels or 3), torch.tensor(labels, dtype=torch.int64)
+        ImageFiles.unopened(folder, paths, channels or 3, named_in=file),
+        torch.tensor(labels, dtype=torch.int64),
     )
 
 
 LAYOUTS = {"inaturalist": load_inaturalist}
+RECOGNIZED_BY = {"inaturalist": lambda root: any(root.glob("train[0-9][0-9][0-9][0-9].json"))}

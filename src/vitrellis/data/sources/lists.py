@@ -1,9 +1,9 @@
 """Images named in text files: a path below the root, a space and the class number on each line.
 
 The form of ImageNet-LT and Places-LT (Liu et al., CVPR 2019, https://arxiv.org/abs/1904.05160), of
-iNaturalist-2018 as used in papers on long tails, and of DomainNet. Class numbers are used as they
-are. The existence of files is checked, but they are opened only when their pixels are needed;
-images have three channels.
+iNaturalist-2018 as used in papers on long tails, and of DomainNet (`domainnet.py`). Class numbers
+are used as they are. The existence of files is checked, but they are opened only when their pixels
+are needed; images have three channels.
 """
 
 from __future__ import annotations
@@ -103,7 +103,12 @@ def _load(
     class_names = _class_names(rows_of["train"], list_folder / "classes.txt")
     splits = {
         split: Split(
-            ImageFiles.unopened(folder, [path for path, _ in rows], channels or 3),
+            ImageFiles.unopened(
+                folder,
+                [path for path, _ in rows],
+                channels or 3,
+                named_in=list_folder / files[split],
+            ),
             torch.tensor([label for _, label in rows], dtype=torch.int64),
         )
         for split, rows in rows_of.items()
@@ -181,4 +186,9 @@ LAYOUTS = {
     "lists": load_lists,
     "imagenet-lt": load_imagenet_lt,
     "inaturalist-2018": load_inaturalist2018,
+}
+RECOGNIZED_BY = {
+    "imagenet-lt": lambda root: (root / "ImageNet_LT_train.txt").is_file(),
+    "inaturalist-2018": lambda root: (root / "iNaturalist18_train.txt").is_file(),
+    "lists": lambda root: (root / "train.txt").is_file(),
 }

@@ -2,7 +2,8 @@
 
 A new layout is one file beside this one: a function `load_x(root, channels, *, ...)` that returns
 a `Source`, and at the end of the file `LAYOUTS = {"x": load_x}`, the name that recipes give it.
-Keyword-only arguments of the function are the keys of `data.args`.
+Keyword-only arguments of the function are the keys of `data.args`. A file may also say by which
+files the layout is recognised: `RECOGNIZED_BY = {"x": lambda root: (root / "x.txt").is_file()}`.
 """
 
 from __future__ import annotations
@@ -15,23 +16,40 @@ from pathlib import Path
 from typing import Any
 
 from vitrellis.data.source import Source
-from vitrellis.errors import UsageError, unknown_name
+from vitrellis.errors import UsageError, VitrellisError, unknown_name
 
 
-def _scan() -> dict[str, Callable[..., Source]]:
-    """All that the files of this package declare, sorted by name."""
-    layouts: dict[str, Callable[..., Source]] = {}
+def _scan(constant: str) -> dict[str, Callable[..., Any]]:
+    """All that the files of this package declare under this name, sorted."""
+    everything: dict[str, Callable[..., Any]] = {}
     package, _, this_file = __name__.rpartition(".")
     for file in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if file.name != this_file:
-            declared = getattr(importlib.import_module(f"{package}.{file.name}"), "LAYOUTS", {})
-            assert layouts.keys().isdisjoint(declared), f"{file.name}.py repeats a name"
-            layouts |= declared
-    return dict(sorted(layouts.items()))
+            declared = getattr(importlib.import_module(f"{package}.{file.name}"), constant, {})
+            assert everything.keys().isdisjoint(declared), f"{file.name}.py repeats a name"
+            everything |= declared
+    return dict(sorted(everything.items()))
 
 
-SOURCES = _scan()
+SOURCES: dict[str, Callable[..., Source]] = _scan("LAYOUTS")
 """The loader of each source: `(root, channels)`, and keyword arguments of its own, to `Source`."""
+
+_RECOGNIZED_BY: dict[str, Callable[[Path], bool]] = _scan("RECOGNIZED_BY")
+_GENERAL = ("lists", "arrays", "table")  # recognised only where no dataset is
+
+
+def recognized(root: Path) -> list[str]:
+    """The names of the sources that a folder or file looks like; `folder` if none is recognised.
+
+    Raises:
+        VitrellisError: If there is no such folder or file.
+    """
+    if not root.exists():
+        raise VitrellisError(f"{root}: no such folder or file")
+    found = [name for name, test in _RECOGNIZED_BY.items() if test(root)]
+    datasets = [name for name in found if name not in _GENERAL]
+    general = [name for name in _GENERAL if name in found]
+    return datasets or general[:1] or ["folder"]
 
 
 def load_source(

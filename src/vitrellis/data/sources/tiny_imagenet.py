@@ -38,7 +38,11 @@ def load_tiny_imagenet(root: Path | None, channels: int | None = None) -> Source
     train, test = (
         Split(
             ImageFiles.unopened(
-                folder, [path for path, _ in rows], channels or 3, size=(_SIDE, _SIDE)
+                folder,
+                [path for path, _ in rows],
+                channels or 3,
+                size=(_SIDE, _SIDE),
+                named_in=folder / "val" / "val_annotations.txt",
             ),
             torch.tensor([index[wnid] for _, wnid in rows], dtype=torch.int64),
         )
@@ -94,3 +98,8 @@ def _lines(file: Path) -> list[str]:
 
 
 LAYOUTS = {"tiny-imagenet": load_tiny_imagenet}
+RECOGNIZED_BY = {
+    "tiny-imagenet": lambda root: any(
+        (folder / "wnids.txt").is_file() for folder in (root, root / "tiny-imagenet-200")
+    )
+}

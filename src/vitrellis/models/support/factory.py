@@ -5,15 +5,26 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.layers import to_2tuple
 from torch import nn
 
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models.support.heads import add_distillation_head, head_modules
+from vitrellis.models.support.positions import (
+    Grid,
+    MadeFor,
+    attend_on_grid,
+    made_for,
+    position_grids,
+    position_tensors,
+)
+from vitrellis.models.support.variations import DEIT_CLASS_TOKEN_STD, NOT_TIMMS, vary
 from vitrellis.models.support.weights import load_initial
 
 _PACKAGE = "vitrellis.models."
@@ -43,6 +54,10 @@ REFUSALS = (AssertionError, RuntimeError, TypeError, ValueError)
 """The errors by which timm's and torch's constructors refuse an argument."""
 
 
+_NOT_BUILT_WITH = ("distillation_head", "normalize_features", "stride_1x1", *NOT_TIMMS)
+"""The arguments of `create_model` that change a model after it is built."""
+
+
 def list_models() -> list[str]:
     """The names of the models that this package adds to timm's."""
     names = timm.list_models()
@@ -57,8 +72,13 @@ def create_model(
     in_chans: int = 3,
     pretrained: bool = False,
     weights: Path | None = None,
+    weights_img_size: int | Grid | None = None,
     zero_head: bool = False,
     distillation_head: bool = False,
+    norm_eps: float | None = None,
+    class_token_std: float | None = None,
+    normalize_features: bool = False,
+    stride_1x1: bool = False,
     **kwargs: Any,
 ) -> nn.Module:
     """A model by name, timm's or ours.
@@ -69,11 +89,19 @@ def create_model(
         img_size: Pixels, one number or `(H, W)`. It is not passed to CNNs, which take any size.
         in_chans: The number of image channels.
         pretrained: Start from timm's published weights, which are downloaded.
-        weights: Start from the weights in this file; a head of other classes is left new.
+        weights: Start from the weights in this file; a head of other classes is left new, and
+            position embeddings for images of another size are interpolated.
+        weights_img_size: The size of the images that they were made for, in pixels. By default it
+            is read from `config.json` beside the file; without one, they were square.
         zero_head: Set weights and biases of the classifier, or of both, to exactly zero, whatever
             they started from. All logits are then 0 before the first step, as in DeiT's code. Terms
             that standardize logits should not start so.
         distillation_head: Give it a second classifier, which learns from a teacher.
+        norm_eps: The eps of every layer norm. By default, each has the model's own.
+        class_token_std: The standard deviation of the initial class token. By default it is 0.02
+            for DeiT, as published (timm has 1e-6), and the model's own for others.
+        normalize_features: Let the classifier take features of length 1, as PaCo can.
+        stride_1x1: Give the first convolution of each bottleneck the stride, not the second.
         **kwargs: Further arguments of the model, such as `drop_path_rate`.
 
     Raises:
@@ -89,25 +117,25 @@ def create_model(
         raise UsageError(f"{name}: no weights are published for it. Give a file: model.weights")
     if img_size is not None and takes_img_size(architecture):
         kwargs["img_size"] = img_size
-    try:
-        model = timm.create_model(
-            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **kwargs
-        )
-    except OSError as error:
-        if not pretrained:
-            raise
-        raise VitrellisError(
-            f"{name}: its published weights could not be downloaded; is there a network? "
-            "A file of weights can be given in its place: model.weights"
-        ) from error
-    except REFUSALS as error:
-        if architecture in list_models() and not _can_be_built(architecture):
-            raise  # the fault is in our file, not in what the user wrote
-        reason = " ".join(str(error).split("() ", 1)[-1].split())[:300]
-        raise UsageError(f"{name}: {reason} (see model.args, or img_size)") from error
-    assert isinstance(model, nn.Module)
+    kwargs["in_chans"] = in_chans
+    model = _build(name, pretrained=pretrained, num_classes=num_classes, **kwargs)
+    if class_token_std is None and architecture.startswith("deit_") and not pretrained:
+        class_token_std = DEIT_CLASS_TOKEN_STD
+    attend_on_grid(model)
+    vary(
+        model,
+        name,
+        norm_eps=norm_eps,
+        class_token_std=class_token_std,
+        normalize_features=normalize_features,
+        stride_1x1=stride_1x1,
+    )
     if weights is not None:
-        load_initial(model, weights.expanduser())
+        path = weights.expanduser()
+        known = made_for(path)
+        if weights_img_size is not None:
+            known = MadeFor(to_2tuple(weights_img_size))
+        load_initial(model, path, known_grids(model, name, known, str(path), kwargs))
     if distillation_head:
         add_distillation_head(model, name)
     if zero_head:
@@ -126,6 +154,84 @@ def takes_img_size(architecture: str) -> bool:
     """
     cfg = timm.get_pretrained_cfg(architecture)
     return cfg is not None and cfg.fixed_input_size
+
+
+def known_grids(
+    model: nn.Module, name: str, known: MadeFor, label: str, arguments: Mapping[str, Any]
+) -> Mapping[str, Grid]:
+    """The grids of a model's positions in weights that were made for images of another size.
+
+    Args:
+        model: The model that they are for.
+        name: Its name.
+        known: What is known of those images.
+        label: The origin of the weights, for messages.
+        arguments: The arguments of `create_model` that the model was built with, its `img_size`
+            among them.
+
+    Raises:
+        VitrellisError: If its positions cannot be interpolated between images that are not square.
+    """
+    cfg = timm.get_pretrained_cfg(name.split(".")[0])
+    old = known.img_size
+    if old is None or cfg is None or not cfg.fixed_input_size:
+        return known.grids
+    new = to_2tuple(arguments.get("img_size") or cfg.input_size[1:])
+    if old == new:
+        return known.grids or position_grids(model)
+    arguments = {key: value for key, value in arguments.items() if key not in _NOT_BUILT_WITH}
+    if old[0] != old[1] or new[0] != new[1]:
+        _refuse_unknown_positions(model, name, label, arguments, (old, new))
+    if known.grids:
+        return known.grids
+    with torch.device("meta"):
+        return position_grids(_build(name, num_classes=1, **(dict(arguments) | {"img_size": old})))
+
+
+def _refuse_unknown_positions(
+    model: nn.Module,
+    name: str,
+    label: str,
+    arguments: Mapping[str, Any],
+    sizes: tuple[Grid, Grid],
+) -> None:
+    """Refuses a model with tensors that depend on the size and are no positions that we know."""
+    old, new = sizes
+    shapes: dict[str, set[torch.Size]] = {}
+    for size in (old, new, (2 * old[0], 2 * old[1])):  # equal numbers of tokens have equal shapes
+        with torch.device("meta"):
+            built = _build(name, num_classes=1, **(dict(arguments) | {"img_size": size}))
+        for key, value in built.state_dict().items():
+            shapes.setdefault(key, set()).add(value.shape)
+    ours = position_tensors(model)
+    others = [key for key, found in shapes.items() if len(found) > 1 and key not in ours]
+    if others:
+        raise VitrellisError(
+            f"{label}: was made for images of {old[0]}x{old[1]} pixels, the model is for "
+            f"{new[0]}x{new[1]}, and {others[0]} of {name} cannot be interpolated between sizes "
+            f"that are not square. Use input.img_size=[{old[0]}, {old[1]}]"
+        )
+
+
+def _build(name: str, **kwargs: Any) -> nn.Module:
+    """A model of timm's registry, with errors that say what the user can do."""
+    architecture = name.split(".")[0]
+    try:
+        model = timm.create_model(name, **kwargs)
+    except OSError as error:
+        if not kwargs.get("pretrained"):
+            raise
+        raise VitrellisError(
+            f"{name}: its published weights could not be downloaded; is there a network? "
+            "A file of weights can be given in its place: model.weights"
+        ) from error
+    except REFUSALS as error:
+        if architecture in list_models() and not _can_be_built(architecture):
+            raise  # the fault is in our file, not in what the user wrote
+        reason = " ".join(str(error).split("() ", 1)[-1].split())[:300]
+        raise UsageError(f"{name}: {reason} (see model.args, or img_size)") from error
+    assert isinstance(model, nn.Module)
+    return model
 
 
 def _zero_head(model: nn.Module, name: str) -> None:

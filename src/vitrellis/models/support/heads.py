@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vitrellis.errors import UsageError
@@ -72,6 +73,40 @@ def add_distillation_head(model: nn.Module, name: str) -> None:
         )
     place = next(key for key, module in model.named_modules() if module is classifier)
     model.set_submodule(place, TwinHead(classifier))
+
+
+def merge_heads(model: nn.Module) -> bool:
+    """Makes one classifier of the two that `add_distillation_head` gave a model.
+
+    It returns what the two return in evaluation: the mean of two linear layers is the linear layer
+    of their mean weights.
+
+    Args:
+        model: Any model; it is changed in place if it has such heads.
+
+    Returns:
+        Whether it had.
+
+    Raises:
+        UsageError: If the two are more than one linear layer each.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, TwinHead)]
+    for name in names:
+        twin = model.get_submodule(name)
+        assert isinstance(twin, TwinHead)
+        merged = twin.label
+        if not isinstance(merged, nn.Linear | nn.Conv2d):
+            raise UsageError(
+                f"{type(model).__name__}: its two classifiers, {type(merged).__name__}, cannot be "
+                "made one; only linear layers can"
+            )
+        with torch.no_grad():
+            for mine, other in zip(
+                merged.parameters(), twin.distillation.parameters(), strict=True
+            ):
+                mine.copy_((mine + other) / 2)
+        model.set_submodule(name, merged)
+    return bool(names)
 
 
 def has_distillation_head(model: nn.Module) -> bool:

@@ -1,14 +1,20 @@
 """Weights of published implementations, loaded into our and timm's models.
 
-Sources: "tiny-transformers" (github.com/lkhl/tiny-transformers: DeiT, T2T-ViT, PiT, PVT, PVT v2,
-ConViT, CvT and the CIFAR ResNets), "dhvt" (github.com/ArieSeirack/DHVT), "evit"
-(github.com/youweiliang/evit) and "deit-lt" (github.com/val-iisc/DeiT-LT: distilled DeiT, and its
-teachers, plain or as PaCo trained them). Names are translated. Every tensor of the checkpoint must
-have its place in the model, and the other way round.
-Of PaCo's tensors only those that inference uses are loaded.
+Sources: "tiny-transformers" (github.com/lkhl/tiny-transformers, and its copy in
+github.com/sunshangquan/logit-standardization-KD: DeiT, T2T-ViT, PiT, PVT, PVT v2, ConViT, CvT and
+all ResNets), "mdistiller" (the CIFAR ResNets in the other folders of that copy), "dhvt"
+(github.com/ArieSeirack/DHVT), "evit" (github.com/youweiliang/evit), "deit-lt"
+(github.com/val-iisc/DeiT-LT: distilled DeiT, and its teachers, plain or as PaCo trained them),
+"ldam-drw" (github.com/kaidic/LDAM-DRW) and "paco"
+(github.com/dvlab-research/Parametric-Contrastive-Learning), whose teachers those are. Names are
+translated. Every tensor of the checkpoint must have its place in the model, and the other way
+round. Of PaCo's tensors only those that inference uses are loaded. Position embeddings of another
+size are interpolated as the source does it.
 
-One setting comes along that no tensor holds: tiny-transformers' PVT v2 has an eps of 1e-6 in every
-norm, timm's 1e-5 in embeddings and spatial reductions, which shows on images of low contrast.
+No tensor holds some settings. One comes along: tiny-transformers' PVT v2 has an eps of 1e-6 in
+every norm, timm's 1e-5 in embeddings and spatial reductions, which shows on images of low contrast.
+Others are arguments of the model: `normalize_features` for PaCo's `--normalize`, `stride_1x1` for
+tiny-transformers' ResNets with bottlenecks, `cosine` for LDAM-DRW's `use_norm`.
 """
 
 from __future__ import annotations
@@ -23,6 +29,15 @@ from torch import Tensor, nn
 
 from vitrellis.errors import unknown_name
 from vitrellis.models.cifar_resnet import CosineClassifier
+from vitrellis.models.pvt import PVT
+from vitrellis.models.support.positions import (
+    PLAIN_BICUBIC,
+    TIMMS,
+    Grid,
+    Resampling,
+    resample_positions,
+)
+from vitrellis.models.support.variations import set_norm_eps
 from vitrellis.models.support.weights import load_strictly, read_state_dict, unwrap
 
 Rules = Sequence[tuple[str, str]]
@@ -63,18 +78,48 @@ TINY_TRANSFORMERS: Rules = (
     (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
 )
 
-DEIT_LT: Rules = (
+TINY_TRANSFORMERS_IMAGENET: Rules = (
+    # ResNets of four stages, for timm's
+    *TINY_TRANSFORMERS[:2],
+    (r"^s(\d+)\.b(\d+)\.f\.a\.", r"layer\1.<\2>.conv1."),
+    (r"^s(\d+)\.b(\d+)\.f\.a_bn\.", r"layer\1.<\2>.bn1."),
+    (r"^s(\d+)\.b(\d+)\.f\.b\.", r"layer\1.<\2>.conv2."),
+    (r"^s(\d+)\.b(\d+)\.f\.b_bn\.", r"layer\1.<\2>.bn2."),
+    (r"^s(\d+)\.b(\d+)\.f\.c\.", r"layer\1.<\2>.conv3."),
+    (r"^s(\d+)\.b(\d+)\.f\.c_bn\.", r"layer\1.<\2>.bn3."),
+    (r"^s(\d+)\.b(\d+)\.proj\.", r"layer\1.<\2>.downsample.0."),
+    (r"^s(\d+)\.b(\d+)\.bn\.", r"layer\1.<\2>.downsample.1."),
+    (r"^head\.fc\.", "fc."),
+)
+
+LONG_TAIL: Rules = (
     (r"^encoder_q\.", ""),
     (r"^layer(\d)\.", r"stages.<\1>."),
     (r"^linear\.", "fc."),
 )
 
+LONG_TAIL_IMAGENET: Rules = (LONG_TAIL[0], LONG_TAIL[2])
+
+MDISTILLER: Rules = ((r"^layer(\d)\.", r"stages.<\1>."), (r"\.downsample\.", ".shortcut."))
+
 PUBLISHERS: dict[str, Rules] = {
     "tiny-transformers": TINY_TRANSFORMERS,
+    "mdistiller": MDISTILLER,
     "dhvt": (),
     "evit": (),
-    "deit-lt": DEIT_LT,
+    "deit-lt": LONG_TAIL,
+    "ldam-drw": LONG_TAIL,
+    "paco": LONG_TAIL,
 }
+
+FOUR_STAGES: dict[str, tuple[str, Rules]] = {
+    "tiny-transformers": (r"^s4\.", TINY_TRANSFORMERS_IMAGENET),
+    "deit-lt": (r"^(encoder_q\.)?layer4\.", LONG_TAIL_IMAGENET),
+    "paco": (r"^(encoder_q\.)?layer4\.", LONG_TAIL_IMAGENET),
+}
+"""By what names a ResNet for large images is known, which is timm's here, and its rules."""
+
+_LONG_TAIL_SOURCES = ("deit-lt", "ldam-drw", "paco")
 
 _TRAINING_ONLY = re.compile(r"^(queue|queue_l|queue_ptr)$|^(encoder_k|linear_k|encoder_q\.fc)\.")
 """PaCo's momentum encoder, queue and projection."""
@@ -86,6 +131,7 @@ def load_reference_weights(
     source: str = "tiny-transformers",
     *,
     ema: bool = False,
+    grids: Mapping[str, Grid] | None = None,
 ) -> None:
     """Loads a checkpoint of a published implementation, strictly.
 
@@ -94,8 +140,10 @@ def load_reference_weights(
             not at all. A PVT v2 gets the eps of its source, too, which its `state_dict` will not
             hold.
         state_dict_or_path: Weights by the implementation's names, or a checkpoint file with them.
-        source: "tiny-transformers", "dhvt", "evit" or "deit-lt".
+        source: One of `PUBLISHERS`.
         ema: Take the moving average of the weights that a file holds.
+        grids: The grids of its position embeddings, by name. Those that are not given must be
+            square. For a model of another size they are interpolated.
 
     Raises:
         UsageError: If the source is unknown.
@@ -109,13 +157,30 @@ def load_reference_weights(
         label = f"weights from {source}"
         state = unwrap(state_dict_or_path, label)
     state = published_state(state, source)
-    if isinstance(getattr(model, "fc", None), CosineClassifier) and source == "deit-lt":
+    is_cosine = isinstance(getattr(model, "fc", None), CosineClassifier)
+    if is_cosine and source in _LONG_TAIL_SOURCES and "fc.weight" in state:
         state["fc.weight"] = state["fc.weight"].mT  # it holds a class in each column
+    state = resample_positions(state, model, grids or {}, label, _resampling(model, source))
     load_strictly(model, state, label)
-    if source == "tiny-transformers" and isinstance(model, PyramidVisionTransformerV2):
-        for module in model.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = 1e-6
+    if norm_eps_of(source, model) is not None:
+        set_norm_eps(model, PUBLISHED_EPS)
+
+
+PUBLISHED_EPS = 1e-6
+"""The eps of tiny-transformers' layer norms (`TRANSFORMER.LN_EPS`)."""
+
+
+def norm_eps_of(source: str, model: nn.Module) -> float | None:
+    """The eps of all layer norms of a published model, where it is not the one of ours."""
+    is_pvt_v2 = isinstance(model, PyramidVisionTransformerV2)
+    return PUBLISHED_EPS if source == "tiny-transformers" and is_pvt_v2 else None
+
+
+def _resampling(model: nn.Module, source: str) -> Resampling:
+    """How the source interpolates position embeddings; timm's way where it does not."""
+    if source == "tiny-transformers":
+        return Resampling("bilinear", antialias=False) if isinstance(model, PVT) else TIMMS
+    return PLAIN_BICUBIC
 
 
 def check_source(source: str) -> None:
@@ -135,8 +200,14 @@ def published_state(state: Mapping[str, Tensor], source: str) -> dict[str, Tenso
         state: By the implementation's names.
         source: One of `PUBLISHERS`.
     """
-    needed = {name: value for name, value in state.items() if not _TRAINING_ONLY.search(name)}
-    return translate(needed if source == "deit-lt" else state, PUBLISHERS[source])
+    rules = PUBLISHERS[source]
+    if source in FOUR_STAGES:
+        pattern, imagenet_rules = FOUR_STAGES[source]
+        if any(re.search(pattern, name) for name in state):
+            rules = imagenet_rules
+    if source in _LONG_TAIL_SOURCES:
+        state = {name: value for name, value in state.items() if not _TRAINING_ONLY.search(name)}
+    return translate(state, rules)
 
 
 def translate(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:

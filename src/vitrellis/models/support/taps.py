@@ -151,7 +151,7 @@ def _pit(model: Any, images: Tensor, numbers: Collection[int]) -> tuple[Tensor, 
     maps: dict[int, Tensor] = {}
     number = 0
     x = model.pos_drop(model.patch_embed(images) + model.pos_embed)  # (B, C, H, W)
-    prefix = model.cls_token.expand(len(x), -1, -1)  # (B, 1 or 2, C)
+    prefix = model.cls_token.expand(x.shape[0], -1, -1)  # (B, 1 or 2, C)
     count = prefix.shape[1]
     for stage in model.transformers:
         if stage.pool is not None:

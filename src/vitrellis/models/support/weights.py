@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitrellis.errors import VitrellisError
+from vitrellis.models.support.finite import check_finite_weights
+from vitrellis.models.support.positions import Grid, position_tensors, resample_positions
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +131,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], label: str) -> 
         label: The origin of the weights, for messages.
 
     Raises:
-        VitrellisError: Naming what is missing, unknown, or of another shape.
+        VitrellisError: Naming what is missing, unknown, of another shape, or not finite.
     """
     current = model.state_dict()
     problems = []
@@ -145,29 +147,37 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], label: str) -> 
     )
     if problems:
         raise VitrellisError(f"{label}: not the weights of this model: {'; '.join(problems)}")
+    check_finite_weights(state, label)
     model.load_state_dict(dict(state))
 
 
-def load_initial(model: nn.Module, path: Path) -> None:
+def load_initial(model: nn.Module, path: Path, grids: Mapping[str, Grid] | None = None) -> None:
     """Weights to start from: all must fit, but for a head of other classes, which stays new.
+
+    Position embeddings that were made for images of another size are interpolated.
 
     Args:
         model: A timm model or one of ours.
         path: A file that `read_state_dict` can read.
+        grids: The grids of its position embeddings, by name. Those that are not given must be
+            square.
 
     Raises:
         VitrellisError: If the file cannot be read, or is of another model.
     """
-    state = read_state_dict(path)
-    # timm's models come with a function that resizes position embeddings, and knows old names
-    resample: Any = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if resample is not None:
+    fitted = resample_positions(read_state_dict(path), model, grids or {}, str(path))
+    placed = {name: fitted[name] for name in position_tensors(model) if name in fitted}
+    state = {name: value for name, value in fitted.items() if name not in placed}
+    # timm's models come with a function that knows old names, and takes all grids for squares
+    rename: Any = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if rename is not None:
         try:
-            state = resample(state, model)
+            state = rename(state, model)
         except KeyError as error:
             raise VitrellisError(
                 f"{path}: not the weights of this model: missing: {error}"
             ) from error
+    state |= placed
     current = model.state_dict()
     classifier: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)

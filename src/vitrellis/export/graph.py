@@ -1,0 +1,86 @@
+"""A trained model as a graph of tensor operations, from uint8 images to probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitrellis.errors import UsageError
+from vitrellis.models import takes_img_size
+from vitrellis.runs.exported import Trained
+
+IMAGES = "images"
+"""The name of the graph's input."""
+OUTPUTS = ("logits", "probabilities")
+"""The names of the graph's outputs."""
+_EXAMPLE_BATCH = 2  # a batch of one would be taken for a constant
+_LEAST_SIDE = 64  # of an example of free size: on smaller ones, maps of one pixel become constants
+
+
+class ImageClassifier(nn.Module):
+    """A model with its normalisation before it and a softmax behind it.
+
+    Args:
+        model: The model, in eval mode. One with two heads returns their mean.
+        mean: The mean of each channel, of images in [0, 1].
+        std: The standard deviation of each channel, of images in [0, 1].
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        deviation = torch.tensor(std, dtype=torch.float64).view(1, -1, 1, 1)
+        # computed as in `vitrellis.data.augmentation.transforms.Normalize`: one product, one sum
+        self.register_buffer("scale", (1 / (255 * deviation)).float())
+        center = torch.tensor(mean).double().view(1, -1, 1, 1)
+        self.register_buffer("shift", (-center / deviation).float())
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 `(B, C, H, W)` to logits and probabilities, each float32 `(B, K)`."""
+        logits = self.model(images.float() * self.scale + self.shift).float()
+        return logits, logits.softmax(dim=-1)
+
+
+def allows_free_size(architecture: str) -> bool:
+    """Whether a model takes images of any size once it is built.
+
+    CNNs, CvT, DHVT and PVT v2 do; the others have position embeddings for one size.
+
+    Args:
+        architecture: A model name.
+    """
+    return not takes_img_size(architecture.split(".")[0])
+
+
+def export_program(trained: Trained, *, free_size: bool) -> torch.export.ExportedProgram:
+    """The graph of a trained model, for any number of images.
+
+    Args:
+        trained: The model, on the CPU.
+        free_size: Whether height and width are free, too.
+
+    Raises:
+        UsageError: If the model's size cannot be free.
+    """
+    settings = trained.preprocessing
+    height, width = settings.img_size
+    sizes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if free_size:
+        if not allows_free_size(trained.architecture):
+            raise UsageError(
+                f"--free-size: {trained.architecture} has position embeddings for one size of "
+                f"images, {height}x{width}; leave it out"
+            )
+        # never square, so that no side is taken for the other
+        height, width = max(height, _LEAST_SIDE), max(width, _LEAST_SIDE) + 32
+        sizes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    example = torch.zeros(_EXAMPLE_BATCH, settings.channels, height, width, dtype=torch.uint8)
+    classifier = ImageClassifier(trained.model, settings.mean, settings.std).eval()
+    with torch.no_grad():
+        return torch.export.export(classifier, (example,), dynamic_shapes=(sizes,))
