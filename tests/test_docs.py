@@ -145,7 +145,7 @@ def is_key(text: str) -> bool:
         field = section.model_fields.get(part)
         if field is None:
             return False
-        if part == "args" or depth == len(parts):  # a model takes arguments of its own
+        if part in ("args", "overrides") or depth == len(parts):  # they have keys of their own
             return True
         choices = [c for c in get_args(field.annotation) or [field.annotation] if c is not NoneType]
         inner = next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)

@@ -1,1 +1,1 @@
-"""Scripts that make files of the repository; each is run by hand."""
+"""Scripts that make what lies in the repository: data, and pages of the documentation."""

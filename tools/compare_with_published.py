@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -131,15 +132,23 @@ def _place(source: str, main: str) -> str:
     return source if not main or "." in source.split()[0].rstrip(",") else f"{main}, {source}"
 
 
+@cache
+def resolved(name: str) -> Recipe:
+    """A packaged recipe."""
+    return load_recipe(name)
+
+
 def value_of(recipe: Recipe, key: str) -> Any:
     """The value of a recipe at a key, as JSON would hold it; None where a section is left out."""
     if key in DERIVED:
         return DERIVED[key](recipe)
     value: Any = recipe.model_dump(mode="json")
+    before = ""
     for part in key.split("."):
         if not isinstance(value, Mapping):
             return None
-        value = value[part]
+        value = value.get(part) if before == "args" else value[part]  # a model may lack arguments
+        before = part
     return value
 
 
@@ -170,7 +179,7 @@ def wrong(group: Group) -> list[str]:
     said = {difference.about for difference in group.differences if not difference.published}
     differing = set()
     for name in group.recipes:
-        recipe = load_recipe(name)
+        recipe = resolved(name)
         for setting in group.settings:
             ours = value_of(recipe, setting.key)
             if not same(ours, setting.published):
@@ -234,7 +243,7 @@ def _section(group: Group) -> Iterator[str]:
     yield from [group.note] if group.note else []
     yield from ("", "| setting | published | ours | where |", "|---|---|---|---|")
     reasons = {difference.about: difference.reason for difference in group.differences}
-    recipes = [load_recipe(name) for name in group.recipes]
+    recipes = [resolved(name) for name in group.recipes]
     for setting in group.settings:
         values = [value_of(recipe, setting.key) for recipe in recipes]
         ours = "the same"

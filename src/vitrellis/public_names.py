@@ -55,7 +55,7 @@ RENAMED = {
     "recipe.RampWeight": "objectives.RampWeight",
     "recipe.SOURCE_NAMES": "data.sources.SOURCES",
     "recipe.Weight": "objectives.schedules.Weight",
-    "recipe.augmentation": "recipe.sections",
+    "recipe.augmentation": "recipe.image_sections",
     "recipe.defines": "recipe.identity",
     "recipe.drafts": "recipe.loading",
     "recipe.errors": "recipe.messages",

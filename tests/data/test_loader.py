@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.randomness import epoch_order
-from vitrellis.data.source import Images, Split, TensorImages
+from vitrellis.data.source import Split, TensorImages
 from vitrellis.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -124,60 +123,6 @@ def test_only_mixed_samples_pay_for_partners(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(TrainTransform, "__call__", counting)
     list(train_loader(mix=Mix(mixup=1.0, probability=0.25)).epoch(0))
     assert 48 < sum(shown) < 72
-
-
-@dataclass(frozen=True)
-class Counted:
-    """Images that remember which of them were read."""
-
-    base: Images
-    read: list[int]
-
-    @property
-    def channels(self) -> int:
-        return self.base.channels
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        return self.base.size
-
-    def __len__(self) -> int:
-        return len(self.base)
-
-    def __getitem__(self, index: int) -> Tensor:
-        self.read.append(index)
-        return self.base[index]
-
-    def name(self, index: int) -> str:
-        return self.base.name(index)
-
-    def fingerprint(self) -> str:
-        return self.base.fingerprint()
-
-
-@pytest.mark.parametrize("repeats", [1, 3])
-def test_mixing_reads_no_image_twice_in_a_batch(repeats: int) -> None:
-    """48 samples in three batches: each image once, and the first of the next batch."""
-    plain = split(48)
-    counted = Split(Counted(plain.images, []), plain.labels)
-    assert isinstance(counted.images, Counted)
-    loader = train_loader(counted, mix=Mix(mixup=1.0), cache=False, repeats=repeats)
-    list(loader.epoch(0))
-    assert len(counted.images.read) <= 48 + 3 * repeats  # before: 96
-
-
-def test_partners_are_other_images_in_random_pairs() -> None:
-    """The targets of an image mixed by mixup name its partner, and it changes with the epoch."""
-    images = Split(split(20).images, torch.arange(20))
-    loader = train_loader(images, mix=Mix(mixup=1.0), num_classes=20, batch_size=20)
-    pairs = []
-    for epoch in range(3):
-        (batch,) = loader.epoch(epoch)
-        partners = batch.targets.scatter(1, batch.indices[:, None], -1.0).argmax(dim=1)
-        assert not bool((partners == batch.indices).any())
-        assert len(partners.unique()) > 15  # but for shares that round to 0
-        pairs.append(set(zip(batch.indices.tolist(), partners.tolist(), strict=True)))
-    assert len(pairs[0] & pairs[1]) + len(pairs[1] & pairs[2]) < 10
 
 
 @pytest.mark.parametrize("mix", [None, MIX], ids=["plain", "mixed"])

@@ -40,4 +40,4 @@ def test_a_new_file_is_found(tmp_path: Path) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "test_exports[tinything_a]" in ended.stdout
+    assert "test_exports_with_a_free_batch_size[tinything_a]" in ended.stdout

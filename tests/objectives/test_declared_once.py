@@ -37,7 +37,7 @@ from vitrellis.objectives import (
     TermSection,
     effective_number_weights,
 )
-from vitrellis.recipe.sections import LongTailSection
+from vitrellis.recipe.image_sections import LongTailSection
 from vitrellis.settings import Section
 
 TERM_FILES = {

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.nn import functional as F
 
+from vitrellis.objectives.cross_entropy import LogitAdjustment, smoothed
 from vitrellis.recipe import (
     differences,
     header,
@@ -61,10 +64,28 @@ def test_one_key_balances_student_and_teacher() -> None:
     assert teacher_recipe(plain).objective.cross_entropy.loss == "softmax"
     assert differences(plain, balanced) == [
         "balance: false → true",
+        "objective.cross_entropy.label_smoothing: 0.1 → 0.0",
         'objective.cross_entropy.loss: "softmax" → "balanced_softmax"',
         'training.select_by: "top1" → "balanced_accuracy"',
     ]
     assert recipe_from(balanced.model_dump(mode="json")) == balanced
+
+
+def test_balance_favours_no_class_before_anything_is_learned() -> None:
+    labels = load_recipe("photos-alone", ["balance=true"]).objective.cross_entropy
+    counts = torch.tensor([647, 22, 39, 58, 78, 70])
+    targets = F.one_hot(torch.arange(6).repeat_interleave(counts), 6).float()
+
+    def slope_of_a_constant_answer(label_smoothing: float) -> torch.Tensor:
+        answer = torch.zeros(6, requires_grad=True)
+        loss = LogitAdjustment(counts)
+        loss(answer.expand(len(targets), 6), smoothed(targets, label_smoothing)).backward()
+        assert answer.grad is not None
+        return answer.grad
+
+    assert labels.loss == "balanced_softmax"
+    assert slope_of_a_constant_answer(labels.label_smoothing).abs().max() < 1e-6
+    assert slope_of_a_constant_answer(0.1).argmin() == 1  # the rarest class would be the answer
 
 
 def test_balance_leaves_what_is_given() -> None:

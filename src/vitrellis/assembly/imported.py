@@ -86,13 +86,8 @@ def import_checkpoint(
         in_chans=preprocessing.channels,
         **recipe.model.arguments,
     )
-    load_reference_weights(
-        built,
-        stored,
-        source,
-        grids=_grids(recipe, built, preprocessing, checkpoint),
-        label=str(checkpoint),
-    )
+    grids = _grids(recipe, built, preprocessing, checkpoint)
+    load_reference_weights(built, stored, source, label=str(checkpoint), grids=grids)
     run.path.mkdir(parents=True, exist_ok=True)
     for folder in (run.best_model, run.last_model):
         save_model(

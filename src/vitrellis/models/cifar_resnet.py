@@ -8,7 +8,8 @@ github.com/kaidic/LDAM-DRW and github.com/val-iisc/DeiT-LT (`shortcut="pad"`, `c
 github.com/dvlab-research/Parametric-Contrastive-Learning (`shortcut="pad"`, `weight_init="paco"`).
 Initial weights are those of the code that a network comes from.
 
-How we differ: any number of input channels and any image size; timm's conventions throughout.
+How we differ: any number of input channels, any image size and any stride of the stem; timm's
+conventions throughout.
 """
 
 from __future__ import annotations
@@ -121,6 +122,7 @@ class CifarResNet(TimmClassifier):
         weight_init: The code whose initial weights these are; see `init_weights`. By default it is
             "ldam" for the long-tail papers' network, `shortcut="pad"`, and otherwise
             "tiny-transformers".
+        stem_stride: The stride of the stem; 2 sees twice the side at the cost of the original.
         drop_rate: Dropout before the classifier.
         global_pool: timm's name of the pooling, "avg" by default; "" for none.
     """
@@ -135,6 +137,7 @@ class CifarResNet(TimmClassifier):
         shortcut: Shortcut = "conv",
         cosine: bool = False,
         weight_init: WeightInit | None = None,
+        stem_stride: int = 1,
         drop_rate: float = 0.0,
         global_pool: str = "avg",
     ) -> None:
@@ -150,7 +153,7 @@ class CifarResNet(TimmClassifier):
         self.cosine = cosine
         self.drop_rate = drop_rate
         width = widths[0] if stem_width is None else stem_width
-        self.conv1 = nn.Conv2d(in_chans, width, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_chans, width, 3, stem_stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.stages = nn.ModuleList()
         for number, out_width in enumerate(widths):
@@ -161,7 +164,11 @@ class CifarResNet(TimmClassifier):
             ]
             self.stages.append(nn.Sequential(*blocks))
             self.feature_info.append(
-                {"num_chs": out_width, "reduction": 2**number, "module": f"stages.{number}"}
+                {
+                    "num_chs": out_width,
+                    "reduction": stem_stride * 2**number,
+                    "module": f"stages.{number}",
+                }
             )
             width = out_width
         self.norm = nn.Identity()  # the last block ends in a ReLU

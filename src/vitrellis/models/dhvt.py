@@ -315,6 +315,7 @@ def _cfg(size: int, num_classes: int, patch_size: int) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs(
     {
         "dhvt_micro_patch4": _cfg(32, 10, 4),
+        "dhvt_micro_patch8": _cfg(96, 10, 8),
         "dhvt_micro_patch16": _cfg(128, 10, 16),
         "dhvt_tiny_cifar_patch4": _cfg(32, 100, 4),
         "dhvt_small_cifar_patch4": _cfg(32, 100, 4),
@@ -351,6 +352,13 @@ def dhvt_micro_patch4(pretrained: bool = False, **kwargs: Any) -> DHVT:
     """Ours, for 28 to 64 pixels and a laptop: width 96, depth 4, three heads, MLP ratio 2."""
     shape = _shape(4, 96, 3, 32) | _MICRO
     return _create("dhvt_micro_patch4", pretrained, shape, kwargs)
+
+
+@register_model
+def dhvt_micro_patch8(pretrained: bool = False, **kwargs: Any) -> DHVT:
+    """Ours, for 64 to 128 pixels and a laptop: as the one above, with coarser patches."""
+    shape = _shape(8, 96, 3, 96) | {"depth": 4, "mlp_ratio": 2.0}
+    return _create("dhvt_micro_patch8", pretrained, shape, kwargs)
 
 
 @register_model

@@ -13,17 +13,9 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from vitrellis.objectives import DeferredSection, Head
+from vitrellis.recipe.image_sections import Augmentation, Data, Input
 from vitrellis.recipe.objective_section import ObjectiveSection
-from vitrellis.recipe.sections import (
-    Augmentation,
-    Data,
-    Input,
-    Machine,
-    Model,
-    OptimizerSection,
-    Schedule,
-    Training,
-)
+from vitrellis.recipe.sections import Machine, Model, OptimizerSection, Schedule, Training
 from vitrellis.recipe.teacher_sections import NamedTeacher, TeacherSection
 from vitrellis.settings import Index, Section
 
@@ -39,9 +31,9 @@ class Recipe(Section):
     """The seed of everything random: initial weights, the order of images, augmentation."""
     balance: bool = False
     """Whether to compensate for classes of unequal size: balanced softmax instead of plain
-    cross-entropy, and the best epoch is chosen by class-balanced accuracy. A loss or
-    `training.select_by` that is given stays as it is, and so does the loss beside a sampler,
-    re-weighting or PaCo. A teacher that is trained for the student follows."""
+    cross-entropy, without label smoothing, and the best epoch is chosen by class-balanced accuracy.
+    A loss or `training.select_by` that is given stays as it is, and so does the loss beside a
+    sampler, re-weighting or PaCo. A teacher that is trained for the student follows."""
     data: Data = Data()
     """The images to train and test on."""
     input: Input = Input()
@@ -108,7 +100,10 @@ class Recipe(Section):
         if "select_by" not in training.model_fields_set:
             changes["training"] = training.model_copy(update={"select_by": "balanced_accuracy"})
         if "loss" not in labels.model_fields_set and not self._labels_are_balanced:
-            labels = labels.model_copy(update={"loss": "balanced_softmax"})
+            # spread evenly over the classes, smoothing would make the rarest one the answer to
+            # every image of which nothing is known
+            update = {"loss": "balanced_softmax", "label_smoothing": 0.0}
+            labels = labels.model_copy(update=update)
             changes["objective"] = self.objective.model_copy(update={"cross_entropy": labels})
         self.__dict__.update(changes)  # pydantic wants the same object back, which is still ours
         return self

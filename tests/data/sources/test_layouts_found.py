@@ -10,7 +10,7 @@ from pathlib import Path
 
 import vitrellis
 from vitrellis.data.sources import SOURCES
-from vitrellis.recipe.sections import Data
+from vitrellis.recipe.image_sections import Data
 
 NEW_LAYOUT = """
 import torch
@@ -33,7 +33,7 @@ import sys, vitrellis
 from vitrellis.data.sources import load_source
 from vitrellis.errors import UsageError
 from vitrellis.recipe import recipe_from
-from vitrellis.recipe.sections import Data
+from vitrellis.recipe.image_sections import Data
 
 print(vitrellis.__file__)
 print(load_source("stripes", None, args={"size": 16}).train.images[0].shape)
