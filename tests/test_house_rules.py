@@ -31,6 +31,7 @@ ROOMS = {
     "recipe": {"errors", "public_names", "settings", "objectives", "data"},
     "runs": {"errors", "models", "data"},
     "analysis": {"errors", "models", "data"},
+    "export": {"errors", "models", "data", "runs"},
     "report": {"errors", "data", "runs", "analysis"},
 }
 """Every room, with the rooms it may import. A room stands below those that may import it."""
@@ -38,7 +39,7 @@ ROOMS["teachers"] = {"errors", "models", "objectives", "data", "runs", "analysis
 ROOMS["training"] = ROOMS["teachers"] | {"teachers"}
 ROOMS["assembly"] = ROOMS["training"] | {"recipe", "training"}
 ROOMS["experiments"] = ROOMS["assembly"] | {"assembly", "report"}
-ROOMS["cli"] = ROOMS["experiments"] | {"experiments"}
+ROOMS["cli"] = ROOMS["experiments"] | {"experiments", "export"}
 
 OUTSIDERS = {"typer", "rich", "yaml", "lightning", "tensorboard", "wandb", "mlflow"}
 FORBIDDEN_LIBRARIES = {

@@ -109,7 +109,7 @@ def _evaluated(
 
     trained = load_exported(folder)
     recipe = load_recipe(run.recipe_file, [] if root is None else [f"data.root={root}"])
-    source = _source(recipe, run)
+    source = source_of_run(recipe, run)
     for note in trained.notes:
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     _check_images(source, trained.class_names, run)
@@ -158,7 +158,7 @@ def _training_counts(run: RunDirectory, *, is_needed: bool) -> list[int] | None:
     return counts
 
 
-def _source(recipe: Recipe, run: RunDirectory) -> Source:
+def source_of_run(recipe: Recipe, run: RunDirectory) -> Source:
     """The recipe's images; an error that names `--root` if their folder is gone."""
     from vitrellis.assembly.build import build_source
     from vitrellis.errors import VitrellisError

@@ -23,6 +23,7 @@ from vitrellis.cli.console import fail, help_of
 from vitrellis.cli.data import data
 from vitrellis.cli.demo import demo
 from vitrellis.cli.evaluate import evaluate
+from vitrellis.cli.export import export
 from vitrellis.cli.features import features
 from vitrellis.cli.import_checkpoint import import_checkpoint
 from vitrellis.cli.models import models
@@ -47,6 +48,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "export": export,
     "compare": compare,
     "features": features,
     "models": models,

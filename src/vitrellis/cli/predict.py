@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,8 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vitrellis.errors import VitrellisError
-    from vitrellis.runs.exported import Trained
+    from vitrellis.runs.exported import Preprocessing
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model of a run, or an exported one."""
+
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    predict: Callable[[list[Tensor], list[str]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,10 @@ class _Row:
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run directory, or a file from `export`: FILE.onnx."),
+    ],
     paths: Annotated[
         list[str],
         typer.Argument(metavar="IMAGE...", help="Files, folders, or - for a list on stdin."),
@@ -64,36 +78,35 @@ def predict(
 ) -> None:
     """Predict the classes of images, with the preprocessing that the run was trained with.
 
+    A file from `vitrellis export` is run by onnxruntime, on the CPU.
+
     An image that cannot be read is named on standard error; the others are predicted all the
     same, and the exit code is 1.
 
     Examples:
       vitrellis predict runs/photos a.jpg b.png
       vitrellis predict runs/photos new-photos/ --top 3
+      vitrellis predict runs/photos/model.onnx a.jpg
       find . -name "*.jpg" | vitrellis predict runs/photos - --csv > labels.csv
     """
-    from vitrellis.assembly.build import evaluation_place
     from vitrellis.cli.console import error_console, fail, print_json
     from vitrellis.errors import UsageError, VitrellisError
-    from vitrellis.runs.directory import find_run
-    from vitrellis.runs.exported import load_exported
     from vitrellis.training.display import reading
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
-    directory = find_run(run)
-    trained = load_exported(directory.model_folder(weights, without_ema=without_ema))
-    for note in trained.notes:
-        error_console.print(f"note: {note}", markup=False, soft_wrap=True)
-    top = min(top, len(trained.class_names))
+    if run.suffix.lower() == ".onnx":
+        model = _onnx_model(run)
+    else:
+        model = _trained_model(run, weights, without_ema=without_ema)
+    top = min(top, len(model.class_names))
     files = _files(paths)
-    trained.model.to(evaluation_place().device)
     rows: list[_Row] = []
     errors: list[VitrellisError] = []
     with reading(error_console, "images") as progress:
         for start in range(0, len(files), batch_size):
             part = files[start : start + batch_size]
-            rows += _predict(trained, part, top, errors)
+            rows += _predict(model, part, top, errors)
             progress(start + len(part), len(files))
     if as_json:
         print_json([row.to_json() for row in rows])
@@ -105,6 +118,28 @@ def predict(
         fail(error)
     if errors:
         raise typer.Exit(VitrellisError.exit_code)
+
+
+def _trained_model(path: Path, weights: Literal["best", "last"], *, without_ema: bool) -> _Model:
+    """The model of a run, on the fastest device; what should be known about it is printed."""
+    from vitrellis.assembly.build import evaluation_place
+    from vitrellis.cli.console import error_console
+    from vitrellis.runs.directory import find_run
+    from vitrellis.runs.exported import load_exported
+
+    run = find_run(path)
+    trained = load_exported(run.model_folder(weights, without_ema=without_ema))
+    for note in trained.notes:
+        error_console.print(f"note: {note}", markup=False, soft_wrap=True)
+    trained.model.to(evaluation_place().device)
+    return _Model(trained.class_names, trained.preprocessing, trained.predict)
+
+
+def _onnx_model(path: Path) -> _Model:
+    from vitrellis.export.onnx_classifier import OnnxClassifier
+
+    exported = OnnxClassifier(path.expanduser())
+    return _Model(exported.class_names, exported.description.preprocessing, exported.predict)
 
 
 def _print_csv(rows: Sequence[_Row]) -> None:
@@ -155,13 +190,13 @@ def _expanded(paths: list[str]) -> Iterator[Path]:
 
 
 def _predict(
-    trained: Trained, files: Sequence[Path], top: int, errors: list[VitrellisError]
+    model: _Model, files: Sequence[Path], top: int, errors: list[VitrellisError]
 ) -> list[_Row]:
     """A row for each file that can be read; the errors of the others are added to `errors`."""
     from vitrellis.data.sources import read_image
     from vitrellis.errors import VitrellisError
 
-    seen = trained.preprocessing
+    seen = model.preprocessing
     images, readable = [], []
     for file in files:
         try:
@@ -172,8 +207,8 @@ def _predict(
     if not images:
         return []
     names = [os.fsencode(file).decode(errors="replace") for file in readable]
-    probabilities, classes = trained.predict(images, names).topk(top)
+    probabilities, classes = model.predict(images, names).topk(top)
     return [
-        _Row(name, [_Prediction(trained.class_names[k], p) for p, k in zip(ps, ks, strict=True)])
+        _Row(name, [_Prediction(model.class_names[k], p) for p, k in zip(ps, ks, strict=True)])
         for name, ps, ks in zip(names, probabilities.tolist(), classes.tolist(), strict=True)
     ]

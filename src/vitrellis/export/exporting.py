@@ -26,7 +26,7 @@ from vitrellis.export.description import Description, NumberFormat
 from vitrellis.export.graph import allows_free_size, export_program
 from vitrellis.export.onnx_classifier import OnnxClassifier
 from vitrellis.export.onnx_writer import require_onnx, write_onnx
-from vitrellis.export.timm_folder import TimmClassifier, write_timm
+from vitrellis.export.timm_folder import TimmFolder, write_timm
 from vitrellis.export.torch_program import ProgramClassifier, write_program
 from vitrellis.runs.atomic import atomic_write, write_json
 from vitrellis.runs.exported import Trained
@@ -38,11 +38,11 @@ _CALIBRATION_BATCH = 16
 
 
 @dataclass(frozen=True)
-class Images:
+class RealImages:
     """Real images for an export.
 
     Attributes:
-        checked: Images that the exported model is compared on.
+        checked: RealImages that the exported model is compared on.
         calibration: Training images, from which the ranges of 8-bit numbers are measured.
     """
 
@@ -71,7 +71,7 @@ class Target:
     @property
     def sidecar(self) -> Path:
         """The JSON file with the description, beside an exported file."""
-        return self.path.with_suffix(".json")
+        return self.path.with_name(f"{self.path.name}.json")
 
     def check(self) -> None:
         """Refuses options that do not go together, and a path that is taken.
@@ -107,7 +107,7 @@ class Target:
 
 
 def export_model(
-    trained: Trained, target: Target, images: Images, progress: ProgressCallback | None = None
+    trained: Trained, target: Target, images: RealImages, progress: ProgressCallback | None = None
 ) -> Agreement:
     """Writes a model, reads it back and compares it with `Trained.predict` on real images.
 
@@ -152,14 +152,14 @@ def export_model(
 
 
 def _export_folder(
-    trained: Trained, target: Target, images: Images, progress: ProgressCallback | None
+    trained: Trained, target: Target, images: RealImages, progress: ProgressCallback | None
 ) -> Agreement:
     """Writes timm's folder beside its place, and moves it there."""
     temporary = target.path.with_name(f".{target.path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         write_timm(trained, temporary)
-        agreement = _checked(trained, TimmClassifier(temporary), target, images, progress)
+        agreement = _checked(trained, TimmFolder(temporary), target, images, progress)
         if target.path.exists():
             shutil.rmtree(target.path)
         temporary.rename(target.path)
@@ -172,7 +172,7 @@ def _checked(
     trained: Trained,
     exported: Classifier,
     target: Target,
-    images: Images,
+    images: RealImages,
     progress: ProgressCallback | None,
 ) -> Agreement:
     split = images.checked
@@ -183,7 +183,7 @@ def _checked(
 
 
 def _check_another_size(
-    trained: Trained, exported: Classifier, target: Target, images: Images
+    trained: Trained, exported: Classifier, target: Target, images: RealImages
 ) -> None:
     split = images.checked.images
     some = [split[index] for index in range(min(len(split), 8))]
@@ -195,7 +195,7 @@ def _check_another_size(
         )
 
 
-def _calibration(trained: Trained, target: Target, images: Images) -> Sequence[Tensor]:
+def _calibration(trained: Trained, target: Target, images: RealImages) -> Sequence[Tensor]:
     """Batches of training images as the graph sees them, if the precision needs them."""
     if target.precision != "int8":
         return ()

@@ -32,6 +32,7 @@ class OnnxClassifier:
 
     def __init__(self, path: Path, named: Path | None = None) -> None:
         named = path if named is None else named
+        self._named = named
         try:
             import onnxruntime
         except ImportError as error:
@@ -47,7 +48,7 @@ class OnnxClassifier:
             self._session = onnxruntime.InferenceSession(
                 path, options, providers=["CPUExecutionProvider"]
             )
-        except (RuntimeError, ValueError) as error:  # the base classes of onnxruntime's own
+        except _refusals() as error:
             reason = str(error).splitlines()[0]
             raise VitrellisError(f"{named}: cannot be read as an ONNX file ({reason})") from error
         self.description = Description.from_json(_metadata(self._session), named)
@@ -57,20 +58,47 @@ class OnnxClassifier:
         """The class names, in the order of the outputs."""
         return self.description.class_names
 
-    @property
-    def channels(self) -> int:
-        """The number of channels of its images."""
-        return self.description.preprocessing.channels
-
     def run(self, pixels: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)`, resized and cropped, to probabilities float32 `(B, K)`."""
         (probabilities,) = self._session.run([OUTPUTS[1]], {IMAGES: pixels.numpy()})
         return torch.from_numpy(probabilities)
 
-    def predict(self, images: Sequence[Tensor]) -> Tensor:
-        """uint8 images `(C, H, W)` of any sizes to probabilities float32 `(N, K)`."""
+    def predict(self, images: Sequence[Tensor], names: Sequence[str] | None = None) -> Tensor:
+        """The class probabilities.
+
+        Args:
+            images: uint8 `(C, H, W)` of any sizes.
+            names: The names of the images, for messages; by default their numbers.
+
+        Returns:
+            Float32 `(N, K)`.
+
+        Raises:
+            VitrellisError: If a probability is not finite, naming the image.
+        """
         resize = self.description.preprocessing.transform().resize_and_crop
-        return self.run(torch.stack([resize(image) for image in images]))
+        probabilities = self.run(torch.stack([resize(image) for image in images]))
+        for number, row in enumerate(probabilities):
+            if not row.isfinite().all():
+                name = f"image {number}" if names is None else names[number]
+                raise VitrellisError(
+                    f"{self._named}: a probability of {name} is not finite. Export the run again "
+                    "without --half"
+                )
+        return probabilities
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """The errors by which onnxruntime refuses a file."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NotImplemented,
+    )
 
 
 def _metadata(session: Any) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def write_timm(trained: Trained, folder: Path) -> None:
     )
 
 
-class TimmClassifier:
+class TimmFolder:
     """A folder as timm alone reads it: model, configuration and transform.
 
     Args:
