@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 _CALIBRATION_IMAGES = 128
 
 
+_FreeSize = Annotated[
+    bool | None,
+    typer.Option(
+        "--free-size/--fixed-size",
+        help="Whether images of any size are taken. By default if the model allows it.",
+    ),
+]
+_WithoutEma = Annotated[
+    bool,
+    typer.Option("--without-ema", help="Take the weights in place of their moving average (EMA)."),
+]
+
+
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     format: Annotated[
@@ -35,22 +48,11 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="ONNX: compute in 8-bit integers, less exactly.")
     ] = False,
-    free_size: Annotated[
-        bool | None,
-        typer.Option(
-            "--free-size/--fixed-size",
-            help="Whether images of any size are taken. By default if the model allows it.",
-        ),
-    ] = None,
+    free_size: _FreeSize = None,
     weights: Annotated[
         Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
     ] = "best",
-    without_ema: Annotated[
-        bool,
-        typer.Option(
-            "--without-ema", help="Take the weights in place of their moving average (EMA)."
-        ),
-    ] = False,
+    without_ema: _WithoutEma = False,
     root: Annotated[
         Path | None, typer.Option(help="The folder of the images, if they were moved.")
     ] = None,
