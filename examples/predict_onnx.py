@@ -11,6 +11,10 @@ session = onnxruntime.InferenceSession(sys.argv[1])
 facts = session.get_modelmeta().custom_metadata_map
 names, steps = json.loads(facts["class_names"]), json.loads(facts["preprocessing"])
 height, width = steps["img_size"]
+if steps["crop_mode"] == "border" or (steps["crop_mode"] == "center" and height != width):
+    sys.exit("this example squashes images, or crops squares; docs/export.md has the other ways")
+if steps["value_range"]:
+    sys.exit("this example reads 8-bit images; use vitrellis predict FILE.onnx")
 for file in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(file)).convert(
         "RGB" if steps["channels"] == 3 else "L"

@@ -20,12 +20,21 @@ from vitrellis.errors import UsageError, VitrellisError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vitrellis.data.inspection.lookalikes import Group
+    from vitrellis.data.duplicates import Group
     from vitrellis.data.inspection.survey import Survey
 
 _BAR = 24  # characters of the longest bar
 _EXAMPLES = 3
 _CLASSES_SHOWN = 40
+
+_Path = Annotated[Path, typer.Argument(metavar="PATH", help="The folder or file of a dataset.")]
+_Source = Annotated[
+    str | None, typer.Option(help="The layout (data.source), if it is not recognised.")
+]
+_Arguments = Annotated[
+    list[str] | None,
+    typer.Option("--arg", metavar="KEY=VALUE", help="An argument of the layout (data.args)."),
+]
 
 data = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 """The command and its sub-commands."""
@@ -42,14 +51,9 @@ def _about() -> None:
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The folder or file of a dataset.")],
-    source: Annotated[
-        str | None, typer.Option(help="The layout (data.source), if it is not recognised.")
-    ] = None,
-    argument: Annotated[
-        list[str] | None,
-        typer.Option("--arg", metavar="KEY=VALUE", help="An argument of the layout (data.args)."),
-    ] = None,
+    path: _Path,
+    source: _Source = None,
+    argument: _Arguments = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with pictures into this file.")
     ] = None,
@@ -89,17 +93,12 @@ def inspect(
 
 
 def pack(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The folder or file of a dataset.")],
+    path: _Path,
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="A file FILE.lmdb, or a folder for tar shards.")
     ],
-    source: Annotated[
-        str | None, typer.Option(help="The layout (data.source), if it is not recognised.")
-    ] = None,
-    argument: Annotated[
-        list[str] | None,
-        typer.Option("--arg", metavar="KEY=VALUE", help="An argument of the layout (data.args)."),
-    ] = None,
+    source: _Source = None,
+    argument: _Arguments = None,
     size: Annotated[
         int | None,
         typer.Option(min=8, help="Shrink images whose shorter side is longer, in pixels."),

@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from torch import Tensor
@@ -22,8 +23,47 @@ from vitrellis.data.source import Images, Source, Subset, TensorImages
 from vitrellis.data.sources.files import ImageFiles
 from vitrellis.errors import VitrellisError
 
-_Place = tuple[str, int, int]
-"""The name of a split, the number of an image in it, and its class."""
+
+@dataclass(frozen=True)
+class Member:
+    """An image in its split.
+
+    Attributes:
+        split: The name of the split.
+        index: The number of the image in it.
+        name: The name by which a user finds it.
+        label: Its class index.
+    """
+
+    split: str
+    index: int
+    name: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that are the same or look alike, in the order of splits and numbers."""
+
+    members: tuple[Member, ...]
+
+    @property
+    def crosses_splits(self) -> bool:
+        """Whether its images are in more than one split."""
+        return len({member.split for member in self.members}) > 1
+
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether its images have more than one class."""
+        return len({member.label for member in self.members}) > 1
+
+
+def same(members: Sequence[Member], digests: Sequence[Hashable]) -> list[Group]:
+    """Groups of two or more images with the same digest, one for each image."""
+    by_digest: dict[Hashable, list[Member]] = defaultdict(list)
+    for member, digest in zip(members, digests, strict=True):
+        by_digest[digest].append(member)
+    return [Group(tuple(group)) for group in by_digest.values() if len(group) > 1]
 
 
 @dataclass(frozen=True)
@@ -82,31 +122,30 @@ def find_duplicates(source: Source) -> Duplicates:
     Raises:
         VitrellisError: If a file cannot be read.
     """
-    groups: defaultdict[Hashable, list[_Place]] = defaultdict(list)
+    by_size: defaultdict[Hashable, list[Member]] = defaultdict(list)
     for name, split in source.splits.items():
         for index, size in enumerate(_sizes(split.images)):
             if size is not None:
-                groups[size].append((name, index, int(split.labels[index])))
-    suspects = [place for group in groups.values() if len(group) > 1 for place in group]
-    found = [_place(source.splits[name].images, index) for name, index, _ in suspects]
+                member = Member(name, index, split.images.name(index), int(split.labels[index]))
+                by_size[size].append(member)
+    suspects = [member for members in by_size.values() if len(members) > 1 for member in members]
+    found = [_place(source.splits[member.split].images, member.index) for member in suspects]
     with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
         waiting = [pool.submit(_file_digest, where) for where in found if isinstance(where, Path)]
         of_files = (future.result() for future in waiting)
         digests = [next(of_files) if isinstance(w, Path) else _pixel_digest(w) for w in found]
-    equal: defaultdict[bytes, list[_Place]] = defaultdict(list)
-    for digest, place in zip(digests, suspects, strict=True):
-        equal[digest].append(place)
     shared: Counter[str] = Counter()
     examples: dict[str, tuple[str, str]] = {}
     two_labels = 0
-    for places in equal.values():
-        if len({label for _, _, label in places}) > 1:
+    for group in same(suspects, digests):
+        one = group.members[0]
+        if group.has_several_labels:
             two_labels += 1
-            other = next(place for place in places if place[2] != places[0][2])
-            examples.setdefault("labels", (_name(source, places[0]), _name(source, other)))
-        for pair, first, second in _pairs(source, places):
-            shared[pair] += sum(place[0] == second[0] for place in places)
-            examples.setdefault(pair, (_name(source, first), _name(source, second)))
+            other = next(member for member in group.members if member.label != one.label)
+            examples.setdefault("labels", (_named(source, one), _named(source, other)))
+        for pair, first, second in _pairs(source, group):
+            shared[pair] += sum(member.split == second.split for member in group.members)
+            examples.setdefault(pair, (_named(source, first), _named(source, second)))
     return Duplicates(dict(sorted(shared.items())), two_labels, examples)
 
 
@@ -121,19 +160,16 @@ def _base(images: Images) -> Images:
     return _base(images.base) if isinstance(images, Subset) else images
 
 
-def _pairs(source: Source, places: list[_Place]) -> Iterator[tuple[str, _Place, _Place]]:
+def _pairs(source: Source, group: Group) -> Iterator[tuple[str, Member, Member]]:
     """The pairs of splits that equal images are in, with the first image of each."""
-    first = {name: place for place in reversed(places) for name in (place[0],)}
+    first = {member.split: member for member in reversed(group.members)}
     present = [name for name in source.splits if name in first]
-    for number, name in enumerate(present):
-        for other in present[number + 1 :]:
-            yield f"{name}/{other}", first[name], first[other]
+    for name, other in combinations(present, 2):
+        yield f"{name}/{other}", first[name], first[other]
 
 
-def _name(source: Source, place: _Place) -> str:
-    split, index, label = place
-    images = source.splits[split].images
-    return f"{images.name(index)} ({split}, {source.class_names[label]})"
+def _named(source: Source, member: Member) -> str:
+    return f"{member.name} ({member.split}, {source.class_names[member.label]})"
 
 
 def _sizes(images: Images) -> list[Hashable | None]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.canvas import ProgressCallback
+from vitrellis.data.source import Split
 from vitrellis.errors import VitrellisError
 from vitrellis.export.description import NumberFormat
 from vitrellis.export.graph import ImageClassifier
@@ -91,8 +92,7 @@ class Agreement:
 def compare(
     trained: Trained,
     exported: Classifier,
-    images: Sequence[Tensor],
-    labels: Tensor,
+    split: Split,
     progress: ProgressCallback | None = None,
 ) -> Agreement:
     """Predicts images by both models, in batches of several sizes.
@@ -100,26 +100,27 @@ def compare(
     Args:
         trained: The run's model, on the CPU.
         exported: The exported model.
-        images: uint8 `(C, H, W)` of any sizes.
-        labels: Their true classes `(N,)`.
+        split: The images and their true classes; a batch of them is in memory at a time.
         progress: Called after each batch with the numbers of images done and of all.
     """
+    labels = split.labels
     expected, found = [], []
-    for part in _batches(len(images)):
-        some = [images[index] for index in part]
+    for part in _batches(len(split)):
+        some = [split.images[index] for index in part]
         expected.append(trained.predict(some))
         found.append(exported.predict(some))
         if progress is not None:
-            progress(part.stop, len(images))
+            progress(part.stop, len(split))
     reference, other = torch.cat(expected), torch.cat(found).float()  # (N, K)
     difference = (reference - other).abs()
     guesses = other.argmax(dim=1)
     of_guess = reference.gather(1, guesses[:, None])[:, 0]
     same = of_guess >= reference.amax(dim=1) - TOLERANCES["float32"].difference
     resize = trained.preprocessing.transform().resize_and_crop
-    pixels = torch.stack([resize(image) for image in images[:BATCH_SIZE]])
+    first = range(min(len(split), BATCH_SIZE))
+    pixels = torch.stack([resize(split.images[index]) for index in first])
     return Agreement(
-        num_images=len(images),
+        num_images=len(split),
         largest_difference=difference.max().item(),
         mean_difference=difference.mean().item(),
         label_agreement=same.float().mean().item(),

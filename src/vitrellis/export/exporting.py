@@ -42,7 +42,7 @@ class RealImages:
     """Real images for an export.
 
     Attributes:
-        checked: RealImages that the exported model is compared on.
+        checked: The images that the exported model is compared on.
         calibration: Training images, from which the ranges of 8-bit numbers are measured.
     """
 
@@ -176,8 +176,7 @@ def _checked(
     progress: ProgressCallback | None,
 ) -> Agreement:
     split = images.checked
-    pixels = [split.images[index] for index in range(len(split))]
-    agreement = compare(trained, exported, pixels, split.labels, progress)
+    agreement = compare(trained, exported, split, progress)
     require_agreement(agreement, target.precision, str(target.path))
     return agreement
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrellis.data.augmentation.transforms import scale_and_shift
 from vitrellis.errors import UsageError
 from vitrellis.models import takes_img_size
 from vitrellis.runs.exported import Trained
@@ -35,11 +36,9 @@ class ImageClassifier(nn.Module):
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model = model
-        deviation = torch.tensor(std, dtype=torch.float64).view(1, -1, 1, 1)
-        # computed as in `vitrellis.data.augmentation.transforms.Normalize`: one product, one sum
-        self.register_buffer("scale", (1 / (255 * deviation)).float())
-        center = torch.tensor(mean).double().view(1, -1, 1, 1)
-        self.register_buffer("shift", (-center / deviation).float())
+        scale, shift = scale_and_shift(mean, std)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 `(B, C, H, W)` to logits and probabilities, each float32 `(B, K)`."""

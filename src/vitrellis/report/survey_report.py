@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from vitrellis.data.inspection.lookalikes import Group
+from vitrellis.data.duplicates import Group
 from vitrellis.data.inspection.survey import Survey
 from vitrellis.data.source import UNBALANCED
 

@@ -6,7 +6,8 @@ from itertools import combinations
 
 import numpy as np
 
-from vitrellis.data.inspection.lookalikes import NEAR_BITS, Member, alike, same
+from vitrellis.data.duplicates import Member, same
+from vitrellis.data.inspection.lookalikes import NEAR_BITS, alike
 
 
 def members(count: int) -> list[Member]:

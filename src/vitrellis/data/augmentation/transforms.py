@@ -97,6 +97,21 @@ class TrainTransform:
         return matrices
 
 
+def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The two factors of normalisation: grey levels times the first, plus the second.
+
+    Args:
+        mean: Mean per channel, of images in [0, 1].
+        std: Standard deviation per channel.
+
+    Returns:
+        Scale and shift, each float32 `(1, C, 1, 1)`.
+    """
+    deviation = torch.tensor(std, dtype=torch.float64).view(1, -1, 1, 1)
+    shift = -torch.tensor(mean).double().view(1, -1, 1, 1) / deviation
+    return (1 / (255 * deviation)).float(), shift.float()
+
+
 class Normalize:
     """Grey levels in [0, 255] to zero mean and unit deviation, per channel.
 
@@ -106,9 +121,7 @@ class Normalize:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        deviation = torch.tensor(std, dtype=torch.float64).view(1, -1, 1, 1)
-        self._scale = (1 / (255 * deviation)).float()
-        self._shift = (-torch.tensor(mean).double().view(1, -1, 1, 1) / deviation).float()
+        self._scale, self._shift = scale_and_shift(mean, std)
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 of the same shape."""

@@ -14,7 +14,7 @@ import imagehash
 from PIL import Image
 from torch import Tensor
 
-from vitrellis.data.sources.decoding import read_image
+from vitrellis.data.sources.decoding import DEEP_GREY, orientation_of, read_image
 from vitrellis.errors import VitrellisError
 
 ProgressCallback = Callable[[int, int], None]
@@ -30,8 +30,6 @@ _SUFFIXES = {
 }
 """The endings of the names of each format's files."""
 
-_ORIENTATION_TAG = 0x0112
-_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _UPRIGHT = 1
 
 
@@ -70,7 +68,7 @@ class FileFacts:
         usual = _SUFFIXES.get(self.format or "")
         if usual is not None and self.path.suffix.lower() not in usual:
             found.append("named as another format")
-        if self.mode in _DEEP_MODES:
+        if self.mode in DEEP_GREY | {"I"}:
             found.append("16 bits or more a channel")
         if self.mode == "CMYK":
             found.append("CMYK colours")
@@ -130,7 +128,7 @@ def _examine(path: Path) -> FileFacts:
                     image.mode,
                     (image.height, image.width),
                     getattr(image, "n_frames", 1),
-                    _orientation(image),
+                    orientation_of(image),
                     perceptual_hash(pillow_image(pixels)),
                 )
     except VitrellisError as error:
@@ -152,11 +150,3 @@ def _array(path: Path, num_bytes: int, digest: str) -> FileFacts:
     size = (pixels.shape[1], pixels.shape[2])
     look = perceptual_hash(pillow_image(pixels))
     return FileFacts(path, num_bytes, digest, "NPY", f"{len(pixels)} channels", size, look=look)
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
-    except (SyntaxError, ValueError, TypeError, KeyError, OSError):
-        return _UPRIGHT
-    return value if value in range(1, 9) else _UPRIGHT

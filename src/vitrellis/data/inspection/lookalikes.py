@@ -1,13 +1,14 @@
-"""Images that are the same, or look alike, in one split or in several."""
+"""Images that look alike by their perceptual hashes, in one split or in several."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
+
+from vitrellis.data.duplicates import Group, Member
 
 NEAR_BITS = 4
 """The greatest number of the 64 bits of two perceptual hashes that differ in images that look
@@ -16,48 +17,6 @@ alike; unrelated photographs differ in 32 on average."""
 _BITS = 64
 _BANDS = NEAR_BITS + 1  # two hashes that differ in 4 bits agree in at least one of 5 bands
 _CROWD = 200  # in a band with more images the same, flat ones mostly, only neighbours are compared
-
-
-@dataclass(frozen=True)
-class Member:
-    """An image in its split.
-
-    Attributes:
-        split: The name of the split.
-        index: The number of the image in it.
-        name: The name by which a user finds it.
-        label: Its class index.
-    """
-
-    split: str
-    index: int
-    name: str
-    label: int
-
-
-@dataclass(frozen=True)
-class Group:
-    """Images that are the same or look alike, in the order of splits and numbers."""
-
-    members: tuple[Member, ...]
-
-    @property
-    def crosses_splits(self) -> bool:
-        """Whether its images are in more than one split."""
-        return len({member.split for member in self.members}) > 1
-
-    @property
-    def has_several_labels(self) -> bool:
-        """Whether its images have more than one class."""
-        return len({member.label for member in self.members}) > 1
-
-
-def same(members: Sequence[Member], digests: Sequence[Hashable]) -> list[Group]:
-    """Groups of two or more images with the same digest."""
-    by_digest: dict[Hashable, list[Member]] = defaultdict(list)
-    for member, digest in zip(members, digests, strict=True):
-        by_digest[digest].append(member)
-    return [Group(tuple(group)) for group in by_digest.values() if len(group) > 1]
 
 
 def alike(

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from vitrellis.data.duplicates import Group, Member, same
 from vitrellis.data.inspection.file_facts import (
     FileFacts,
     ProgressCallback,
@@ -18,7 +19,7 @@ from vitrellis.data.inspection.file_facts import (
     perceptual_hash,
     pillow_image,
 )
-from vitrellis.data.inspection.lookalikes import Group, Member, alike, same
+from vitrellis.data.inspection.lookalikes import alike
 from vitrellis.data.source import Source
 from vitrellis.data.sources import load_source
 from vitrellis.data.sources.files import list_images

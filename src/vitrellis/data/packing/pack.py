@@ -93,9 +93,11 @@ def pack(
         raise UsageError(f"{out}: exists already; give another name, or remove it")
     partial = out.with_name(out.name + ".partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write = _pack_lmdb if form == "lmdb" else _pack_tar
     try:
-        packed = write(source, partial, size, shard_bytes, progress)
+        if form == "lmdb":
+            packed = _pack_lmdb(source, partial, size, progress)
+        else:
+            packed = _pack_tar(source, partial, size, shard_bytes, progress)
         partial.rename(out)
     except OSError as error:
         raise VitrellisError(f"{partial}: cannot be written: {error.strerror}") from None
@@ -103,13 +105,9 @@ def pack(
 
 
 def _pack_lmdb(
-    source: Source,
-    partial: Path,
-    size: int | None,
-    shard_bytes: int,
-    progress: ProgressCallback | None,
+    source: Source, partial: Path, size: int | None, progress: ProgressCallback | None
 ) -> tuple[int, int, int]:
-    del shard_bytes
+    """Writes the file; the numbers of images and of those that were there, and their bytes."""
     lmdb = import_lmdb(partial)
     index = _new_index(source)
     total = sum(len(split) for split in source.splits.values())
@@ -147,6 +145,7 @@ def _pack_tar(
     shard_bytes: int,
     progress: ProgressCallback | None,
 ) -> tuple[int, int, int]:
+    """Writes the shards; the numbers of images and of those that were there, and their bytes."""
     partial.mkdir(exist_ok=True)
     index = _new_index(source)
     total = sum(len(split) for split in source.splits.values())

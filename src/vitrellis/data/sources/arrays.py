@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vitrellis.data.channels import to_channels
 from vitrellis.data.source import Source, Split
+from vitrellis.data.sources.names_in_files import class_names_in
 from vitrellis.errors import UsageError, VitrellisError
 
 ChannelsAt = Literal["first", "last"]
@@ -269,13 +270,7 @@ def _class_names(splits: Mapping[str, Split], names_file: Path) -> tuple[str, ..
     highest = max(int(split.labels.max()) for split in splits.values())
     if not names_file.is_file():
         return tuple(str(number) for number in range(highest + 1))
-    lines = names_file.read_text(errors="replace").splitlines()
-    names = tuple(line.strip() for line in lines if line.strip())
-    if len(names) <= highest:
-        raise VitrellisError(
-            f"{names_file}: has {len(names)} names, and class numbers go up to {highest}"
-        )
-    return names
+    return class_names_in(names_file.read_text(errors="replace"), highest, names_file)
 
 
 LAYOUTS = {"arrays": load_arrays}

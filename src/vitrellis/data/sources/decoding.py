@@ -36,7 +36,8 @@ IMAGE_SUFFIXES = frozenset(
 # Named, so that a file posing as an image never reaches a format that Pillow hands to a program
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 _GREY = frozenset({"1", "L", "LA"})
-_DEEP_GREY = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+DEEP_GREY = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+"""Pillow's modes of grey images with 16 bits."""
 _COLOUR = frozenset({"RGB", "RGBA", "RGBa", "P", "PA", "CMYK", "YCbCr"})
 _ORIENTATION_TAG = 0x0112
 _WIDTH_TAG, _HEIGHT_TAG, _BANDS_TAG = 0x0100, 0x0101, 0x0115
@@ -255,7 +256,7 @@ def _own_channels(image: Image.Image, name: str) -> int:
 
 def _is_deep(image: Image.Image) -> bool:
     # Pillow reads a grey 16-bit PNG as "I" before version 11; other "I" have no known range
-    return image.mode in _DEEP_GREY or (image.mode == "I" and image.format == "PNG")
+    return image.mode in DEEP_GREY or (image.mode == "I" and image.format == "PNG")
 
 
 def _is_stored_as_grey_alpha(image: Image.Image) -> bool:
@@ -281,7 +282,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     if isinstance(image, TiffImageFile):
         image.load()  # Pillow turns these itself, and then forgets their orientation
-    turn = _UPRIGHT.get(_orientation(image))
+    turn = _UPRIGHT.get(orientation_of(image))
     return image if turn is None else image.transpose(turn)
 
 
@@ -290,10 +291,10 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     if isinstance(image, TiffImageFile):  # whose size is turned already, in some versions
         width, height = image.tag_v2[_WIDTH_TAG], image.tag_v2[_HEIGHT_TAG]
-    return (width, height) if _orientation(image) >= 5 else (height, width)
+    return (width, height) if orientation_of(image) >= 5 else (height, width)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 if there is none, or damaged EXIF data."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1

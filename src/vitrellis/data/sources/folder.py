@@ -25,11 +25,10 @@ from vitrellis.data.sources.files import (
     list_images,
     visible,
 )
+from vitrellis.data.sources.names_in_files import SPLIT_WORDS
 from vitrellis.errors import UsageError, VitrellisError
 
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
-_SPLITS |= {"test": "test"}
-_LOOKS_LIKE_SPLIT = frozenset({*_SPLITS, "training", "testing"})
+_SPLITS = {word: SPLIT_WORDS[word] for word in SPLIT_WORDS.keys() - {"training", "testing"}}
 _CONTENTS = (
     "one folder of images per class, or train/ (with val/ and test/ if you have them) "
     "that holds such folders"
@@ -97,7 +96,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
     train = next((folder for folder in named if folder.name.lower() == "train"), None)
     if train is not None and any(entry.is_dir() for entry in visible(train)):
         return _named_splits(root, named, others)
-    if folders and all(folder.name.lower() in _LOOKS_LIKE_SPLIT for folder in folders):
+    if folders and all(folder.name.lower() in SPLIT_WORDS for folder in folders):
         _refuse_splits(root, folders, train)
     return {"train": root}
 

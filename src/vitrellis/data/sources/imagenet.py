@@ -12,6 +12,7 @@ import torch
 
 from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles, is_image, list_images, visible
+from vitrellis.data.sources.names_in_files import synset_names
 from vitrellis.data.sources.published_counts import differing_counts
 from vitrellis.errors import UsageError, VitrellisError
 
@@ -84,16 +85,10 @@ def _split(root: Path, name: str, classes: list[str], channels: int | None) -> S
 
 
 def _class_names(file: Path, folders: list[str]) -> tuple[str, ...]:
-    """The first name of each WordNet number; with the number where two classes share a name."""
     if not file.is_file():
         return tuple(folders)
     lines = file.read_text(errors="replace").splitlines()
-    meanings = dict(line.split(" ", 1) for line in lines if " " in line)
-    first = [meanings.get(folder, folder).split(",")[0].strip() for folder in folders]
-    return tuple(
-        f"{name} ({folder})" if first.count(name) > 1 else name
-        for name, folder in zip(first, folders, strict=True)
-    )
+    return synset_names(dict(line.split(" ", 1) for line in lines if " " in line), folders)
 
 
 LAYOUTS = {"imagenet": load_imagenet}

@@ -15,6 +15,7 @@ import torch
 
 from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles
+from vitrellis.data.sources.names_in_files import class_names_in
 from vitrellis.errors import UsageError, VitrellisError
 
 _LINE = "a path, a space and a class number"
@@ -165,13 +166,7 @@ def _class_names(rows: _Rows, names_file: Path) -> tuple[str, ...]:
             "begin at 0"
         )
     if names_file.is_file():
-        lines = names_file.read_text(errors="replace").splitlines()
-        names = tuple(line.strip() for line in lines if line.strip())
-        if len(names) <= max(labels):
-            raise VitrellisError(
-                f"{names_file}: has {len(names)} names, and class numbers go up to {max(labels)}"
-            )
-        return names
+        return class_names_in(names_file.read_text(errors="replace"), max(labels), names_file)
     folders: dict[int, set[str]] = {}
     for path, label in rows:
         folders.setdefault(label, set()).add(PurePosixPath(path).parent.name)

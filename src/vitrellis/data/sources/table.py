@@ -24,19 +24,8 @@ from vitrellis.data.sources.files import (
     is_image,
     path_below,
 )
+from vitrellis.data.sources.names_in_files import SPLIT_WORDS
 from vitrellis.errors import UsageError, VitrellisError, unknown_name
-
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""The words for the three splits, in lower case."""
 
 _PATH_COLUMNS: tuple[str, ...] = ("path", "file", "filename", "file_name", "filepath", "file_path")
 _PATH_COLUMNS += ("image", "image_path", "img", "img_path", "image_id", "id", "name")

@@ -8,13 +8,13 @@ in sorted order, its name the first that `words.txt` gives.
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import torch
 
 from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles, is_image, visible
+from vitrellis.data.sources.names_in_files import synset_names
 from vitrellis.errors import VitrellisError
 
 _CONTENTS = "wnids.txt, words.txt, train/ and val/ with val_annotations.txt"
@@ -81,14 +81,8 @@ def _annotated(folder: Path, index: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def _class_names(words: Path, wnids: list[str]) -> tuple[str, ...]:
-    """The first name of each class; with its WordNet number where two classes share a name."""
     meanings = dict(line.split("\t", 1) for line in _lines(words) if "\t" in line)
-    first = [meanings.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
-    repeated = {name for name, count in Counter(first).items() if count > 1}
-    return tuple(
-        f"{name} ({wnid})" if name in repeated else name
-        for name, wnid in zip(first, wnids, strict=True)
-    )
+    return synset_names(meanings, wnids)
 
 
 def _lines(file: Path) -> list[str]:

@@ -23,11 +23,10 @@ from vitrellis.data.packing.tar_shards import INDEX_FILE, MemberPlace, TarShards
 from vitrellis.data.source import Source, Split
 from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, decode_image
 from vitrellis.data.sources.encoded import EncodedImages
+from vitrellis.data.sources.names_in_files import SPLIT_WORDS, class_names_in
 from vitrellis.data.sources.packed import source_of_index
 from vitrellis.errors import UsageError, VitrellisError
 
-_SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val"}
-_SPLIT_WORDS |= {"validation": "val", "dev": "val", "test": "test", "testing": "test"}
 _CONTENTS = "tar shards, such as train-000000.tar"
 _PROBED = 32  # images that tell how many channels there are
 
@@ -141,7 +140,7 @@ def _shard_names(base: str) -> list[str]:
 def _split_of(shard: str) -> str:
     word = re.match(r"[a-z]*", shard.lower())
     assert word is not None
-    return _SPLIT_WORDS.get(word[0], "train")
+    return SPLIT_WORDS.get(word[0], "train")
 
 
 def _samples(shards: TarShards, shard: int) -> Iterator[_Sample]:
@@ -193,13 +192,7 @@ def _class_names(base: str, samples: Mapping[str, list[_Sample]]) -> tuple[str, 
     content = _optional_file(f"{base}/classes.txt")
     if content is None:
         return tuple(str(number) for number in range(highest + 1))
-    lines = content.decode(errors="replace").splitlines()
-    names = tuple(line.strip() for line in lines if line.strip())
-    if len(names) <= highest:
-        raise VitrellisError(
-            f"{base}/classes.txt: has {len(names)} names, and class numbers go up to {highest}"
-        )
-    return names
+    return class_names_in(content.decode(errors="replace"), highest, f"{base}/classes.txt")
 
 
 LAYOUTS = {"webdataset": load_webdataset}
