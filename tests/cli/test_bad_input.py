@@ -66,10 +66,17 @@ def test_a_wrong_model_is_refused_before_anything_is_trained_or_written(tmp_path
             ("model.name=resnt18", "Did you mean resnet18", 2),
             ("model.args.depht=2", "depht", 2),
             ("model.weights=none.pth", "none.pth", 1),
+            ("model.distillation_head=true", "but no term trains it", 2),
         ):
             words = ["train", recipe, "machine.accelerator=cpu", word]
             assert hint in fails(tmp_path, *words, code=code)
             assert not (tmp_path / "runs").exists(), (recipe, word)
+
+
+def test_a_finished_teacher_that_is_not_there(tmp_path: Path) -> None:
+    words = ["train", "demo", "machine.accelerator=cpu", "teacher.run=runs/gone"]
+    assert "runs/gone does not exist" in fails(tmp_path, *words, code=1)
+    assert not (tmp_path / "runs").exists()
 
 
 def empty_class(folder: Path) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 import torch
 
+from tests.models.one_block import ONE_BLOCK
 from vitrellis.export.description import Description
 from vitrellis.export.graph import ImageClassifier, allows_free_size, export_program
 from vitrellis.export.onnx_classifier import OnnxClassifier
@@ -16,15 +16,6 @@ from vitrellis.export.onnx_writer import write_onnx
 from vitrellis.models import IN_TIMM, create_model, list_models
 from vitrellis.runs.exported import Preprocessing, Trained
 
-ONE_BLOCK: dict[str, dict[str, Any]] = {
-    "cvt": {"depths": (1, 1, 1)},
-    "evit": {"depth": 1, "drop_layers": (0,)},
-    "pvt": {"depths": (1, 1, 1, 1)},
-    "dhvt": {"depth": 1},
-    "t2t": {"depth": 1},
-    "vit": {"depth": 1},
-}
-"""Arguments of our transformers for one block of each kind, by the beginning of a name."""
 FAST = ("cifar_resnet8", "dhvt_micro_patch4", "vit_micro_patch7_28")
 SQUARE = ("convit_tiny", "pit_ti_224", "pit_ti_distilled_224")  # timm's are built for squares
 

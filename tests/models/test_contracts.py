@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from tests.models.one_block import ONE_BLOCK
 from vitrellis.models import (
     block_channels,
     create_model,
@@ -81,17 +82,6 @@ def build(name: str, **kwargs: Any) -> Any:
 
 def shallow(name: str, **kwargs: Any) -> Any:
     return build(name, **(SHALLOW.get(name.split("_")[0], {}) | kwargs))
-
-
-SINGLE: dict[str, dict[str, Any]] = {
-    "cvt": {"depths": (1, 1, 1)},
-    "evit": {"depth": 1, "drop_layers": (0,)},
-    "pvt": {"depths": (1, 1, 1, 1)},
-    "dhvt": {"depth": 1},
-    "t2t": {"depth": 1},
-    "vit": {"depth": 1},
-}
-"""Arguments for one block of each kind, as in `SHALLOW`: exporters take seconds for each block."""
 
 
 @pytest.fixture(scope="module", params=QUICK)
@@ -276,7 +266,7 @@ def test_compiles_without_a_break(fast: tuple[Any, Tensor, Tensor]) -> None:
 @torch.no_grad()
 def test_exports_with_a_free_batch_size(name: str, tmp_path: Path) -> None:
     side = size_of(name)
-    model = shallow(name, img_size=(side, 2 * side), **SINGLE.get(name.split("_")[0], {})).eval()
+    model = shallow(name, img_size=(side, 2 * side), **ONE_BLOCK.get(name.split("_")[0], {})).eval()
     example = picture(name, batch=2, factor=(1, 2))
     batch = torch.export.Dim("batch")  # refused if the model makes a constant of it
     program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))

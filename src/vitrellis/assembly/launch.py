@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from vitrellis.assembly.build import build_source, build_student
-from vitrellis.assembly.load_teachers import teacher_folder
+from vitrellis.assembly.load_teachers import check_finished_teachers, teacher_folder
 from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.session import train_student
 from vitrellis.assembly.summary import warning_lines
@@ -93,13 +93,16 @@ def train(
     """
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
-    with process_settings_kept(), _open_run(recipe, out, fresh, source, console) as opened:
+    objects = UserObjects(teachers or {}, terms)
+    with (
+        process_settings_kept(),
+        _open_run(recipe, out, fresh, source, console, terms) as opened,
+    ):
         run = opened.run
         if run.results_file.exists():
             opened.console.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
         else:
-            user_objects = UserObjects(teachers or {}, terms)
-            train_student(recipe, run, opened.source, opened.fabric, opened.console, user_objects)
+            train_student(recipe, run, opened.source, opened.fabric, opened.console, objects)
         results = run.read_results()
         for line in warning_lines(results):
             opened.console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -160,6 +163,7 @@ def _open_run(
     fresh: bool,
     source: Source | None,
     console: Console | None,
+    own_terms: Sequence[Term] = (),
 ) -> Iterator[_OpenRun]:
     teacher_recipes = {  # a wrong key ends the command here, before anything is written
         name: teacher_recipe(recipe, name)
@@ -176,7 +180,8 @@ def _open_run(
     if not run.results_file.exists():
         # a wrong model ends the command here, before a teacher is trained for it
         student = build_student(recipe, prepared, load_weights=not run.last_checkpoint.exists())
-        check_trained_heads(recipe, student)
+        check_trained_heads(recipe, student, own_terms)
+        check_finished_teachers(recipe, run)
     with _locked(run, fabric):
         if fabric.is_global_zero:
             _open(run, recipe, teacher_recipes, prepared, duplicates, fresh)

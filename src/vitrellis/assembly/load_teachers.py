@@ -44,6 +44,18 @@ def teacher_folder(teacher: Recipe, run: RunDirectory) -> Path:
     return run.path.parent / "teachers" / f"{teacher.name}-{digest(identity(teacher))}"
 
 
+def check_finished_teachers(recipe: Recipe, run: RunDirectory) -> None:
+    """Makes sure that the runs are there which the recipe's teachers come from.
+
+    Raises:
+        VitrellisError: If one is not, and the student's run does not hold the teacher already.
+    """
+    for name, settings in recipe.all_teachers.items():
+        is_kept = (run.teacher_model(name) / "config.json").exists()
+        if settings.run is not None and not is_kept:
+            find_run(settings.run)
+
+
 def load_teachers(
     recipe: Recipe,
     run: RunDirectory,

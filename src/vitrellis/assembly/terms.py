@@ -90,15 +90,20 @@ def build_objective(
             term.teacher = teacher_name
             terms.append(term)
     terms += own_terms
-    _check_heads(student, terms)
+    check_trained_heads(recipe, student, own_terms)
     return Objective(terms)
 
 
-def check_trained_heads(recipe: Recipe, student: nn.Module) -> None:
-    """Makes sure that the student has the heads that the recipe's terms train.
+def check_trained_heads(recipe: Recipe, student: nn.Module, own_terms: Sequence[Term] = ()) -> None:
+    """Makes sure that the student has the heads that the recipe's terms train, and no others.
+
+    Args:
+        recipe: The recipe, whose `objective` is read.
+        student: The student.
+        own_terms: Further terms, from Python.
 
     Raises:
-        UsageError: If a term trains a distillation head and there is none.
+        UsageError: If a term trains a distillation head and there is none, or none trains one.
     """
     for key, section in recipe.objective.terms.items():
         if section.trained_head == "distillation" and not has_distillation_head(student):
@@ -107,10 +112,9 @@ def check_trained_heads(recipe: Recipe, student: nn.Module) -> None:
                 f"head. Use objective.{key}.head=class, a distilled model such as "
                 "deit_tiny_distilled_patch16_224, or model.distillation_head=true"
             )
-
-
-def _check_heads(student: nn.Module, terms: Sequence[Term]) -> None:
-    if has_distillation_head(student) and all(term.head != "distillation" for term in terms):
+    trained = [section.trained_head for section in recipe.objective.terms.values()]
+    trained += [term.head for term in own_terms]
+    if has_distillation_head(student) and "distillation" not in trained:
         raise UsageError(
             "objective: the student has a distillation head, which takes part in its predictions, "
             "but no term trains it. Give a term of logits (kd, dkd, mlkd, ctkd, hard) "

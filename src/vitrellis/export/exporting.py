@@ -200,8 +200,9 @@ def _calibration(trained: Trained, target: Target, images: RealImages) -> Sequen
         return ()
     resize: Callable[[Tensor], Tensor] = trained.preprocessing.transform().resize_and_crop
     split = images.calibration.images
-    pixels = torch.stack([resize(split[index]) for index in range(len(split))])
-    return pixels.split(_CALIBRATION_BATCH)
+    size = min(len(split), _CALIBRATION_BATCH)  # onnxruntime stacks batches, so they are of a size
+    pixels = [resize(split[index]) for index in range(len(split) // size * size)]
+    return torch.stack(pixels).split(size)
 
 
 def _is_model_folder(path: Path) -> bool:
