@@ -56,8 +56,8 @@ def test_everything_that_is_wrong_is_named(photos: Path) -> None:
     assert {image["split"] for image in near["images"]} == {"train", "test"}
     assert any("decide on one label" in sentence for sentence in values["advice"])
     out, _ = run_here("data", "inspect", str(photos))
-    assert "1 the same image in several splits" in out
-    assert "train/cat/1.png (cat) = " in out
+    assert "the same image in several splits: 1" in out
+    assert "train/cat/1.png (train, cat) = " in out
 
 
 def test_files_that_cannot_be_read_are_all_named(photos: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_files_that_cannot_be_read_are_all_named(photos: Path, tmp_path: Path) -
     (photos / "test/dog/worse.png").write_text("no image")
     page = tmp_path / "page.html"
     out, err = run_here("data", "inspect", str(photos), "--html", str(page), code=1)
-    assert "2 files that cannot be read" in out
+    assert "files that cannot be read: 2" in out
     assert "bad.jpg: is empty" in out
     assert "worse.png: is not an image" in out
     assert "Train with" not in out

@@ -234,30 +234,30 @@ def _print_problems(found: Survey) -> None:
     other_near = [group for group in found.alike if group not in near]
     lists: dict[str, list[str]] = {
         "files that cannot be read": [str(one.error) for one in found.unreadable],
-        "the same image in several splits": [_described(group) for group in across],
+        "the same image in several splits": [_described(group, found) for group in across],
         "the same image with several labels": [_described(group, found) for group in conflicts],
-        "the same image several times": [_described(group) for group in within],
-        "images in several splits that look alike": [_described(group) for group in near],
-        "images in one split that look alike": [_described(group) for group in other_near],
+        "the same image several times": [_described(group, found) for group in within],
+        "images in several splits that look alike": [_described(group, found) for group in near],
+        "images in one split that look alike": [_described(group, found) for group in other_near],
     }
     for kind, paths in found.oddities.items():
-        lists[f"files with {kind}" if " " not in kind else f"files: {kind}"] = list(map(str, paths))
+        lists[f"files, {kind}"] = list(map(str, paths))
     for note in found.notes:
         _line(f"  note: {note}")
     for title, entries in lists.items():
         if entries:
             console.print()
-            _line(f"{len(entries):,} {title}")
+            _line(f"{title}: {len(entries):,}")
             for entry in entries[:_EXAMPLES]:
                 _line(f"  {entry}")
             if len(entries) > _EXAMPLES:
                 _line(f"  and {len(entries) - _EXAMPLES:,} more (all of them: --json, or --html)")
 
 
-def _described(group: Group, found: Survey | None = None) -> str:
-    """The members of a group, with their labels if the survey is given."""
+def _described(group: Group, found: Survey) -> str:
+    """The members of a group, each with its split and its class."""
     names = [
-        member.name + (f" ({found.class_names[member.label]})" if found is not None else "")
+        f"{member.name} ({member.split}, {found.class_names[member.label]})"
         for member in group.members[:_EXAMPLES]
     ]
     more = len(group.members) - len(names)
