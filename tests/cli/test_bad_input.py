@@ -67,6 +67,7 @@ def test_a_wrong_model_is_refused_before_anything_is_trained_or_written(tmp_path
             ("model.args.depht=2", "depht", 2),
             ("model.weights=none.pth", "none.pth", 1),
             ("model.distillation_head=true", "but no term trains it", 2),
+            ("model.name=maxvit_tiny_rw_224", "cannot take images of 28x28 pixels", 2),
         ):
             words = ["train", recipe, "machine.accelerator=cpu", word]
             assert hint in fails(tmp_path, *words, code=code)

@@ -19,7 +19,7 @@ from lightning.fabric.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
 
-from vitrellis.assembly.build import build_source, build_student
+from vitrellis.assembly.build import build_source, build_student, sides_of
 from vitrellis.assembly.load_teachers import check_finished_teachers, teacher_folder
 from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.session import train_student
@@ -28,6 +28,7 @@ from vitrellis.assembly.terms import check_trained_heads
 from vitrellis.data.duplicates import Duplicates, find_duplicates, is_cut_from_training
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
+from vitrellis.models import check_takes_images
 from vitrellis.objectives import Term
 from vitrellis.recipe import (
     Recipe,
@@ -180,6 +181,8 @@ def _open_run(
     if not run.results_file.exists():
         # a wrong model ends the command here, before a teacher is trained for it
         student = build_student(recipe, prepared, load_weights=not run.last_checkpoint.exists())
+        size = sides_of(recipe.input.img_size)
+        check_takes_images(student, recipe.model.name, prepared.channels, size)
         check_trained_heads(recipe, student, own_terms)
         check_finished_teachers(recipe, run)
     with _locked(run, fabric):

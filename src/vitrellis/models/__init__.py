@@ -3,7 +3,13 @@
 Importing this room registers our models with timm.
 """
 
-from vitrellis.models.support.factory import IN_TIMM, create_model, list_models, takes_img_size
+from vitrellis.models.support.factory import (
+    IN_TIMM,
+    check_takes_images,
+    create_model,
+    list_models,
+    takes_img_size,
+)
 from vitrellis.models.support.finite import (
     check_finite_outputs,
     check_finite_weights,
@@ -30,6 +36,7 @@ __all__ = [
     "block_channels",
     "check_finite_outputs",
     "check_finite_weights",
+    "check_takes_images",
     "create_model",
     "forward_with_maps",
     "has_distillation_head",

@@ -50,8 +50,8 @@ IN_TIMM = (
 """Models of timm that the published systems train. The list is a choice; ours are found."""
 
 
-REFUSALS = (AssertionError, RuntimeError, TypeError, ValueError)
-"""The errors by which timm's and torch's constructors refuse an argument."""
+REFUSALS = (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
+"""The errors by which timm's and torch's models refuse an argument, or a size of images."""
 
 
 _NOT_BUILT_WITH = ("distillation_head", "normalize_features", "stride_1x1", *NOT_TIMMS)
@@ -215,6 +215,37 @@ def _refuse_unknown_positions(
             f"{new[0]}x{new[1]}, and {others[0]} of {name} cannot be interpolated between sizes "
             f"that are not square. Use input.img_size=[{old[0]}, {old[1]}]"
         )
+
+
+@torch.no_grad()
+def check_takes_images(
+    model: nn.Module, name: str, in_chans: int, img_size: tuple[int, int]
+) -> None:
+    """Makes sure that a model computes something of images of this size.
+
+    Some of timm's models are built for sizes that they cannot take, and say so when they compute.
+
+    Args:
+        model: The model; batch norms and the mode are left as they are.
+        name: Its name, for the message.
+        in_chans: The number of channels.
+        img_size: `(H, W)` in pixels.
+
+    Raises:
+        UsageError: With the model's own reason.
+    """
+    is_training = model.training
+    try:
+        model.eval()(torch.zeros(1, in_chans, *img_size))
+    except REFUSALS as error:
+        if name.split(".")[0] in list_models():
+            raise  # the fault is in our file
+        raise UsageError(
+            f"{name}: cannot take images of {img_size[0]}x{img_size[1]} pixels: "
+            f"{' '.join(str(error).split())[:300]} (see input.img_size)"
+        ) from error
+    finally:
+        model.train(is_training)
 
 
 def _build(name: str, **kwargs: Any) -> nn.Module:
