@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitrellis.errors import UsageError
 from vitrellis.models import block_channels, forward_with_maps, has_distillation_head, num_blocks
-from vitrellis.objectives import Objective, Term, TermContext, TermSection, build_weight
+from vitrellis.objectives import Head, Objective, Term, TermContext, TermSection, build_weight
 from vitrellis.recipe import Recipe
 from vitrellis.runs.exported import Preprocessing
 from vitrellis.teachers.teacher import Teacher
@@ -90,7 +90,7 @@ def build_objective(
             term.teacher = teacher_name
             terms.append(term)
     terms += own_terms
-    check_trained_heads(recipe, student, own_terms)
+    _check_distillation_head(student, [term.head for term in terms])
     return Objective(terms)
 
 
@@ -113,8 +113,11 @@ def check_trained_heads(recipe: Recipe, student: nn.Module, own_terms: Sequence[
                 "deit_tiny_distilled_patch16_224, or model.distillation_head=true"
             )
     trained = [section.trained_head for section in recipe.objective.terms.values()]
-    trained += [term.head for term in own_terms]
-    if has_distillation_head(student) and "distillation" not in trained:
+    _check_distillation_head(student, [*trained, *(term.head for term in own_terms)])
+
+
+def _check_distillation_head(student: nn.Module, trained_heads: Sequence[Head]) -> None:
+    if has_distillation_head(student) and "distillation" not in trained_heads:
         raise UsageError(
             "objective: the student has a distillation head, which takes part in its predictions, "
             "but no term trains it. Give a term of logits (kd, dkd, mlkd, ctkd, hard) "

@@ -104,10 +104,15 @@ def _first_process_prints(rank: int) -> Iterator[None]:
     if rank == 0:
         yield
         return
-    logging.getLogger("vitrellis").setLevel(logging.ERROR)
+    logger = logging.getLogger("vitrellis")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is loaded
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
+    try:
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        logger.setLevel(level)  # in a notebook or a test, the process goes on
 
 
 def _print_version(is_asked: bool) -> None:
