@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,10 @@ from vitrellis.errors import VitrellisError
 
 UNBALANCED = 5.0
 """The ratio of the largest class to the smallest from which on `balance=true` is suggested."""
+
+
+DOWNLOADABLE = frozenset({"cifar10", "cifar100", "flowers102", "fashion-mnist"})
+"""The sources that `vitrellis data download` fetches."""
 
 
 class Images(Protocol):
@@ -260,14 +265,28 @@ def root_folder(root: Path | None, source: str, contents: str) -> Path:
     Raises:
         VitrellisError: If it is not given, is missing, or is no folder.
     """
+    hint = download_hint(source, root)
     if root is None:
-        raise VitrellisError(f"source {source!r} needs data.root: a folder with {contents}")
+        raise VitrellisError(f"source {source!r} needs data.root: a folder with {contents}{hint}")
     path = root.expanduser()
     if not path.exists():
-        raise VitrellisError(f"data.root: no such folder: {path}. It should hold {contents}")
+        raise VitrellisError(f"data.root: no such folder: {path}. It should hold {contents}{hint}")
     if not path.is_dir():
         raise VitrellisError(f"data.root: not a folder: {path}. It should hold {contents}")
     return path
+
+
+def download_hint(source: str, root: Path | None) -> str:
+    """How a dataset can be downloaded, to be put behind a message; empty if it cannot be.
+
+    Args:
+        source: The name of the source.
+        root: The folder into which it would go; None for the usual one.
+    """
+    if source not in DOWNLOADABLE:
+        return ""
+    option = "" if root is None else f" --root {shlex.quote(str(root))}"
+    return f". `vitrellis data download {source}{option}` fetches it"
 
 
 def _some(names: list[str]) -> str:

@@ -187,8 +187,8 @@ _JSON_LINE = '{"path": "a/1.jpg", "label": "cat"}'
 
 def _parquet(file: Path) -> list[_Row]:
     if importlib.util.find_spec("pyarrow") is None:
-        raise VitrellisError(f"{file}: reading it needs pyarrow: pip install pyarrow")
-    from pyarrow import ArrowException, parquet  # type: ignore[import-not-found]
+        raise VitrellisError(f"{file}: reading it needs pyarrow: pip install 'vitrellis[arrow]'")
+    from pyarrow import ArrowException, parquet
 
     try:
         rows: list[_Row] = parquet.read_table(file).to_pylist()
