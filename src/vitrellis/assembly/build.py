@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from vitrellis.assembly.pretrained import pretrained_normalization
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
+from vitrellis.data.bad_images import without_bad_images
 from vitrellis.data.canvas import (
     Canvas,
     ProgressCallback,
@@ -24,6 +25,7 @@ from vitrellis.data.canvas import (
 )
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.long_tail import LongTail
+from vitrellis.data.source import CheckedImages
 from vitrellis.data.sources import Source, Split, load_source
 from vitrellis.data.splits import prepare, with_fold
 from vitrellis.data.value_range import with_value_range
@@ -66,17 +68,36 @@ class Place:
     workers: int = 0
 
 
-def build_source(recipe: Recipe, source: Source | None = None) -> Source:
+def build_source(
+    recipe: Recipe,
+    source: Source | None = None,
+    *,
+    known: CheckedImages | None = None,
+    progress: ProgressCallback | None = None,
+) -> Source:
     """The recipe's images with their splits.
 
     Args:
         recipe: The recipe, whose `data` section and seed are read.
         source: Images from Python, in place of those that `data.source` names.
+        known: An earlier check of the same images for those that cannot be read.
+        progress: Called as images are read to find those.
     """
     data = recipe.data
     loaded = source
+    skips = data.on_bad_image == "skip"
     if loaded is None:
-        loaded = load_source(data.source, data.root, channels=recipe.input.channels, args=data.args)
+        loaded = load_source(
+            data.source,
+            data.root,
+            channels=recipe.input.channels,
+            args=data.args,
+            keep_bad=skips,
+        )
+    if skips:
+        loaded = without_bad_images(
+            loaded, greatest_fraction=data.max_bad_fraction, known=known, progress=progress
+        )
     loaded = with_value_range(loaded, data.value_range)
     seed = recipe.seed if data.seed is None else data.seed
     if data.folds is not None and data.fold is not None:

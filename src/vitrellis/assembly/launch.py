@@ -43,6 +43,7 @@ from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
 from vitrellis.runs.results import Results, RunData
+from vitrellis.training.display import reading
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,9 @@ def _open_run(
     fabric = _launch(recipe)
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
     run = RunDirectory(Path(out) if out is not None else Path("runs") / recipe.name)
-    prepared = build_source(recipe, source)
+    known = None if fresh or recipe.data.on_bad_image == "error" else run.checked_images()
+    with reading(console, "looking for bad images") as progress:
+        prepared = build_source(recipe, source, known=known, progress=progress)
     duplicates = find_duplicates(prepared)
     notes = duplicates.notes(val_was_cut=is_cut_from_training(prepared))
     prepared = replace(prepared, notes=(*prepared.notes, *notes))
@@ -298,6 +301,7 @@ def _open(
         class_counts=tuple(source.class_counts.tolist()),
         teachers={name: identity(teacher) for name, teacher in teacher_recipes.items()},
         duplicates=duplicates.to_json(),
+        checked_images=source.checked_images,
     )
     run.write_data(data)
     atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))

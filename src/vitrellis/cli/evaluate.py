@@ -169,7 +169,7 @@ def source_of_run(recipe: Recipe, run: RunDirectory) -> Source:
             f"{run.path}: its images are not in {root} (data.root). If they were moved, give their "
             "folder with --root"
         )
-    return build_source(recipe)
+    return build_source(recipe, known=run.checked_images())
 
 
 def _check_images(source: Source, class_names: tuple[str, ...], run: RunDirectory) -> None:

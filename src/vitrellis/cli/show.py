@@ -102,7 +102,7 @@ def _model_and_images(run: RunDirectory, num_images: int) -> tuple[nn.Module, Te
 
     trained = load_exported(run.best_model)
     recipe = load_recipe(run.recipe_file)
-    source = build.build_source(recipe)
+    source = build.build_source(recipe, known=run.checked_images())
     split = source.test if source.test is not None else source.val
     if split is None:
         raise VitrellisError(f"{run.path}: its data has neither test nor validation images")

@@ -78,6 +78,36 @@ class Split:
 
 
 @dataclass(frozen=True)
+class BadImage:
+    """An image that cannot be read.
+
+    Attributes:
+        split: The name of its split.
+        index: Its number in the split.
+        name: The name by which a user finds it.
+        reason: What is wrong with it; names it.
+    """
+
+    split: str
+    index: int
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CheckedImages:
+    """The result of reading all images of a source once.
+
+    Attributes:
+        fingerprint: The source's fingerprint when they were read.
+        bad: Those that cannot be read.
+    """
+
+    fingerprint: str
+    bad: tuple[BadImage, ...]
+
+
+@dataclass(frozen=True)
 class Source:
     """A dataset: its classes and its splits. `val` and `test` may be missing.
 
@@ -88,6 +118,7 @@ class Source:
         val: The images on which settings and checkpoints are selected.
         test: The images on which figures are reported, used for nothing else.
         notes: Facts about its reading that the user should know, one sentence each.
+        checked_images: The check after which bad images were left out; None if there was none.
     """
 
     name: str
@@ -96,6 +127,7 @@ class Source:
     val: Split | None = None
     test: Split | None = None
     notes: tuple[str, ...] = ()
+    checked_images: CheckedImages | None = None
 
     @property
     def splits(self) -> dict[str, Split]:
