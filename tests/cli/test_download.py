@@ -19,7 +19,7 @@ from tests.cli.command import run_here
 from tests.data.downloads.faulty_server import FaultyServer, serving
 from tests.data.sources import test_cifar, test_fashion_mnist
 from tests.data.sources.replicas import write_image
-from vitrellis.assembly.build import build_source
+from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.data.source import DOWNLOADABLE
 from vitrellis.data.sources import load_source
 from vitrellis.recipe import load_recipe

@@ -19,10 +19,11 @@ from lightning.fabric.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
 
-from vitrellis.assembly.build import build_source, build_student, sides_of
+from vitrellis.assembly.build import build_student, sides_of
 from vitrellis.assembly.load_teachers import check_finished_teachers, teacher_folder
 from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.session import train_student
+from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.summary import warning_lines
 from vitrellis.assembly.terms import check_trained_heads
 from vitrellis.data.duplicates import Duplicates, find_duplicates, is_cut_from_training

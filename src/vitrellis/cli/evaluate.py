@@ -160,7 +160,7 @@ def _training_counts(run: RunDirectory, *, is_needed: bool) -> list[int] | None:
 
 def source_of_run(recipe: Recipe, run: RunDirectory) -> Source:
     """The recipe's images; an error that names `--root` if their folder is gone."""
-    from vitrellis.assembly.build import build_source
+    from vitrellis.assembly.source_of_recipe import build_source
     from vitrellis.errors import VitrellisError
 
     root = recipe.data.root
