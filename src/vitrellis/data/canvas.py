@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from vitrellis.data.augmentation.resampling import Interpolation
-from vitrellis.data.pillow_resize import resize_planes
+from vitrellis.data.pillow_resize import resize
 from vitrellis.data.source import Images, Split, Subset, TensorImages
 
 Fit = Literal["squash", "crop"]
@@ -108,7 +108,7 @@ class OwnShape:
         size = self.size_of((height, width))
         if size == (height, width):
             return image
-        return torch.from_numpy(resize_planes(image, size, self.interpolation))
+        return torch.from_numpy(resize(image, size, self.interpolation))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 from vitrellis.data.augmentation.cutting import Cut, Cutter
 from vitrellis.data.canvas import OwnShape, ProgressCallback
 from vitrellis.data.image_store import ImageStore
+from vitrellis.data.pillow_resize import interleaved
 from vitrellis.data.reading_processes import ReadingProcesses
 from vitrellis.data.source import Images
 
@@ -287,7 +288,7 @@ def _held(images: Images, shape: OwnShape, progress: ProgressCallback | None) ->
     """All images at their own shape, decoded by threads."""
     held = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        read = pool.map(lambda index: shape(images[index]), range(len(images)))
+        read = pool.map(lambda index: interleaved(shape(images[index])), range(len(images)))
         for count, image in enumerate(read, start=1):
             held.append(image)
             if progress is not None:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from vitrellis.data.augmentation.resampling import Interpolation, cached_parts
 from vitrellis.data.augmentation.transforms import Normalize
 from vitrellis.data.canvas import Canvas
-from vitrellis.data.pillow_resize import resize_planes
+from vitrellis.data.pillow_resize import resize
 from vitrellis.data.source import Images
 
 CropMode = Literal["squash", "center", "border"]
@@ -63,7 +63,7 @@ class ResizeAndCrop:
             across, down = width / wide, height / tall
             box = (left * across, top * down, right * across, bottom * down)
             size = (bottom - top, right - left)
-        resized = torch.from_numpy(resize_planes(image, size, self.interpolation, box))
+        resized = torch.from_numpy(resize(image, size, self.interpolation, box))
         if box is None:
             resized = resized[:, top:bottom, left:right]
         return self._padded(resized[None])[0].contiguous()

@@ -157,6 +157,7 @@ class TrainLoader:
         self._rank = rank
         self._world_size = world_size
         self._labels = split.labels.to(device)
+        self.is_held = cache
         self.canvas: Canvas | OwnShape
         self._store: ViewStore
         common: _Common = {"device": device, "cache": cache, "workers": workers}

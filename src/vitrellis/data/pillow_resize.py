@@ -16,7 +16,7 @@ RESAMPLING = {
 """Pillow's names of the kernels."""
 
 
-def resize_planes(
+def resize(
     image: Tensor,
     size: tuple[int, int],
     interpolation: Interpolation,
@@ -25,7 +25,8 @@ def resize_planes(
     """Resizes every channel, antialiased. Pillow lets other threads run meanwhile.
 
     Args:
-        image: uint8 `(C, H, W)` on the CPU.
+        image: uint8 `(C, H, W)` on the CPU. Pixel by pixel in memory, as `interleaved` puts it,
+            colours take two thirds of the time.
         size: `(h, w)` of the result.
         interpolation: The kernel.
         box: Left, top, right and bottom of the part that is resized; the whole image if None.
@@ -33,10 +34,17 @@ def resize_planes(
     Returns:
         uint8 `(C, h, w)`.
     """
-    across_first = (size[1], size[0])
-    kernel = RESAMPLING[interpolation]
+    across_first, kernel = (size[1], size[0]), RESAMPLING[interpolation]
+    if len(image) == 3 and image.stride(0) == 1:
+        colours = Image.fromarray(image.permute(1, 2, 0).numpy())
+        return np.array(colours.resize(across_first, kernel, box)).transpose(2, 0, 1)
     planes = [
         np.asarray(Image.fromarray(plane).resize(across_first, kernel, box))
         for plane in image.numpy()
     ]
     return np.stack(planes)
+
+
+def interleaved(image: Tensor) -> Tensor:
+    """The same `(C, H, W)` with the channels of each pixel side by side in memory."""
+    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)

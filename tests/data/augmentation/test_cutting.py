@@ -19,9 +19,11 @@ from vitrellis.data.augmentation.crops import CropAndFlip, CropKeys, crop_boxes
 from vitrellis.data.augmentation.cutting import Cutter
 from vitrellis.data.augmentation.resampling import Interpolation
 from vitrellis.data.canvas import Fit
+from vitrellis.data.pillow_resize import interleaved
 from vitrellis.data.randomness import sample_keys
 
 SIZE = (24, 32)
+DECILES = np.arange(0.1, 1, 0.1)
 SIZES = [(90, 120), (120, 90), (400, 533), (31, 300), (300, 31), (8, 10), (1, 1), (2, 77), (24, 32)]
 DRAWS = 4000
 KEYS = sample_keys(3, 1, torch.arange(DRAWS))
@@ -60,11 +62,21 @@ def test_crops_are_those_of_torchvision_to_the_grey_level(
     size: tuple[int, int], channels: int, interpolation: Interpolation
 ) -> None:
     image = photograph(channels, size)
-    views, boxes = cut_all(image, cutter(interpolation=interpolation, flip=0), KEYS[:12])
-    kernel = InterpolationMode(interpolation)
-    for view, box in zip(views, boxes.tolist(), strict=True):
+    mine, kernel = cutter(interpolation=interpolation, flip=0), InterpolationMode(interpolation)
+    views, boxes = cut_all(image, mine, KEYS[:12])
+    faster, _ = cut_all(interleaved(image), mine, KEYS[:12])
+    for view, other, box in zip(views, faster, boxes.tolist(), strict=True):
         theirs = TF.resized_crop(as_file(image), *box, list(SIZE), kernel, antialias=True)
         assert torch.equal(view, TF.pil_to_tensor(theirs))
+        assert torch.equal(other, view)
+
+
+def test_any_number_of_channels_can_be_cut() -> None:
+    image, mine = photograph(5, (50, 70)), cutter()
+    views, _ = cut_all(image, mine, KEYS[:5])
+    for channel in range(5):
+        alone, _ = cut_all(image[channel : channel + 1], mine, KEYS[:5])
+        assert torch.equal(torch.stack(views)[:, channel : channel + 1], torch.stack(alone))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -169,7 +181,15 @@ def test_ratios_may_be_of_the_image(size: tuple[int, int]) -> None:
         )
 
 
-DECILES = np.arange(0.1, 1, 0.1)
+@pytest.mark.parametrize(("fit", "is_relative"), [("squash", True), ("crop", False)])
+def test_crops_are_squashed_where_evaluation_squashes(fit: Fit, is_relative: bool) -> None:
+    """Of a wide photograph, the whole one is a crop only where its shape does not matter."""
+    mine = cutter(fit=fit, ratio_of="fit", scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    (box,) = mine.geometry.boxes(KEYS[:1], torch.tensor([[40, 200]])).tolist()
+    assert box == ([0, 0, 40, 200] if is_relative else [0, 80, 40, 40])
+    as_published = cutter(fit=fit, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    (box,) = as_published.geometry.boxes(KEYS[:1], torch.tensor([[40, 200]])).tolist()
+    assert box == [0, 80, 40, 40]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -30,7 +30,7 @@ def in_order(name: str, pair: tuple[float, float]) -> None:
 
 
 RatioOf = Literal["pixels", "image"]
-"""What the aspect of a crop is measured in."""
+"""What an aspect is the ratio of: sides in pixels, or shares of the sides of the image."""
 
 
 class CropKeys(Section):
@@ -42,10 +42,10 @@ class CropKeys(Section):
     """Smallest and largest share of the area that a resized crop shows."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """Narrowest and widest aspect of a resized crop, width over height."""
-    ratio_of: RatioOf = "pixels"
-    """What `ratio` is measured in: `pixels`, as in torchvision and timm, or shares of the `image`,
-    where 1 is the image's own shape. With the latter and `input.fit: squash`, things are squashed
-    in training as they are in evaluation."""
+    ratio_of: Literal["pixels", "fit"] = "pixels"
+    """What `ratio` is the ratio of: sides in `pixels`, as in torchvision and timm; or, with `fit`,
+    shares of the image's sides if `input.fit` squashes images, so that training squashes things as
+    evaluation does, and otherwise pixels."""
     padding: Index = 4
     """Width of the border for a padded crop, in pixels."""
     interpolation: Interpolation = "bicubic"
@@ -89,7 +89,8 @@ class CropAndFlip:
         self.crop = keys.crop
         self.scale = keys.scale
         self.ratio = keys.ratio
-        self.ratio_of: RatioOf = keys.ratio_of
+        is_squashed = keys.ratio_of == "fit" and fit == "squash"
+        self.ratio_of: RatioOf = "image" if is_squashed else "pixels"
         self.padding = keys.padding if keys.crop == "padded" else 0
         self.interpolation: Interpolation = keys.interpolation
         self._chances = torch.tensor([keys.flip, keys.vertical_flip])
@@ -203,7 +204,7 @@ def crop_boxes(
         size: `(H, W)` of the images, or `(B, 2)` int64, one for each.
         scale: Smallest and largest share of the area.
         ratio: Narrowest and widest aspect, width over height.
-        ratio_of: What the aspect is measured in.
+        ratio_of: What the aspect is the ratio of.
 
     Returns:
         `(B, 4)` int64: top, left, height, width.
@@ -233,7 +234,7 @@ def random_boxes(
         ratio: Narrowest and widest aspect, width over height.
         largest: Greatest height and width that fit, as `size`.
         stream: The name of the boxes' random numbers.
-        ratio_of: What the aspect is measured in.
+        ratio_of: What the aspect is the ratio of.
     """
     sizes = torch.as_tensor(size, device=keys.device).view(-1, 2)  # (B or 1, 2)
     tallest, widest = torch.as_tensor(largest, device=keys.device).view(-1, 2, 1).unbind(dim=1)
@@ -259,7 +260,7 @@ def centred_boxes(
     Args:
         sizes: `(B, 2)` int64 heights and widths of the images.
         ratio: Narrowest and widest aspect, width over height.
-        ratio_of: What the aspect is measured in.
+        ratio_of: What the aspect is the ratio of.
 
     Returns:
         `(B, 4)` int64: top, left, height, width.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from vitrellis.data.augmentation.crops import CropAndFlip
-from vitrellis.data.pillow_resize import resize_planes
+from vitrellis.data.pillow_resize import resize
 
 
 class Cut(NamedTuple):
@@ -67,7 +67,7 @@ class Cutter:
         """Fills `out`, uint8 `(C, h, w)`, from an image, uint8 `(C, H, W)`, both on the CPU."""
         top, left, height, width = what.box
         part = image[:, top : top + height, left : left + width]
-        pixels = resize_planes(part, self.size, self.geometry.interpolation)
+        pixels = resize(part, self.size, self.geometry.interpolation)
         rows, columns = (
             slice(None, None, -1 if flip else 1) for flip in (what.flip_y, what.flip_x)
         )
