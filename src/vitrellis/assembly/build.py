@@ -114,7 +114,7 @@ def build_canvas(recipe: Recipe, source: Source) -> Canvas | OwnShape:
     return canvas_for(
         source.train.images,
         sides_of(settings.img_size),
-        smallest=recipe.augmentation.smallest_crop(recipe.objective.needs_second_view),
+        smallest=recipe.augmentation.smallest_crop,
         fit=settings.fit,
         interpolation=kernel,
         reduced=settings.canvas is None,

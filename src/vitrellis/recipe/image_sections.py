@@ -197,9 +197,10 @@ class Augmentation(View):
     (`objective.paco`). The keys are those above; a key that is left out has its default, not the
     value of the first view. The second view is augmented as the first if not given."""
 
-    def smallest_crop(self, with_second_view: bool) -> float | None:
+    @property
+    def smallest_crop(self) -> float | None:
         """The smallest share of the area that a random crop shows; None without such crops."""
-        views = [self, self.second_view or self] if with_second_view else [self]
+        views = [self, self.second_view or self]
         return min((view.scale[0] for view in views if view.crop == "resized"), default=None)
 
     def summary(self) -> str:
