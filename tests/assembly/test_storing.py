@@ -14,9 +14,9 @@ from vitrellis.assembly.build import (
     Place,
     build_canvas,
     build_preprocessing,
-    build_source,
     build_train_loader,
 )
+from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.data.canvas import Canvas, OwnShape
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source
