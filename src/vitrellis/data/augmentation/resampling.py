@@ -22,8 +22,6 @@ CACHED_NUMBERS = 1 << 19
 """Numbers per part of a batch on a CPU, to stay within its caches."""
 TABLED_NUMBERS = 1 << 23
 """Greatest size of a table of the matrices of all crops of a side, computed once and kept."""
-MIN_CHUNK = 4
-"""Smallest number of images per part of a batch, even if they are large."""
 
 
 def crop_resize(
@@ -162,7 +160,7 @@ def cached_parts(batch: int, numbers_per_image: int, device: torch.device) -> It
         numbers_per_image: Numbers in memory for each.
         device: The device that computes.
     """
-    size = max(MIN_CHUNK, CACHED_NUMBERS // max(1, numbers_per_image))
+    size = max(1, CACHED_NUMBERS // max(1, numbers_per_image))
     if device.type != "cpu":
         size = max(1, batch)
     for start in range(0, batch, size):

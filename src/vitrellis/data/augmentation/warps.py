@@ -30,26 +30,33 @@ def warp(
         `(B, C, H, W)` uint8.
     """
     channels, height, width = images.shape[1:]
-    column = torch.arange(width, device=images.device) + 0.5
-    row = torch.arange(height, device=images.device)[:, None] + 0.5
-    extent = torch.tensor([width, height], device=images.device).view(2, 1, 1)
-    out = torch.empty_like(images)
+    extent = torch.tensor([float(width), float(height)], device=images.device).view(2, 1, 1)
+    last = torch.nextafter(extent, torch.zeros_like(extent))
+    out, fill = torch.empty_like(images), fill.float().view(1, -1, 1, 1)
     for part in cached_parts(len(images), channels * height * width, images.device):
-        from_x, from_y, from_1 = matrices[part, :, :, None, None].float().unbind(dim=2)
-        origins = from_x * column + (from_y * row + from_1)  # (b, 2, H, W)
-        inside = ((origins >= 0) & (origins < extent)).all(dim=1, keepdim=True)  # (b, 1, H, W)
+        origins = _origins(matrices[part].float(), (height, width))
+        nearest = torch.minimum(origins.clamp_min(0), last)  # (b, 2, H, W)
+        # ones and zeros: with booleans, torch's CPU kernels are many times as slow
+        inside = torch.eq(nearest, origins, out=nearest).prod(dim=1, keepdim=True)  # (b, 1, H, W)
         if interpolation == "bicubic":
             warped = _bicubic(images[part].float(), origins)
         else:
-            grid = (origins * (2 / extent) - 1).movedim(1, -1)  # (b, H, W, 2)
+            grid = origins.mul_(2 / extent).sub_(1).movedim(1, -1)  # (b, H, W, 2)
             warped = F.grid_sample(
                 images[part].float(), grid, padding_mode="border", align_corners=False
             )
         # Pillow truncates, in double precision: whole levels must not end up just below themselves
-        out[part] = torch.where(
-            inside, warped.add_(_ROUNDING_SLACK), fill.view(1, -1, 1, 1)
-        ).short()
+        warped.add_(_ROUNDING_SLACK)
+        out[part] = torch.lerp(fill, warped, inside, out=warped).short()
     return out
+
+
+def _origins(matrices: Tensor, size: tuple[int, int]) -> Tensor:
+    """`(b, 2, H, W)` x and y of the origin of each pixel of an `(H, W)` result."""
+    column = torch.arange(size[1], device=matrices.device) + 0.5
+    row = torch.arange(size[0], device=matrices.device)[:, None] + 0.5
+    from_x, from_y, from_1 = matrices[:, :, :, None, None].unbind(dim=2)
+    return from_x * column + (from_y * row + from_1)
 
 
 def _bicubic(images: Tensor, origins: Tensor) -> Tensor:
