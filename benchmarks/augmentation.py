@@ -19,6 +19,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -151,8 +152,8 @@ def print_operations(rounds: int) -> None:
         )
         changed = images.clone()
         sides: list[Callable[[], object]] = [
-            lambda layers=layers, changed=changed: apply_layers(changed, layers, fill),
-            lambda operation=operation: [operation(picture) for picture in pictures],
+            partial(apply_layers, changed, layers, fill),
+            partial(on_each, operation, pictures),
         ]
         times = [[cpu_seconds(side) for side in sides] for _ in range(rounds + 1)][1:]
         mine, theirs = (1e6 * statistics.median(t) / BATCH_SIZE for t in zip(*times, strict=True))
@@ -160,6 +161,12 @@ def print_operations(rounds: int) -> None:
         print(f"| {name} | {mine:.0f} | {theirs:.0f} | {theirs / mine:.1f} |", flush=True)
     mine, theirs = (total / len(CHOICES) for total in sums)
     print(f"| mean of all | {mine:.0f} | {theirs:.0f} | **{theirs / mine:.1f}** |")
+
+
+def on_each(operation: AugmentOp, pictures: list[Image.Image]) -> None:
+    """Applies an operation to Pillow images."""
+    for picture in pictures:
+        operation(picture)
 
 
 def cpu_seconds(function: Callable[[], object]) -> float:

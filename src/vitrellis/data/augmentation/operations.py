@@ -18,7 +18,7 @@ from vitrellis.data.augmentation.resampling import Interpolation, replace_rows
 from vitrellis.data.augmentation.steps import PixelStep
 from vitrellis.data.augmentation.threads import in_threads
 from vitrellis.data.augmentation.tones import TONES
-from vitrellis.data.augmentation.warps import WARPS, combined, warp
+from vitrellis.data.augmentation.warps import AXES, WARPS, combined, slide, warp, warp_by_pillow
 from vitrellis.data.randomness import uniform
 
 CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {**TONES, "Blur": blur}
@@ -104,20 +104,26 @@ def apply_layers(images: Tensor, layers: Layers, fill: Tensor) -> None:
 
 def _one_by_one(images: Tensor, layers: Layers, fill: Tensor, rows: slice) -> None:
     """`apply_layers` for a share of the batch: each image goes through all layers."""
+    size = (images.shape[-2], images.shape[-1])
     operations = layers.operations.tolist()
     for row in range(rows.start, rows.stop):
         image = images[row : row + 1]
         for layer, operation in enumerate(operations[row]):
-            if operation != NOTHING:
-                is_bicubic = torch.zeros(1, dtype=torch.bool)
-                if layers.is_bicubic is not None:
-                    is_bicubic = layers.is_bicubic[row : row + 1, layer]
-                name = OPERATIONS[operation]
-                call = _Call(layers.strengths[row : row + 1, layer], is_bicubic)
-                if name in WARPS:
-                    image.copy_(_warped(image, {name: call}, fill))
-                else:
-                    image.copy_(CHANGES[name](image, call.strengths))
+            if operation == NOTHING:
+                continue
+            name, strength = OPERATIONS[operation], layers.strengths[row : row + 1, layer]
+            if name in CHANGES:
+                image.copy_(CHANGES[name](image, strength))
+                continue
+            is_bicubic = layers.is_bicubic is not None and bool(layers.is_bicubic[row, layer])
+            kernel: Interpolation = "bicubic" if is_bicubic else "bilinear"
+            matrix = WARPS[name](strength, size)
+            if name in AXES:
+                image.copy_(slide(image, matrix, fill, AXES[name], kernel))
+            elif is_bicubic and images.shape[1] in (1, 3):
+                image[0].copy_(warp_by_pillow(image[0], matrix[0], fill, kernel))
+            else:
+                image.copy_(warp(image, matrix, fill, kernel))
 
 
 def bicubic_warps(keys: Tensor, num_layers: int, interpolation: WarpInterpolation) -> Tensor | None:
