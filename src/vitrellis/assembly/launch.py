@@ -19,10 +19,11 @@ from lightning.fabric.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
 
-from vitrellis.assembly.build import build_source, build_student, sides_of
+from vitrellis.assembly.build import build_student, sides_of
 from vitrellis.assembly.load_teachers import check_finished_teachers, teacher_folder
 from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.session import train_student
+from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.summary import warning_lines
 from vitrellis.assembly.terms import check_trained_heads
 from vitrellis.data.duplicates import Duplicates, find_duplicates, is_cut_from_training
@@ -43,6 +44,7 @@ from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
 from vitrellis.runs.results import Results, RunData
+from vitrellis.training.display import reading
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,9 @@ def _open_run(
     fabric = _launch(recipe)
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
     run = RunDirectory(Path(out) if out is not None else Path("runs") / recipe.name)
-    prepared = build_source(recipe, source)
+    known = None if fresh or recipe.data.on_bad_image == "error" else run.checked_images()
+    with reading(console, "looking for bad images") as progress:
+        prepared = build_source(recipe, source, known=known, progress=progress)
     duplicates = find_duplicates(prepared)
     notes = duplicates.notes(val_was_cut=is_cut_from_training(prepared))
     prepared = replace(prepared, notes=(*prepared.notes, *notes))
@@ -298,6 +302,7 @@ def _open(
         class_counts=tuple(source.class_counts.tolist()),
         teachers={name: identity(teacher) for name, teacher in teacher_recipes.items()},
         duplicates=duplicates.to_json(),
+        checked_images=source.checked_images,
     )
     run.write_data(data)
     atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))
