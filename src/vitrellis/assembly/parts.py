@@ -106,6 +106,7 @@ def prepare_parts(
     fabric: Fabric,
     console: Console,
     user_objects: UserObjects,
+    trained_for_it: Mapping[str, RunDirectory],
 ) -> Parts:
     """Builds the parts of a run, and computes the outputs of offline teachers.
 
@@ -120,7 +121,9 @@ def prepare_parts(
             )
     preprocessing = build.build_preprocessing(recipe, source)
     torch.manual_seed(recipe.seed)
-    teachers = load_teachers(recipe, run, source, preprocessing, fabric, user_objects.teachers)
+    teachers = load_teachers(
+        recipe, run, source, preprocessing, fabric, user_objects.teachers, trained_for_it
+    )
     torch.manual_seed(recipe.seed)  # again: a teacher that exists already draws less
     student = build.build_student(recipe, source, load_weights=not run.last_checkpoint.exists())
     objective = build_objective(
