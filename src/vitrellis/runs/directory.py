@@ -122,8 +122,14 @@ class RunDirectory:
 
     def has_progress(self) -> bool:
         """Whether anything was trained or imported here that a new start would lose."""
-        files = (self.last_checkpoint, self.best_checkpoint, self.metrics_file, self.results_file)
-        files += (self.imported_file, self.best_model / "config.json")
+        files = (
+            self.last_checkpoint,
+            self.best_checkpoint,
+            self.metrics_file,
+            self.results_file,
+            self.imported_file,
+            self.best_model / "config.json",
+        )
         return any(file.exists() for file in files)
 
     def append_metrics(self, row: EpochRow) -> None:
