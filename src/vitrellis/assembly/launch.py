@@ -37,6 +37,7 @@ from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
 from vitrellis.recipe import Recipe, identity, load_recipe, teacher_recipe
+from vitrellis.runs.checkpoints import CheckpointsInPlace
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
 from vitrellis.runs.results import Results
@@ -284,6 +285,7 @@ def _launch(recipe: Recipe) -> Fabric:
         # a term that is switched off leaves its projections without a gradient
         strategy=DDPStrategy(find_unused_parameters=True) if is_parallel else "auto",
         precision=recipe.training.precision,
+        plugins=CheckpointsInPlace(),
     )
     fabric.launch()
     if recipe.training.sync_batchnorm and fabric.world_size > 1 and fabric.device.type == "cpu":

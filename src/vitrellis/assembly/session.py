@@ -64,10 +64,11 @@ def train_student(
         trainer.averaged_student,
         is_best=progress.best_epoch is None,  # without validation images, the last is the best one
     )
-    writer.close()
     fabric.barrier()
     if fabric.is_global_zero:
-        run.write_results(_results(parts, run, progress))
+        results = _results(parts, run, progress)
+        writer.check_still_there()
+        run.write_results(results)
     fabric.barrier()
 
 
