@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.copyfile"}
 
@@ -35,7 +36,7 @@ class Killer:
     def begin(self) -> None:
         """Counts from now on, until the process ends."""
         sys.addaudithook(self._hear)
-        os.fsync = self._before(os.fsync)
+        mock.patch.object(os, "fsync", self._before(os.fsync)).start()
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":

@@ -94,6 +94,7 @@ def test_before_the_deletion_nothing_is_lost(reference: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("words", "out"), [(ALONE, "alone"), (WORDS, "guided")], ids=["alone", "guided"]
 )
@@ -110,6 +111,7 @@ def test_every_change_of_a_run(reference: Path, tmp_path: Path, words: list[str]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_every_change_of_a_fresh_start(reference: Path, tmp_path: Path) -> None:
     words = [*ALONE, "--out", "runs/alone"]
     with_an_old_run(reference, tmp_path)
