@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from rich.console import Console
 
 import vitrellis
 from vitrellis.assembly.launch import Finished
+from vitrellis.assembly.run_folder import locked
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.recipe import Recipe, digest, identity, recipe_from, teacher_recipe
@@ -232,3 +237,36 @@ def test_the_weights_that_a_run_began_with_may_be_gone(tmp_path: Path) -> None:
     train(run.path, **settings)
     last = "last/model.safetensors"
     assert (run.path / last).read_bytes() == (whole.path / last).read_bytes()
+
+
+def test_a_student_waits_for_its_teacher(tmp_path: Path) -> None:
+    """Another process trains the teacher that both share; here it only holds the lock."""
+    settings = guided(tmp_path)
+    train(tmp_path / "first", **settings)
+    (teacher,) = (tmp_path / "teachers").iterdir()
+    printed = io.StringIO()
+    ended: list[Finished] = []
+
+    def second() -> None:
+        console = Console(file=printed, width=300)
+        out, source = tmp_path / "second", images()
+        ended.append(vitrellis.train(recipe(**settings), source=source, out=out, console=console))
+
+    thread = threading.Thread(target=second)
+    with locked(RunDirectory(teacher), Console(quiet=True), waits=False):
+        thread.start()
+        while thread.is_alive() and "waiting" not in printed.getvalue():
+            time.sleep(0.01)
+        assert f"{teacher}: another process trains this teacher" in printed.getvalue()
+        assert not ended
+    thread.join()
+    assert ended[0].results.epochs == 1
+
+
+def test_two_commands_in_one_folder(tmp_path: Path) -> None:
+    run = train(tmp_path / "run").run
+    with (
+        locked(run, Console(quiet=True), waits=False),
+        pytest.raises(UsageError, match="another process is training here"),
+    ):
+        train(run.path)
