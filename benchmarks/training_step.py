@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vitrellis.assembly import build
+from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.terms import build_objective
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source
@@ -66,7 +67,7 @@ def main() -> None:
 def measure(changes: list[str], rounds: int) -> tuple[list[float], list[float]]:
     """Images per second of each round, ours and the plain loop's."""
     recipe = load_recipe("demo-alone", [*changes, "objective.cross_entropy.label_smoothing=0"])
-    source = build.build_source(recipe)
+    source = build_source(recipe)
     preprocessing = build.build_preprocessing(recipe, source)
     ours: list[float] = []
     plain: list[float] = []

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitrellis.assembly.build import build_preprocessing, build_source
+from vitrellis.assembly.build import build_preprocessing
+from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.errors import UsageError
 from vitrellis.recipe import Recipe, recipe_from
 

@@ -23,10 +23,7 @@ from vitrellis.data.canvas import (
     measure_normalization,
 )
 from vitrellis.data.loader import EvalLoader, TrainLoader
-from vitrellis.data.long_tail import LongTail
-from vitrellis.data.sources import Source, Split, load_source
-from vitrellis.data.splits import prepare, with_fold
-from vitrellis.data.value_range import with_value_range
+from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model, has_distillation_head, set_heads_apart
 from vitrellis.recipe import Recipe, TeacherSection, View, effective_lr
@@ -64,31 +61,6 @@ class Place:
     rank: int = 0
     world_size: int = 1
     workers: int = 0
-
-
-def build_source(recipe: Recipe, source: Source | None = None) -> Source:
-    """The recipe's images with their splits.
-
-    Args:
-        recipe: The recipe, whose `data` section and seed are read.
-        source: Images from Python, in place of those that `data.source` names.
-    """
-    data = recipe.data
-    loaded = source
-    if loaded is None:
-        loaded = load_source(data.source, data.root, channels=recipe.input.channels, args=data.args)
-    loaded = with_value_range(loaded, data.value_range)
-    seed = recipe.seed if data.seed is None else data.seed
-    if data.folds is not None and data.fold is not None:
-        loaded = with_fold(loaded, folds=data.folds, fold=data.fold, seed=seed)
-    tail = data.long_tail
-    return prepare(
-        loaded,
-        train_size=data.train_size,
-        val_fraction=data.val_fraction,
-        seed=seed,
-        long_tail=None if tail is None else LongTail(**tail.model_dump()),
-    )
 
 
 def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from vitrellis.assembly.build import (
     build_preprocessing,
-    build_source,
     given_normalization,
     preprocessing_of,
 )
+from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import create_model, load_reference_weights, read_state_dict

@@ -17,7 +17,6 @@ from lightning.fabric.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
 
-from vitrellis.assembly.build import build_source
 from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.rehearsal import PlannedTeacher, rehearse, source_of_teacher
 from vitrellis.assembly.run_folder import (
@@ -30,6 +29,7 @@ from vitrellis.assembly.run_folder import (
     run_data,
 )
 from vitrellis.assembly.session import train_student
+from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.summary import warning_lines
 from vitrellis.assembly.trained_teachers import note_on_other_images, teacher_run
 from vitrellis.data.duplicates import find_duplicates, is_cut_from_training
@@ -41,6 +41,7 @@ from vitrellis.runs.checkpoints import CheckpointsInPlace
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
 from vitrellis.runs.results import Results
+from vitrellis.training.display import reading
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,23 @@ def train(
         return _finish(recipe, opened, objects)
 
 
-def _train_teacher(
-    recipe: Recipe, run: RunDirectory, source: Source | None, console: Console
-) -> Finished:
+def _train_teacher(teacher: PlannedTeacher, source: Source | None, console: Console) -> Finished:
     """Trains a teacher, or waits for the process that does."""
     objects = UserObjects()
     with (
         process_settings_kept(),
-        _open_run(recipe, run.path, False, source, console, objects, waits=True) as opened,
+        _open_run(
+            teacher.recipe,
+            teacher.run.path,
+            False,
+            source,
+            console,
+            objects,
+            prepared=teacher.source,
+            waits=True,
+        ) as opened,
     ):
-        return _finish(recipe, opened, objects)
+        return _finish(teacher.recipe, opened, objects)
 
 
 def _finish(recipe: Recipe, opened: _OpenRun, objects: UserObjects) -> Finished:
@@ -203,6 +211,7 @@ def _open_run(
     console: Console | None,
     user_objects: UserObjects,
     *,
+    prepared: Source | None = None,
     waits: bool = False,
 ) -> Iterator[_OpenRun]:
     teacher_recipes = {  # a wrong key ends the command here, before anything is written
@@ -214,13 +223,20 @@ def _open_run(
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
     run = RunDirectory(default_path(recipe, out))
     check_is_ours(run)
-    prepared = build_source(recipe, source)
+    if prepared is None:
+        known = None if fresh or recipe.data.on_bad_image == "error" else run.checked_images()
+        with reading(console, "looking for bad images") as progress:
+            prepared = build_source(recipe, source, known=known, progress=progress)
+    images_of = {
+        name: source_of_teacher(recipe, teacher, prepared, source)
+        for name, teacher in teacher_recipes.items()
+    }
     duplicates = find_duplicates(prepared)
     notes = duplicates.notes(val_was_cut=is_cut_from_training(prepared))
     prepared = replace(prepared, notes=(*prepared.notes, *notes))
     teachers = {}
     for name, teacher in teacher_recipes.items():
-        images = source_of_teacher(recipe, teacher, prepared, source)
+        images = images_of[name]
         teachers[name] = PlannedTeacher(teacher, images, teacher_run(teacher, images, run))
         check_is_ours(teachers[name].run)
     rehearse(recipe, run, prepared, teachers, user_objects, fresh=fresh)
@@ -238,8 +254,7 @@ def _open_run(
             console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
         fabric.barrier()
         finished = {
-            name: _train_teacher(planned.recipe, planned.run, source, console)
-            for name, planned in teachers.items()
+            name: _train_teacher(planned, source, console) for name, planned in teachers.items()
         }
         yield _OpenRun(run, fabric, prepared, console, finished)
 

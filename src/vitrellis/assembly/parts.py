@@ -16,6 +16,7 @@ from torch import nn
 from vitrellis.assembly import build
 from vitrellis.assembly.load_teachers import load_teachers, open_precomputed
 from vitrellis.assembly.terms import build_objective
+from vitrellis.data.bad_images import naming_all_bad_images
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
@@ -67,9 +68,10 @@ class Parts:
 
     def evaluation(self, split: Split, place: build.Place | None = None) -> EvalLoader:
         """A split as the student is evaluated on it, by all processes or at another place."""
-        return build.build_eval_loader(
-            self.recipe, split, self.preprocessing, place if place is not None else self.place
-        )
+        with naming_all_bad_images(self.source):
+            return build.build_eval_loader(
+                self.recipe, split, self.preprocessing, place if place is not None else self.place
+            )
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """Writes a student in timm's local format."""
@@ -119,7 +121,8 @@ def prepare_parts(
                 f"objective.{key}: runs on one device, not on {fabric.world_size}: "
                 f"{section.needs_one_device}. Use machine.devices=1"
             )
-    preprocessing = build.build_preprocessing(recipe, source)
+    with naming_all_bad_images(source):
+        preprocessing = build.build_preprocessing(recipe, source)
     torch.manual_seed(recipe.seed)
     teachers = load_teachers(
         recipe, run, source, preprocessing, fabric, user_objects.teachers, trained_for_it
@@ -148,7 +151,7 @@ def prepare_parts(
         fabric.world_size,
         min(8, os.cpu_count() or 1) if workers == "auto" else workers,
     )
-    with reading(console) as progress:
+    with naming_all_bad_images(source), reading(console) as progress:
         loader = build.build_train_loader(recipe, source, preprocessing, place, progress)
     with reading(console, "computing the teacher's outputs") as progress:
         stores = open_precomputed(

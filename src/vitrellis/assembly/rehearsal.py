@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vitrellis.assembly.build import (
-    build_source,
     build_student,
     build_teacher,
     given_normalization,
@@ -19,6 +18,7 @@ from vitrellis.assembly.build import (
 )
 from vitrellis.assembly.load_teachers import check_finished_teachers, check_modules, named_teacher
 from vitrellis.assembly.parts import UserObjects
+from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.terms import build_objective, check_trained_heads
 from vitrellis.data.sources import Source
 from vitrellis.models import check_takes_images

@@ -250,6 +250,7 @@ def run_data(
         class_counts=tuple(source.class_counts.tolist()),
         teachers=teachers,
         duplicates=duplicates,
+        checked_images=source.checked_images,
     )
 
 

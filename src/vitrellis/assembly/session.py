@@ -16,6 +16,7 @@ from vitrellis.analysis.inference import collect_predictions
 from vitrellis.assembly import build
 from vitrellis.assembly.parts import Parts, UserObjects, prepare_parts
 from vitrellis.assembly.summary import announcement
+from vitrellis.data.bad_images import naming_all_bad_images
 from vitrellis.data.sources import Source, Split
 from vitrellis.recipe import Recipe
 from vitrellis.runs.checkpoints import RunWriter
@@ -58,7 +59,8 @@ def train_student(
         else:
             lines = announcement(parts, fabric)
         console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-        progress = trainer.fit()
+        with naming_all_bad_images(parts.source):
+            progress = trainer.fit()
     writer.save_last_model(
         trainer.student,
         trainer.averaged_student,

@@ -1,4 +1,4 @@
-"""`vitrellis data`: looks at images before anything is trained on them, and packs them."""
+"""`vitrellis data`: downloads images, looks at them before anything is trained, and packs them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vitrellis.cli.console import (
     print_json,
     print_table,
 )
+from vitrellis.cli.download import download
 from vitrellis.errors import UsageError, VitrellisError
 
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ data = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 
 def _about() -> None:
-    """Look at images before anything is trained on them, and pack them.
+    """Download images, look at them before anything is trained on them, and pack them.
 
     Examples:
+      vitrellis data download cifar100
       vitrellis data inspect ~/my-photos
       vitrellis data pack ~/my-photos my-photos.lmdb
       vitrellis data verify my-photos.lmdb
@@ -277,6 +279,7 @@ def _line(text: str) -> None:
 
 
 data.callback(help=help_of(_about))(_about)
+data.command("download", help=help_of(download))(download)
 data.command("inspect", help=help_of(inspect))(inspect)
 data.command("pack", help=help_of(pack))(pack)
 data.command("verify", help=help_of(verify))(verify)

@@ -160,7 +160,7 @@ def _training_counts(run: RunDirectory, *, is_needed: bool) -> list[int] | None:
 
 def source_of_run(recipe: Recipe, run: RunDirectory) -> Source:
     """The recipe's images; an error that names `--root` if their folder is gone."""
-    from vitrellis.assembly.build import build_source
+    from vitrellis.assembly.source_of_recipe import build_source
     from vitrellis.errors import VitrellisError
 
     root = recipe.data.root
@@ -169,7 +169,7 @@ def source_of_run(recipe: Recipe, run: RunDirectory) -> Source:
             f"{run.path}: its images are not in {root} (data.root). If they were moved, give their "
             "folder with --root"
         )
-    return build_source(recipe)
+    return build_source(recipe, known=run.checked_images())
 
 
 def _check_images(source: Source, class_names: tuple[str, ...], run: RunDirectory) -> None:

@@ -96,13 +96,14 @@ def _model_and_images(run: RunDirectory, num_images: int) -> tuple[nn.Module, Te
     import torch
 
     from vitrellis.assembly import build
+    from vitrellis.assembly.source_of_recipe import build_source
     from vitrellis.errors import VitrellisError
     from vitrellis.recipe import load_recipe
     from vitrellis.runs.exported import load_exported
 
     trained = load_exported(run.best_model)
     recipe = load_recipe(run.recipe_file)
-    source = build.build_source(recipe)
+    source = build_source(recipe, known=run.checked_images())
     split = source.test if source.test is not None else source.val
     if split is None:
         raise VitrellisError(f"{run.path}: its data has neither test nor validation images")

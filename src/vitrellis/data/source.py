@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,10 @@ from vitrellis.errors import VitrellisError
 
 UNBALANCED = 5.0
 """The ratio of the largest class to the smallest from which on `balance=true` is suggested."""
+
+
+DOWNLOADABLE = frozenset({"cifar10", "cifar100", "flowers102", "fashion-mnist"})
+"""The sources that `vitrellis data download` fetches."""
 
 
 class Images(Protocol):
@@ -73,6 +78,36 @@ class Split:
 
 
 @dataclass(frozen=True)
+class BadImage:
+    """An image that cannot be read.
+
+    Attributes:
+        split: The name of its split.
+        index: Its number in the split.
+        name: The name by which a user finds it.
+        reason: What is wrong with it; names it.
+    """
+
+    split: str
+    index: int
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CheckedImages:
+    """The result of reading all images of a source once.
+
+    Attributes:
+        fingerprint: The source's fingerprint when they were read.
+        bad: Those that cannot be read.
+    """
+
+    fingerprint: str
+    bad: tuple[BadImage, ...]
+
+
+@dataclass(frozen=True)
 class Source:
     """A dataset: its classes and its splits. `val` and `test` may be missing.
 
@@ -83,6 +118,7 @@ class Source:
         val: The images on which settings and checkpoints are selected.
         test: The images on which figures are reported, used for nothing else.
         notes: Facts about its reading that the user should know, one sentence each.
+        checked_images: The check after which bad images were left out; None if there was none.
     """
 
     name: str
@@ -91,6 +127,7 @@ class Source:
     val: Split | None = None
     test: Split | None = None
     notes: tuple[str, ...] = ()
+    checked_images: CheckedImages | None = None
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -260,14 +297,28 @@ def root_folder(root: Path | None, source: str, contents: str) -> Path:
     Raises:
         VitrellisError: If it is not given, is missing, or is no folder.
     """
+    hint = download_hint(source, root)
     if root is None:
-        raise VitrellisError(f"source {source!r} needs data.root: a folder with {contents}")
+        raise VitrellisError(f"source {source!r} needs data.root: a folder with {contents}{hint}")
     path = root.expanduser()
     if not path.exists():
-        raise VitrellisError(f"data.root: no such folder: {path}. It should hold {contents}")
+        raise VitrellisError(f"data.root: no such folder: {path}. It should hold {contents}{hint}")
     if not path.is_dir():
         raise VitrellisError(f"data.root: not a folder: {path}. It should hold {contents}")
     return path
+
+
+def download_hint(source: str, root: Path | None) -> str:
+    """How a dataset can be downloaded, to be put behind a message; empty if it cannot be.
+
+    Args:
+        source: The name of the source.
+        root: The folder into which it would go; None for the usual one.
+    """
+    if source not in DOWNLOADABLE:
+        return ""
+    option = "" if root is None else f" --root {shlex.quote(str(root))}"
+    return f". `vitrellis data download {source}{option}` fetches it"
 
 
 def _some(names: list[str]) -> str:

@@ -56,6 +56,12 @@ class Data(Section):
         default_factory=dict,
         description=f"Further settings of the source: {described_arguments()}.",
     )
+    on_bad_image: Literal["error", "skip"] = "error"
+    """What happens to images that cannot be read: the run ends with an error that names them, or
+    they are left out. To find them, `skip` reads every image once before training."""
+    max_bad_fraction: ProperFraction = 0.01
+    """The share of all images that `on_bad_image=skip` may leave out, rounded up to whole images;
+    more are an error."""
     value_range: tuple[Index, Annotated[Index, Field(le=65535)]] | None = None
     """The two levels of 16-bit grey images that become black and white, such as `[0, 4095]` for 12
     bits; 0 and 65,535 if not given."""

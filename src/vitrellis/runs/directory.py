@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vitrellis.data.formats.json_files import parse_json, read_json
+from vitrellis.data.source import CheckedImages
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.runs.atomic import as_json, atomic_write, write_json
 from vitrellis.runs.results import EpochRow, Results, RunData, parse
@@ -205,6 +206,14 @@ class RunDirectory:
             VitrellisError: If the file is missing or damaged.
         """
         return parse(RunData, read_json(self.data_file), self.data_file)
+
+    def checked_images(self) -> CheckedImages | None:
+        """The check for images that cannot be read; None without one, or without a run.
+
+        Raises:
+            VitrellisError: If the file is damaged.
+        """
+        return self.read_data().checked_images if self.data_file.is_file() else None
 
 
 def find_run(path: Path) -> RunDirectory:

@@ -195,6 +195,7 @@ def _is_run_data(run: RunDirectory) -> bool:
     return isinstance(values, dict) and values.keys() >= RunData.__dataclass_fields__.keys() - {
         "teachers",
         "duplicates",
+        "checked_images",
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from vitrellis.data.source import CheckedImages
 from vitrellis.errors import VitrellisError
 
 T = TypeVar("T")
@@ -210,6 +211,8 @@ class RunData:
         teachers: The recipe of each teacher that was trained for the run, by its name.
         duplicates: The counts and examples of equal images in several splits, or of several
             classes.
+        checked_images: The images that cannot be read and were left out (`data.on_bad_image`); None
+            if they were not looked for.
     """
 
     fingerprint: str | None
@@ -217,6 +220,7 @@ class RunData:
     class_counts: tuple[int, ...] | None
     teachers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     duplicates: Mapping[str, Any] = field(default_factory=dict)
+    checked_images: CheckedImages | None = None
 
 
 def parse(kind: type[T], values: object, file: Path) -> T:

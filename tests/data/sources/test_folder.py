@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from vitrellis.data.sources import load_source
 from vitrellis.data.sources.folder import load_folder
 from vitrellis.errors import VitrellisError
 
@@ -22,7 +23,7 @@ def fill(root: Path, *names: str, mode: str = "L") -> None:
 
 def message(root: Path) -> str:
     with pytest.raises(VitrellisError) as caught:
-        load_folder(root)
+        load_source("folder", root)
     assert caught.value.exit_code == 1
     return str(caught.value)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from vitrellis.data.channels import to_channels
 from vitrellis.data.formats.archive import read_members
 from vitrellis.data.formats.plain_pickle import parse_plain_pickle, read_plain_pickle
-from vitrellis.data.source import Source, Split, TensorImages, root_folder
+from vitrellis.data.source import Source, Split, TensorImages, download_hint, root_folder
 from vitrellis.errors import VitrellisError
 
 
@@ -125,7 +125,8 @@ def _find(layout: _Layout, root: Path | None) -> Path:
     for packed in (parent / layout.archive, parent.parent / layout.archive):
         if packed.is_file():
             return packed
-    raise VitrellisError(f"data.root: {parent} does not hold {contents}")
+    hint = download_hint(layout.name, root)
+    raise VitrellisError(f"data.root: {parent} does not hold {contents}{hint}")
 
 
 def _read_class_names(file: _File, key: str) -> tuple[str, ...]:
@@ -195,11 +196,15 @@ LAYOUTS = {
     "cifar100": load_cifar100,
 }
 RECOGNIZED_BY = {
-    "cifar10": lambda root: any(
-        (path / "data_batch_1").is_file() for path in (root, root / "cifar-10-batches-py")
+    "cifar10": lambda root: (
+        (root / _CIFAR10.archive).is_file()
+        or any((path / "data_batch_1").is_file() for path in (root, root / _CIFAR10.folder))
     ),
-    "cifar100": lambda root: any(
-        (path / "meta").is_file() and (path / "train").is_file()
-        for path in (root, root / "cifar-100-python")
+    "cifar100": lambda root: (
+        (root / _CIFAR100.archive).is_file()
+        or any(
+            (path / "meta").is_file() and (path / "train").is_file()
+            for path in (root, root / _CIFAR100.folder)
+        )
     ),
 }

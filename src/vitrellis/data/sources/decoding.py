@@ -95,6 +95,29 @@ def read_header(path: Path) -> Header:
         raise _unreadable(path, error) from None
 
 
+def decode_header(content: bytes, name: str) -> Header:
+    """Size and channels of an image file that is in memory, without decoding its pixels.
+
+    Args:
+        content: The bytes of the file; an array if they begin as `.npy` files do.
+        name: The image's name in an error message.
+
+    Raises:
+        VitrellisError: If it is no image.
+    """
+    try:
+        if content.startswith(np.lib.format.MAGIC_PREFIX):
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+            height, width, channels = _as_image(array, Path(name)).shape
+            return Header((height, width), channels)
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            return Header(_upright_size(image), _own_channels(image, name))
+    except VitrellisError:
+        raise
+    except _DAMAGE as error:
+        raise _unreadable(Path(name), error) from None
+
+
 def deep_levels(path: Path) -> tuple[int, int] | None:
     """The lowest and the highest level of a 16-bit grey image file; None for any other file.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
@@ -98,38 +98,51 @@ def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
 class Facts(NamedTuple):
     """The result of inspecting a file."""
 
-    header: Header
+    header: Header | None
+    """None if it cannot be read."""
     digest: bytes
-    """A digest of its length, its first and its last bytes."""
+    """A digest of its length, its first and its last bytes; empty if it cannot be opened."""
+    error: str = ""
+    """The reason why it cannot be read."""
 
 
 def inspect_files(paths: Sequence[Path]) -> list[Facts]:
     """Read the headers of all files, many at a time.
 
     Raises:
-        VitrellisError: If any is missing or no image: names the first, and counts the others.
+        VitrellisError: If there are files, and none can be read.
     """
     with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
         results = list(pool.map(_inspect, paths))
-    errors = [result for result in results if isinstance(result, VitrellisError)]
-    if len(errors) > 1:
-        raise VitrellisError(f"{errors[0]}. {len(errors) - 1} more of {len(paths)} files are bad")
-    if errors:
-        raise errors[0]
-    return [result for result in results if isinstance(result, Facts)]
+    if results and all(result.header is None for result in results):
+        more = f". None of the {len(paths):,} files can be read" if len(paths) > 1 else ""
+        raise VitrellisError(results[0].error + more)
+    return results
 
 
-def _inspect(path: Path) -> Facts | VitrellisError:
+def _inspect(path: Path) -> Facts:
     try:
-        header = read_header(path)
-    except VitrellisError as error:
-        return error
+        header, error = read_header(path), ""
+    except VitrellisError as reason:
+        header, error = None, str(reason)
+    try:
+        return Facts(header, digest_of_ends(path), error)
+    except OSError as reason:
+        return Facts(None, b"", error or f"{path}: cannot be read: {reason.strerror}")
+
+
+def digest_of_ends(path: Path) -> bytes:
+    """A digest of a file's length, its first and its last bytes.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
     with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
         ends = file.read(_PROBE_BYTES)
         file.seek(max(_PROBE_BYTES, length - _PROBE_BYTES))
         ends += file.read(_PROBE_BYTES)
-    return Facts(header, hashlib.sha256(length.to_bytes(8, "big") + ends).digest())
+    return hashlib.sha256(length.to_bytes(8, "big") + ends).digest()
 
 
 def _lengths(root: Path, paths: Sequence[str]) -> list[int | None]:
@@ -151,7 +164,8 @@ def channels_of(paths: Sequence[Path], facts: Sequence[Facts]) -> int:
     """
     examples: dict[int, str] = {}
     for path, fact in zip(paths, facts, strict=True):
-        examples.setdefault(fact.header.channels, str(path))
+        if fact.header is not None:
+            examples.setdefault(fact.header.channels, str(path))
     return common_channels(examples)
 
 
@@ -166,6 +180,7 @@ class ImageFiles:
         size: `(H, W)` if all have the same size, else None.
         digest: A digest of paths and lengths, and of the ends of files that were opened.
         value_range: The levels of 16-bit grey that become black and white; None for all of them.
+        bad: The reason why an image cannot be read, by its number, where that is known already.
     """
 
     root: Path
@@ -174,6 +189,7 @@ class ImageFiles:
     size: tuple[int, int] | None
     digest: str
     value_range: tuple[int, int] | None = None
+    bad: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -188,12 +204,13 @@ class ImageFiles:
             channels: Channels of every image, converted if need be.
         """
         relative = tuple(path.relative_to(root).as_posix() for path in paths)
-        sizes = {fact.header.size for fact in facts}
+        sizes = {fact.header.size for fact in facts if fact.header is not None}
         digest = hashlib.sha256("\n".join(relative).encode(errors="surrogateescape"))
         for fact in facts:
             digest.update(fact.digest)
         size = next(iter(sizes)) if len(sizes) == 1 else None
-        return cls(root, relative, channels, size, digest.hexdigest())
+        bad = {index: fact.error for index, fact in enumerate(facts) if fact.header is None}
+        return cls(root, relative, channels, size, digest.hexdigest(), bad=bad)
 
     @classmethod
     def unopened(
@@ -217,23 +234,24 @@ class ImageFiles:
             named_in: The file that names them, for messages.
 
         Raises:
-            VitrellisError: If any is missing (names the first, and counts the others), or is not
-                below the folder.
+            VitrellisError: If all are missing, or one is not below the folder.
         """
         for path in paths:
             path_below(root, path, named_in)
         parts = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
         with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
             lengths = [n for part in pool.map(lambda p: _lengths(root, p), parts) for n in part]
-        missing = [path for path, length in zip(paths, lengths, strict=True) if length is None]
-        if missing:
-            more = f". {len(missing) - 1:,} more of {len(paths):,} files are missing"
-            raise VitrellisError(
-                f"{root / missing[0]}: no such file{more if len(missing) > 1 else ''}"
-            )
+        bad = {
+            index: f"{root / path}: no such file"
+            for index, (path, length) in enumerate(zip(paths, lengths, strict=True))
+            if length is None
+        }
+        if bad and len(bad) == len(paths):
+            more = f". All {len(paths):,} files are missing that {named_in} names" * (len(bad) > 1)
+            raise VitrellisError(f"{bad[0]}{more}")
         digest = hashlib.sha256("\n".join(paths).encode(errors="surrogateescape"))
         digest.update(",".join(map(str, lengths)).encode())
-        return cls(root, tuple(paths), channels, size, digest.hexdigest())
+        return cls(root, tuple(paths), channels, size, digest.hexdigest(), bad=bad)
 
     def __len__(self) -> int:
         return len(self.paths)

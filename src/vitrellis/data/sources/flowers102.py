@@ -19,7 +19,7 @@ import torch
 from torchvision.datasets import Flowers102
 
 from vitrellis.data.formats.mat import read_mat
-from vitrellis.data.source import Source, Split, root_folder
+from vitrellis.data.source import Source, Split, download_hint, root_folder
 from vitrellis.data.sources.files import ImageFiles
 from vitrellis.errors import UsageError, VitrellisError
 
@@ -73,7 +73,8 @@ def _find_folder(root: Path | None) -> Path:
     for folder in (parent, *(parent / name for name in ("flowers", "flowers-102", "102flowers"))):
         if (folder / "setid.mat").is_file():
             return folder
-    raise VitrellisError(f"data.root: {parent} has no setid.mat. It should hold {_CONTENTS}")
+    hint = download_hint("flowers102", root)
+    raise VitrellisError(f"data.root: {parent} has no setid.mat. It should hold {_CONTENTS}{hint}")
 
 
 def _numbers(file: Path, key: str, highest: int) -> npt.NDArray[np.int64]:

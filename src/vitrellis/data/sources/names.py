@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vitrellis.data.bad_images import refuse_known_bad
 from vitrellis.data.source import Source
 from vitrellis.errors import UsageError, VitrellisError, unknown_name
 
@@ -58,6 +59,7 @@ def load_source(
     *,
     channels: int | None = None,
     args: Mapping[str, Any] | None = None,
+    keep_bad: bool = False,
 ) -> Source:
     """The dataset called `name`.
 
@@ -66,10 +68,12 @@ def load_source(
         root: The folder that holds it; None for a dataset that is in a package.
         channels: 1 or 3 to make all images grey or colour; None to leave them as they are.
         args: Further keyword arguments of the source's loader.
+        keep_bad: Whether images may be there that cannot be read (see `without_bad_images`).
 
     Raises:
         UsageError: If there is no such source, or it has no such argument, or not with such values.
-        VitrellisError: If the folder does not hold what it should.
+        VitrellisError: If the folder does not hold what it should, or images were found to be bad
+            when it was opened; names up to ten of them, and counts them.
     """
     if name not in SOURCES:
         raise unknown_name("source", name, SOURCES)
@@ -79,7 +83,8 @@ def load_source(
             raise UsageError(f"data.args.{argument}: source {name!r} takes no arguments")
         if argument not in known:
             raise unknown_name(f"argument of source {name!r} (data.args)", argument, known)
-    return SOURCES[name](root, channels, **(args or {}))
+    source = SOURCES[name](root, channels, **(args or {}))
+    return source if keep_bad else refuse_known_bad(source)
 
 
 def loader_arguments(name: str) -> list[str]:

@@ -6,16 +6,13 @@ of their labels: numbers by size, words by their Unicode characters.
 
 from __future__ import annotations
 
-import csv
-import importlib.util
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from vitrellis.data.formats.tables import TABLE_READERS, TableRow, read_table
 from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import (
     ImageFiles,
@@ -32,7 +29,6 @@ _PATH_COLUMNS += ("image", "image_path", "img", "img_path", "image_id", "id", "n
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "y")
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 _CONTENTS = "images, and a table (.csv, .tsv, .jsonl or .parquet) of their paths and labels"
-_Row = dict[str, Any]
 
 
 def load_table(
@@ -59,16 +55,16 @@ def load_table(
         VitrellisError: If the table is missing or damaged, or an image is.
     """
     folder, file = _table_file(root, table)
-    rows = _read_table(file)
+    rows = read_table(file)
     columns = list(rows[0])
     split_at = _split_column(rows, columns, split_column, file)
-    label_at = _label_column(columns, label_column, {path_column, split_at}, file)
+    label_at = label_column_of(columns, label_column, {path_column, split_at}, file)
     path_at = _path_column(rows, columns, path_column, {label_at, split_at}, file)
     by_split = _by_split(rows, split_at, file)
-    class_names = _class_names(rows, label_at, file)
+    class_names = class_names_of(rows, label_at, file)
     number = {name: index for index, name in enumerate(class_names)}
     paths = {
-        split: [folder / path_below(folder, _text(row, path_at, file), file) for row in part]
+        split: [folder / path_below(folder, field_text(row, path_at, file), file) for row in part]
         for split, part in by_split.items()
     }
     _refuse_repeats(paths, file)
@@ -79,7 +75,7 @@ def load_table(
     start = 0
     for split, part in paths.items():
         images = ImageFiles.of(folder, part, facts[start : start + len(part)], channels)
-        labels = [number[_text(row, label_at, file)] for row in by_split[split]]
+        labels = [number[field_text(row, label_at, file)] for row in by_split[split]]
         splits[split] = Split(images, torch.tensor(labels, dtype=torch.int64))
         start += len(part)
     if "train" not in splits:
@@ -108,7 +104,7 @@ def _table_file(root: Path | None, table: str | None) -> tuple[Path, Path]:
         if not file.is_file():
             raise UsageError(f"data.args.table: no such file: {file}")
         return folder, file
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _READERS]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in TABLE_READERS]
     if not files:
         raise VitrellisError(f"data.root: {folder} holds no table. It should hold {_CONTENTS}")
     if len(files) > 1:
@@ -117,97 +113,8 @@ def _table_file(root: Path | None, table: str | None) -> tuple[Path, Path]:
     return folder, files[0]
 
 
-def _read_table(file: Path) -> list[_Row]:
-    reader = _READERS.get(file.suffix.lower())
-    if reader is None:
-        raise UsageError(
-            f"data.args.table: {file.name} is none of {', '.join(_READERS)}, which can be read"
-        )
-    rows = reader(file)
-    if not rows:
-        raise VitrellisError(f"{file}: has no rows")
-    if len(rows[0]) < 2:
-        raise VitrellisError(
-            f"{file}: has the single column {next(iter(rows[0]), '')!r}; a path and a label are "
-            "needed. Columns are separated by commas in .csv and by tabulators in .tsv"
-        )
-    return rows
-
-
-def _separated(file: Path) -> list[_Row]:
-    """The rows of a CSV or TSV file, whose first line names the columns."""
-    delimiter = "\t" if file.suffix.lower() in (".tsv", ".tab") else ","
-    try:
-        # utf-8-sig: what spreadsheets write begins with a byte order mark
-        with file.open(newline="", encoding="utf-8-sig", errors="strict") as lines:
-            first = lines.readline()
-            if delimiter == "," and "," not in first and ";" in first:
-                delimiter = ";"  # spreadsheets write it where the comma separates decimals
-            lines.seek(0)
-            reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
-            rows = list(reader)
-    except UnicodeDecodeError as error:
-        raise VitrellisError(f"{file}: is not text in UTF-8 ({error}); save it so") from None
-    except (csv.Error, OSError) as error:
-        raise VitrellisError(f"{file}: cannot be read as a table ({error})") from None
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise VitrellisError(
-                f"{file}: row {number} has more or fewer fields than the first row has names"
-            )
-    return rows
-
-
-def _json_lines(file: Path) -> list[_Row]:
-    rows: list[_Row] = []
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise VitrellisError(f"{file}: cannot be read ({error})") from None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise VitrellisError(f"{file}: line {number} is not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise VitrellisError(f"{file}: line {number} should be an object, as in {_JSON_LINE}")
-        if rows and row.keys() != rows[0].keys():
-            raise VitrellisError(
-                f"{file}: line {number} has the keys {', '.join(row)}; the first line has "
-                f"{', '.join(rows[0])}"
-            )
-        rows.append(row)
-    return rows
-
-
-_JSON_LINE = '{"path": "a/1.jpg", "label": "cat"}'
-
-
-def _parquet(file: Path) -> list[_Row]:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise VitrellisError(f"{file}: reading it needs pyarrow: pip install pyarrow")
-    from pyarrow import ArrowException, parquet  # type: ignore[import-not-found]
-
-    try:
-        rows: list[_Row] = parquet.read_table(file).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise VitrellisError(f"{file}: is no Parquet file, or damaged ({error})") from None
-    return rows
-
-
-_READERS: Mapping[str, Callable[[Path], list[_Row]]] = {
-    ".csv": _separated,
-    ".tsv": _separated,
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".parquet": _parquet,
-}
-
-
 def _split_column(
-    rows: Sequence[_Row], columns: list[str], given: str | None, file: Path
+    rows: Sequence[TableRow], columns: list[str], given: str | None, file: Path
 ) -> str | None:
     if given is not None:
         return _known(given, columns, "split_column", file)
@@ -217,7 +124,20 @@ def _split_column(
     return None
 
 
-def _label_column(columns: list[str], given: str | None, taken: set[str | None], file: Path) -> str:
+def label_column_of(
+    columns: list[str], given: str | None, taken: set[str | None], file: Path
+) -> str:
+    """The column of labels: the given one, or the only one that is called so.
+
+    Args:
+        columns: All columns.
+        given: The column that the user names.
+        taken: Columns that hold something else.
+        file: The table, for messages.
+
+    Raises:
+        UsageError: If there is no such column, or it is not clear which it is.
+    """
     if given is not None:
         return _known(given, columns, "label_column", file)
     left = [column for column in columns if column not in taken]
@@ -233,7 +153,7 @@ def _label_column(columns: list[str], given: str | None, taken: set[str | None],
 
 
 def _path_column(
-    rows: Sequence[_Row],
+    rows: Sequence[TableRow],
     columns: list[str],
     given: str | None,
     taken: set[str | None],
@@ -263,11 +183,11 @@ def _known(column: str, columns: list[str], key: str, file: Path) -> str:
     return column
 
 
-def _by_split(rows: list[_Row], column: str | None, file: Path) -> dict[str, list[_Row]]:
+def _by_split(rows: list[TableRow], column: str | None, file: Path) -> dict[str, list[TableRow]]:
     """The rows of each split, in the order train, val, test; all are for training without one."""
     if column is None:
         return {"train": rows}
-    found: dict[str, list[_Row]] = {"train": [], "val": [], "test": []}
+    found: dict[str, list[TableRow]] = {"train": [], "val": [], "test": []}
     for number, row in enumerate(rows, start=1):
         word = str(row[column]).strip()
         if word.lower() not in SPLIT_WORDS:
@@ -279,8 +199,9 @@ def _by_split(rows: list[_Row], column: str | None, file: Path) -> dict[str, lis
     return {split: part for split, part in found.items() if part}
 
 
-def _class_names(rows: Sequence[_Row], column: str, file: Path) -> tuple[str, ...]:
-    labels = {_text(row, column, file) for row in rows}
+def class_names_of(rows: Sequence[TableRow], column: str, file: Path) -> tuple[str, ...]:
+    """The different labels: numbers by size, words by their Unicode characters."""
+    labels = {field_text(row, column, file) for row in rows}
     if all(_is_whole_number(label) for label in labels):
         return tuple(sorted(labels, key=int))
     return tuple(sorted(labels))
@@ -290,7 +211,7 @@ def _is_whole_number(label: str) -> bool:
     return label.removeprefix("-").isdecimal() and label.isascii()
 
 
-def _text(row: _Row, column: str, file: Path) -> str:
+def field_text(row: TableRow, column: str, file: Path) -> str:
     """A row's field as text; whole numbers that a table stores as 3.0 are 3."""
     value = row[column]
     if isinstance(value, float) and math.isfinite(value) and value.is_integer():
@@ -308,7 +229,7 @@ def _text(row: _Row, column: str, file: Path) -> str:
     return text
 
 
-def _short(row: _Row) -> str:
+def _short(row: TableRow) -> str:
     return ", ".join(f"{key}={str(value)[:40]}" for key, value in list(row.items())[:5])
 
 
@@ -326,7 +247,7 @@ def _refuse_repeats(paths: Mapping[str, list[Path]], file: Path) -> None:
 LAYOUTS = {"table": load_table}
 RECOGNIZED_BY = {
     "table": lambda root: (
-        root.suffix.lower() in _READERS
-        or (root.is_dir() and any(file.suffix.lower() in _READERS for file in root.iterdir()))
+        root.suffix.lower() in TABLE_READERS
+        or (root.is_dir() and any(file.suffix.lower() in TABLE_READERS for file in root.iterdir()))
     )
 }

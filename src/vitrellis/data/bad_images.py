@@ -1,0 +1,196 @@
+"""Images that cannot be read: refused by one error that names them, or left out and listed.
+
+Which images are left out is decided once, before splits are cut and before training begins, by
+reading every image whole. So their numbers are the same in each epoch, and when a run is resumed or
+evaluated: the run keeps the list (`data.json`), and takes it up while the files are the same.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from vitrellis.data.source import (
+    BadImage,
+    CheckedImages,
+    Images,
+    Source,
+    Split,
+    Subset,
+    TensorImages,
+)
+from vitrellis.data.sources.arrays import ArrayImages
+from vitrellis.data.sources.encoded import EncodedImages
+from vitrellis.data.sources.files import ImageFiles
+from vitrellis.errors import UsageError, VitrellisError
+
+ProgressCallback = Callable[[int, int], None]
+
+_SHOWN = 10
+_REMEDY = "; remove it or replace it"
+
+
+def refuse_known_bad(source: Source) -> Source:
+    """The source itself, if no image was found to be bad when it was opened.
+
+    Raises:
+        VitrellisError: If there are such images: names up to ten, and counts them.
+    """
+    bad = _known_bad(source)
+    if bad:
+        raise _refusal(bad, source)
+    return source
+
+
+def check_images(source: Source, progress: ProgressCallback | None = None) -> CheckedImages:
+    """Reads every image of a source whole; those that are held in memory as pixels cannot be bad.
+
+    Args:
+        source: The source, as its loader returned it.
+        progress: Called with the number of images that are done, and of all images.
+    """
+    known = {(one.split, one.index): one for one in _known_bad(source)}
+    places = [
+        (name, split.images, index)
+        for name, split in source.splits.items()
+        if not isinstance(_base(split.images), TensorImages | ArrayImages)
+        for index in range(len(split))
+    ]
+    bad = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        found = pool.map(lambda place: known.get((place[0], place[2])) or _tried(*place), places)
+        for done, one in enumerate(found, start=1):
+            if one is not None:
+                bad.append(one)
+            if progress is not None:
+                progress(done, len(places))
+    return CheckedImages(source.fingerprint(), tuple(bad))
+
+
+def without_bad_images(
+    source: Source,
+    *,
+    greatest_fraction: float,
+    known: CheckedImages | None = None,
+    progress: ProgressCallback | None = None,
+) -> Source:
+    """The source without the images that cannot be read, and with a note on them.
+
+    Args:
+        source: The source, as its loader returned it.
+        greatest_fraction: The share of all images that may be left out, rounded up to whole images.
+        known: An earlier check, which is taken if it was of the same images.
+        progress: Called as images are read.
+
+    Raises:
+        VitrellisError: If more are bad, or a class has no training image left.
+    """
+    if known is None or known.fingerprint != source.fingerprint():
+        known = check_images(source, progress)
+    source = replace(source, checked_images=known)
+    if not known.bad:
+        return source
+    total = sum(len(split) for split in source.splits.values())
+    allowed = math.ceil(greatest_fraction * total)
+    if len(known.bad) > allowed:
+        raise VitrellisError(
+            f"{len(known.bad):,} of {total:,} images cannot be read, and "
+            f"data.max_bad_fraction={greatest_fraction:g} allows {allowed:,}:{_listed(known.bad)}"
+        )
+    splits = {name: _kept(name, split, known.bad) for name, split in source.splits.items()}
+    counts = Counter(one.split for one in known.bad)
+    of_splits = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    note = (
+        f"{len(known.bad):,} of {total:,} images cannot be read and are left out ({of_splits}), "
+        f"the first is {_short(known.bad[0])}"
+    )
+    kept = source.with_splits(train=splits["train"], val=splits.get("val"), test=splits.get("test"))
+    return replace(kept, notes=(*source.notes, note)).checked()
+
+
+@contextmanager
+def naming_all_bad_images(source: Source) -> Iterator[None]:
+    """Looks at all images when one of them stops the block, so that one error names all of them."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except VitrellisError as error:
+        if not _names_an_image(str(error), source):
+            raise
+        bad = check_images(source).bad
+        if not bad:
+            raise
+        raise _refusal(bad, source) from error
+
+
+def _names_an_image(message: str, source: Source) -> bool:
+    return any(
+        message.startswith(split.images.name(index))
+        for split in source.splits.values()
+        for index in range(len(split))
+    )
+
+
+def _refusal(bad: Sequence[BadImage], source: Source) -> VitrellisError:
+    way_out = "data.on_bad_image=skip leaves such images out"
+    if len(bad) == 1:
+        return VitrellisError(f"{bad[0].reason}. {way_out}")
+    total = sum(len(split) for split in source.splits.values())
+    return VitrellisError(
+        f"{len(bad):,} of {total:,} images cannot be read:{_listed(bad)}\n"
+        f"Remove them or replace them; {way_out}"
+    )
+
+
+def _listed(bad: Sequence[BadImage]) -> str:
+    lines = [f"\n  {_short(one)}" for one in bad[:_SHOWN]]
+    more = f"\n  and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
+    return "".join(lines) + more
+
+
+def _short(one: BadImage) -> str:
+    return one.reason.removesuffix(_REMEDY)
+
+
+def _known_bad(source: Source) -> list[BadImage]:
+    return [
+        BadImage(name, index, split.images.name(index), reason)
+        for name, split in source.splits.items()
+        for index, reason in _reasons(split.images).items()
+    ]
+
+
+def _reasons(images: Images) -> Mapping[int, str]:
+    """What was found out about images when they were opened, by their numbers."""
+    if isinstance(images, ImageFiles | EncodedImages):
+        return images.bad
+    if not isinstance(images, Subset) or not (reasons := _reasons(images.base)):
+        return {}
+    numbers = enumerate(images.indices.tolist())
+    return {place: reasons[index] for place, index in numbers if index in reasons}
+
+
+def _tried(split: str, images: Images, index: int) -> BadImage | None:
+    try:
+        images[index]
+    except VitrellisError as error:
+        return BadImage(split, index, images.name(index), str(error))
+    return None
+
+
+def _base(images: Images) -> Images:
+    return _base(images.base) if isinstance(images, Subset) else images
+
+
+def _kept(name: str, split: Split, bad: Sequence[BadImage]) -> Split:
+    is_good = torch.ones(len(split), dtype=torch.bool)
+    is_good[[one.index for one in bad if one.split == name]] = False
+    return split if bool(is_good.all()) else split.subset(torch.nonzero(is_good).flatten())

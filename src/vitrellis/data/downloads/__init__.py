@@ -1,0 +1,1 @@
+"""Published datasets fetched from where their authors, or torchvision's, serve them."""
