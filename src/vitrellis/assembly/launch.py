@@ -17,7 +17,7 @@ from lightning.fabric.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
 
-from vitrellis.assembly.parts import UserObjects, prepare_parts
+from vitrellis.assembly.parts import UserObjects, check_devices, prepare_parts
 from vitrellis.assembly.rehearsal import PlannedTeacher, rehearse, source_of_teacher
 from vitrellis.assembly.run_folder import (
     Beginning,
@@ -221,6 +221,7 @@ def _open_run(
     }
     fabric = _launch(recipe)
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
+    check_devices(recipe, fabric.world_size)
     run = RunDirectory(default_path(recipe, out))
     check_is_ours(run)
     if prepared is None:
