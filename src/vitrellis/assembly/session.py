@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def train_student(
     fabric: Fabric,
     console: Console,
     user_objects: UserObjects,
+    trained_for_it: Mapping[str, RunDirectory],
 ) -> None:
     """Trains a student, or resumes its training, until `results.json` is written.
 
@@ -43,8 +45,9 @@ def train_student(
         fabric: Fabric, launched.
         console: The console that shows the progress.
         user_objects: Teachers and terms from Python.
+        trained_for_it: The complete runs of the teachers that have a recipe, by name.
     """
-    parts = prepare_parts(recipe, run, source, fabric, console, user_objects)
+    parts = prepare_parts(recipe, run, source, fabric, console, user_objects, trained_for_it)
     writer = RunWriter(fabric, run, parts.export)
     steps_per_epoch = parts.loader.steps_per_epoch
     with Display(console, recipe.name, recipe.training.epochs, steps_per_epoch) as display:
@@ -63,10 +66,11 @@ def train_student(
         trainer.averaged_student,
         is_best=progress.best_epoch is None,  # without validation images, the last is the best one
     )
-    writer.close()
     fabric.barrier()
     if fabric.is_global_zero:
-        run.write_results(_results(parts, run, progress))
+        results = _results(parts, run, progress)
+        writer.check_still_there()
+        run.write_results(results)
     fabric.barrier()
 
 
