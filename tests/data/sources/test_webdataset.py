@@ -71,7 +71,10 @@ def test_splits_and_labels(shards: Path) -> None:
         ({"1.png": png(1), "1.json": b"{"}, "is not JSON"),
         ({"1.png": png(1), "1.json": b'{"label": "cat"}'}, "has no class number from 0 under"),
         ({"1.png": png(1), "1.jpg": png(1), "1.cls": b"0"}, "the sample 1 has a second image"),
-        ({"1.png": png(1), "1.cls": b"7", "2.png": png(1), "2.cls": b"7"}, "no training image of"),
+        (
+            {"1.png": png(1), "1.cls": b"7", "2.png": png(1), "2.cls": b"7"},
+            "has the class number 7, with 6 images in all",
+        ),
     ],
 )
 def test_shards_that_are_wrong(shards: Path, members: dict[str, bytes], message: str) -> None:
