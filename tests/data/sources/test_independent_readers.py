@@ -24,6 +24,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from tests.data.sources import tiny_layouts
 from tests.data.sources.tiny_layouts import Layout
+from vitrellis.data.packing.pack import pack
 from vitrellis.data.sources import Source, Split, load_source
 
 pandas = pytest.importorskip("pandas")
@@ -206,6 +207,18 @@ def test_shards_and_webdataset(name: str, tmp_path: Path) -> None:
     layout = tiny_layouts.LAYOUTS[name](tmp_path / "set")
     for split, part in ours(layout).splits.items():
         images, labels = zip(*samples(layout.root, split), strict=True)
+        assert_same(part, images, labels)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_shards_of_images_without_names_and_webdataset(tmp_path: Path) -> None:
+    """The rows of an Arrow file have no names; their members are called after their formats."""
+    (tmp_path / "set").mkdir()
+    source = ours(tiny_layouts.saved_dataset(tmp_path / "set"))
+    pack(source, tmp_path / "packed", form="tar")
+    for split, part in source.splits.items():
+        images, labels = zip(*samples(tmp_path / "packed", split), strict=True)
         assert_same(part, images, labels)
 
 
