@@ -46,7 +46,8 @@ NAMES = (
 
 def damage(root: Path, chance: random.Random) -> None:
     """One change of one file, or of the folder around it."""
-    files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+    places = root.rglob("*") if root.is_dir() else [root]
+    files = sorted(path for path in places if path.is_file())
     others = [path for path in files if path.suffix.lower() not in (".png", ".jpg", ".jpeg")]
     if not files:
         return
