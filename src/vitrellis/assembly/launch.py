@@ -115,7 +115,7 @@ def _train_teacher(teacher: PlannedTeacher, source: Source | None, console: Cons
             console,
             objects,
             prepared=teacher.source,
-            waits=True,
+            waits_for="trains this teacher",
         ) as opened,
     ):
         return _finish(teacher.recipe, opened, objects)
@@ -212,7 +212,7 @@ def _open_run(
     user_objects: UserObjects,
     *,
     prepared: Source | None = None,
-    waits: bool = False,
+    waits_for: str | None = None,
 ) -> Iterator[_OpenRun]:
     teacher_recipes = {  # a wrong key ends the command here, before anything is written
         name: teacher_recipe(recipe, name)
@@ -244,7 +244,7 @@ def _open_run(
     identities = {name: identity(teacher) for name, teacher in teacher_recipes.items()}
     data = run_data(prepared, identities, duplicates.to_json())
     begins = Beginning(recipe, teacher_recipes, prepared, data)
-    with locked(run, console, waits=waits) if fabric.is_global_zero else nullcontext():
+    with locked(run, console, waits_for=waits_for) if fabric.is_global_zero else nullcontext():
         lines = open_directory(run, begins, fresh=fresh) if fabric.is_global_zero else []
         lines += [
             note
