@@ -224,8 +224,12 @@ class RunDirectory:
         return self.read_data().checked_images if self.data_file.is_file() else None
 
 
-def find_run(path: Path) -> RunDirectory:
+def find_run(path: Path, *, checks_recipe: bool = True) -> RunDirectory:
     """The run in a directory.
+
+    Args:
+        path: The directory.
+        checks_recipe: Whether to refuse a run whose recipe is damaged.
 
     Raises:
         VitrellisError: If there is none; runs nearby are listed. If its recipe is damaged.
@@ -233,7 +237,8 @@ def find_run(path: Path) -> RunDirectory:
     path = path.expanduser()
     run = RunDirectory(path)
     if run.exists():
-        check_text(run.recipe_file)
+        if checks_recipe:
+            check_text(run.recipe_file)
         return run
     near = _runs_near(path)
     hint = (
