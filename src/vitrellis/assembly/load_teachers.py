@@ -19,7 +19,7 @@ from torch import nn
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher, sides_of
 from vitrellis.assembly.pretrained import pretrained_normalization
 from vitrellis.assembly.run_folder import locked
-from vitrellis.data.canvas import OnCanvas, ProgressCallback
+from vitrellis.data.canvas import Canvas, OnCanvas, ProgressCallback
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
@@ -172,7 +172,8 @@ def open_precomputed(
                     store.fill(teacher, images, progress)
         fabric.barrier()
         store = PrecomputedOutputs(folder, key, len(source.train))
-        teachers.keep(name, PrecomputedTeacher(store, loader.transform, loader.canvas.size))
+        stored = loader.canvas.size if isinstance(loader.canvas, Canvas) else None
+        teachers.keep(name, PrecomputedTeacher(store, loader.transform, stored))
         folders.append(folder)
     return folders
 

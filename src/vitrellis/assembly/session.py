@@ -13,7 +13,7 @@ from timm.utils import ModelEmaV3
 from vitrellis.analysis.breakdown import Breakdown
 from vitrellis.analysis.groups import groupings
 from vitrellis.analysis.inference import collect_predictions
-from vitrellis.assembly import build
+from vitrellis.assembly import optimization
 from vitrellis.assembly.parts import Parts, UserObjects, prepare_parts
 from vitrellis.assembly.summary import announcement
 from vitrellis.data.bad_images import naming_all_bad_images
@@ -81,9 +81,9 @@ def _trainer(parts: Parts, fabric: Fabric, writer: RunWriter, display: Display) 
     return Trainer(
         fabric=fabric,
         guided=guided,
-        optimizer=build.build_optimizer(recipe, guided),
-        gradient=build.build_gradient(recipe, guided, parts.teachers),
-        learning_rate=build.build_learning_rate(recipe, parts.loader),
+        optimizer=optimization.build_optimizer(recipe, guided),
+        gradient=optimization.build_gradient(recipe, guided, parts.teachers),
+        learning_rate=optimization.build_learning_rate(recipe, parts.loader),
         loader=parts.loader,
         validation=parts.evaluation(val) if val is not None else None,
         teachers=parts.teachers,
