@@ -34,7 +34,7 @@ def test_damaged_files(folder: Path) -> None:
     content[-5] ^= 1
     weights.write_bytes(content)
     recipe = folder / "runs" / "x" / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("lr: 0.001", "lr: 0.002"))
+    recipe.write_text(recipe.read_text().replace("\nseed: 0\n", "\nseed: 1\n"))
     ended = run_here("verify", "runs/x", "--json", cwd=folder, code=1)
     values = json.loads(ended.out)
     bad = {file["file"] for file in values["files"] if file["state"] == "damaged"}

@@ -217,7 +217,7 @@ def save_model(
             "position_grids": position_grids(model),
         },
     }
-    about = {"format": "pt", CHECKSUM: tensors_digest(state)}
+    about = {CHECKSUM: tensors_digest(state)}  # with two keys, their order would be by chance
     atomic_write(folder / "model.safetensors", lambda path: save_file(state, path, about))
     write_sealed_json(folder / "config.json", config)
 
