@@ -52,8 +52,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# The errors that Pillow's and numpy's readers raise on damaged files, found by damaging files
-_DAMAGE = (
+DAMAGE = (
     OSError,
     EOFError,
     ValueError,
@@ -64,8 +63,10 @@ _DAMAGE = (
     OverflowError,
     struct.error,
     tokenize.TokenError,
+    MemoryError,  # for arrays as large as a damaged header says
     Image.DecompressionBombError,
 )
+"""The errors that Pillow's and numpy's readers raise on damaged files, found by damaging files."""
 
 
 class Header(NamedTuple):
@@ -91,7 +92,7 @@ def read_header(path: Path) -> Header:
             return Header(_upright_size(image), _own_channels(image, str(path)))
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -114,7 +115,7 @@ def decode_header(content: bytes, name: str) -> Header:
             return Header(_upright_size(image), _own_channels(image, name))
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(Path(name), error) from None
 
 
@@ -132,7 +133,7 @@ def deep_levels(path: Path) -> tuple[int, int] | None:
                 return None
             levels = np.asarray(image)
             return int(levels.min()), int(levels.max())
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -163,7 +164,7 @@ def read_image(
             return _pixels(_upright(image), own, channels, str(path), value_range)
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -190,7 +191,7 @@ def decode_image(content: bytes, channels: int | None, name: str) -> Tensor:
             return image_pixels(_upright(image), channels, name)
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(Path(name), error) from None
 
 
