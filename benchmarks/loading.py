@@ -13,22 +13,23 @@ flips, with and without RandAugment, and normalised float batches.
 - ours: the training loader with two threads or workers; images held in memory, or read from the
   folder, from an LMDB file and from tar shards as `vitrellis data pack` writes them
 
-Images per second are by the clock, which the other programs of a machine disturb. Therefore there is
+Images per second are by the clock, which other programs on the machine disturb. Therefore there is
 also the processor time of an image, that of all processes together. The ratio to torchvision is one
-of processor times; the rounds of all sides alternate, and it is the median of their ratios. The last
-column has the seconds from nothing to the first batch, in which images are held or workers started.
-Linux only.
+of processor times; the rounds of all sides alternate, and it is the median of their ratios. The
+last column has the seconds from nothing to the first batch, in which images are held or workers
+started. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +105,7 @@ def shrink(folder: Path, out: Path, side: int) -> None:
         Image.open(path).convert("RGB").resize((side, side)).save(target, quality=95)
 
 
-def all_sides(task: Task, packs: Path) -> dict[str, Callable[[], Iterator[Tensor]]]:
+def all_sides(task: Task, packs: Path) -> dict[str, Callable[[], Generator[Tensor, None, None]]]:
     """What makes endless batches, by the name of the side, torchvision's first."""
     if not packs.exists():
         source = load_source("folder", task.folder, channels=3)
@@ -125,7 +126,7 @@ def all_sides(task: Task, packs: Path) -> dict[str, Callable[[], Iterator[Tensor
     }
 
 
-def torchvision_batches(task: Task) -> Iterator[Tensor]:
+def torchvision_batches(task: Task) -> Generator[Tensor, None, None]:
     """Batches of an ImageFolder in a DataLoader, without end."""
     steps: list[Any] = [
         v2.RandomResizedCrop(task.side, interpolation=InterpolationMode.BICUBIC),
@@ -148,7 +149,7 @@ def torchvision_batches(task: Task) -> Iterator[Tensor]:
             yield images
 
 
-def timm_batches(task: Task) -> Iterator[Tensor]:
+def timm_batches(task: Task) -> Generator[Tensor, None, None]:
     """Batches of timm's loader, without end."""
     loader = timm.data.create_loader(
         timm.data.ImageDataset(str(task.folder)),
@@ -170,7 +171,7 @@ def timm_batches(task: Task) -> Iterator[Tensor]:
             yield images
 
 
-def our_batches(task: Task, layout: str, root: Path, cache: bool) -> Iterator[Tensor]:
+def our_batches(task: Task, layout: str, root: Path, cache: bool) -> Generator[Tensor, None, None]:
     """Batches of the training loader, without end."""
     source = load_source(layout, root, channels=3)
     size = (task.side, task.side)
@@ -193,7 +194,7 @@ def our_batches(task: Task, layout: str, root: Path, cache: bool) -> Iterator[Te
 
 
 def measured(
-    sides: dict[str, Callable[[], Iterator[Tensor]]], rounds: int, seconds: float
+    sides: dict[str, Callable[[], Generator[Tensor, None, None]]], rounds: int, seconds: float
 ) -> dict[str, Measured]:
     """The figures of all sides. Each works alone: its processes end before another's begin."""
     found = {name: Measured() for name in sides}
@@ -211,7 +212,8 @@ def measured(
                 count += len(next(batches))
             one.speeds.append(count / elapsed)
             one.cpu_milliseconds.append(1e3 * (cpu_seconds() - cpu) / count)
-            del batches
+            batches.close()
+            gc.collect()  # ends its workers, which the next ones would inherit otherwise
     return found
 
 
