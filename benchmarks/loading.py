@@ -120,10 +120,7 @@ def all_sides(task: Task, packs: Path) -> dict[str, Callable[[], Generator[Tenso
     return {
         "torchvision": lambda: torchvision_batches(task),
         "timm": lambda: timm_batches(task),
-    } | {
-        name: lambda how=how: our_batches(task, *how)  # type: ignore[misc]
-        for name, how in ours.items()
-    }
+    } | {name: lambda how=how: our_batches(task, *how) for name, how in ours.items()}
 
 
 def torchvision_batches(task: Task) -> Generator[Tensor, None, None]:
@@ -157,7 +154,7 @@ def timm_batches(task: Task) -> Generator[Tensor, None, None]:
         batch_size=BATCH_SIZE,
         is_training=True,
         use_prefetcher=False,
-        color_jitter=None,
+        color_jitter=0.0,
         auto_augment=task.policy,
         interpolation="bicubic",
         mean=MEAN,
