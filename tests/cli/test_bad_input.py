@@ -152,3 +152,11 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pt")
     words = ["train", "photos-alone", *QUICK, "data.root=photos", "model.weights=other.pt"]
     assert "other.pt" in fails(tmp_path, *words, code=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    ended = vitrellis("train", "demo-alone", "machine.accelerator=cuda", cwd=tmp_path)
+    message = "machine.accelerator: cuda, but torch finds no such device here. Use cpu"
+    assert_one_error(ended, 2, message)
+    assert not any(tmp_path.iterdir())

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vitrellis.data.channels import to_channels
 from vitrellis.data.source import Source, Split
-from vitrellis.data.sources.names_in_files import class_names_in
+from vitrellis.data.sources.names_in_files import class_names_in, numbers_as_names
 from vitrellis.errors import UsageError, VitrellisError
 
 ChannelsAt = Literal["first", "last"]
@@ -269,7 +269,7 @@ def _labels(array: _Array, where: str) -> Tensor:
 def _class_names(splits: Mapping[str, Split], names_file: Path) -> tuple[str, ...]:
     highest = max(int(split.labels.max()) for split in splits.values())
     if not names_file.is_file():
-        return tuple(str(number) for number in range(highest + 1))
+        return numbers_as_names(highest, sum(map(len, splits.values())), names_file.parent)
     return class_names_in(names_file.read_text(errors="replace"), highest, names_file)
 
 

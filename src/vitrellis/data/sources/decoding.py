@@ -11,6 +11,7 @@ is refused, because Pillow would drop them.
 from __future__ import annotations
 
 import io
+import stat
 import struct
 import tokenize
 from collections.abc import Iterator
@@ -232,8 +233,21 @@ def _pixels(
     return pixels if channels is None else to_channels(pixels, channels, name)
 
 
+def check_is_regular(path: Path) -> None:
+    """Refuses pipes, sockets and devices: reading one may wait for ever, or never end.
+
+    Raises:
+        VitrellisError: If it is one of these.
+        OSError: If there is no such file, or it may not be looked at.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise VitrellisError(f"{path}: is a pipe or a device and not an image file; remove it")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    check_is_regular(path)
     # as a stream: of a path, Pillow maps uncompressed TIFF files into memory with the size that
     # they have when they are upright, which mixes up the pixels of those that lie on their side
     with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
@@ -242,6 +256,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _open_array(path: Path) -> npt.NDArray[np.uint8]:
     """The array in a `.npy` file, `(H, W, C)`, mapped rather than read; never a pickle."""
+    check_is_regular(path)
     return _as_image(np.lib.format.open_memmap(path, mode="r"), path)
 
 

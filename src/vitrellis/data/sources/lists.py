@@ -15,7 +15,7 @@ import torch
 
 from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles
-from vitrellis.data.sources.names_in_files import class_names_in
+from vitrellis.data.sources.names_in_files import class_names_in, numbers_as_names
 from vitrellis.errors import UsageError, VitrellisError
 
 _LINE = "a path, a space and a class number"
@@ -167,14 +167,15 @@ def _class_names(rows: _Rows, names_file: Path) -> tuple[str, ...]:
         )
     if names_file.is_file():
         return class_names_in(names_file.read_text(errors="replace"), max(labels), names_file)
+    numbers = numbers_as_names(max(labels), len(rows), names_file.parent)
     folders: dict[int, set[str]] = {}
     for path, label in rows:
         folders.setdefault(label, set()).add(PurePosixPath(path).parent.name)
-    folder_names = [folders.get(label, {str(label)}) for label in range(max(labels) + 1)]
+    folder_names = [folders.get(label, {name}) for label, name in enumerate(numbers)]
     single = [next(iter(names)) for names in folder_names if len(names) == 1]
     if len(set(single)) == len(folder_names) and "" not in single:
         return tuple(single)
-    return tuple(str(label) for label in range(len(folder_names)))
+    return numbers
 
 
 LAYOUTS = {

@@ -21,6 +21,30 @@ SPLIT_WORDS = {
 """The words for the three splits, in lower case."""
 
 
+_CLASSES_PER_IMAGE = 10
+_CLASSES_OF_A_FEW_IMAGES = 10_000
+"""With these many, classes without images are still taken for a part of a larger set."""
+
+
+def numbers_as_names(highest: int, num_images: int, where: str | Path) -> tuple[str, ...]:
+    """The names "0", "1" and so on of classes that have numbers only.
+
+    Args:
+        highest: The greatest class number that occurs.
+        num_images: Number of images in all splits.
+        where: The file or folder, for the message.
+
+    Raises:
+        VitrellisError: If the number cannot be that of a class, because images are far fewer.
+    """
+    if highest >= _CLASSES_PER_IMAGE * num_images + _CLASSES_OF_A_FEW_IMAGES:
+        raise VitrellisError(
+            f"{where}: has the class number {highest:,}, and {num_images:,} images. Classes are "
+            "numbered from 0 on, without gaps"
+        )
+    return tuple(str(number) for number in range(highest + 1))
+
+
 def class_names_in(text: str, highest: int, label: str | Path) -> tuple[str, ...]:
     """The class names in a text, one a line.
 

@@ -23,7 +23,7 @@ from vitrellis.data.packing.tar_shards import INDEX_FILE, MemberPlace, TarShards
 from vitrellis.data.source import Source, Split
 from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, decode_image
 from vitrellis.data.sources.encoded import EncodedImages
-from vitrellis.data.sources.names_in_files import SPLIT_WORDS, class_names_in
+from vitrellis.data.sources.names_in_files import SPLIT_WORDS, class_names_in, numbers_as_names
 from vitrellis.data.sources.packed import source_of_index
 from vitrellis.errors import UsageError, VitrellisError
 
@@ -191,7 +191,7 @@ def _class_names(base: str, samples: Mapping[str, list[_Sample]]) -> tuple[str, 
     highest = max(sample.label for part in samples.values() for sample in part)
     content = _optional_file(f"{base}/classes.txt")
     if content is None:
-        return tuple(str(number) for number in range(highest + 1))
+        return numbers_as_names(highest, sum(map(len, samples.values())), base)
     return class_names_in(content.decode(errors="replace"), highest, f"{base}/classes.txt")
 
 
