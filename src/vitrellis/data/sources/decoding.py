@@ -53,8 +53,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# The errors that Pillow's and numpy's readers raise on damaged files, found by damaging files
-_DAMAGE = (
+DAMAGE = (
     OSError,
     EOFError,
     ValueError,
@@ -65,8 +64,10 @@ _DAMAGE = (
     OverflowError,
     struct.error,
     tokenize.TokenError,
+    MemoryError,  # for arrays as large as a damaged header says
     Image.DecompressionBombError,
 )
+"""The errors that Pillow's and numpy's readers raise on damaged files, found by damaging files."""
 
 
 class Header(NamedTuple):
@@ -92,7 +93,7 @@ def read_header(path: Path) -> Header:
             return Header(_upright_size(image), _own_channels(image, str(path)))
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -115,7 +116,7 @@ def decode_header(content: bytes, name: str) -> Header:
             return Header(_upright_size(image), _own_channels(image, name))
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(Path(name), error) from None
 
 
@@ -133,7 +134,7 @@ def deep_levels(path: Path) -> tuple[int, int] | None:
                 return None
             levels = np.asarray(image)
             return int(levels.min()), int(levels.max())
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -164,7 +165,7 @@ def read_image(
             return _pixels(_upright(image), own, channels, str(path), value_range)
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -191,7 +192,7 @@ def decode_image(content: bytes, channels: int | None, name: str) -> Tensor:
             return image_pixels(_upright(image), channels, name)
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(Path(name), error) from None
 
 

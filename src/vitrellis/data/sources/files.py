@@ -153,7 +153,7 @@ def _lengths(root: Path, paths: Sequence[str]) -> list[int | None]:
     for path in paths:
         try:
             lengths.append((root / path).stat().st_size)
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # missing, or a link to itself, or a name that is too long
             lengths.append(None)
     return lengths
 

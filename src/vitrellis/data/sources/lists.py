@@ -15,7 +15,7 @@ import torch
 
 from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles
-from vitrellis.data.sources.names_in_files import class_names_in, numbers_as_names
+from vitrellis.data.sources.names_in_files import check_class_numbers, class_names_in
 from vitrellis.errors import UsageError, VitrellisError
 
 _LINE = "a path, a space and a class number"
@@ -101,6 +101,8 @@ def _load(
             continue
         rows_of[split] = _read_list(list_folder / file)
     _refuse_repeats(rows_of, files, list_folder)
+    labels = [label for rows in rows_of.values() for _, label in rows]
+    check_class_numbers(labels, list_folder / files["train"])
     class_names = _class_names(rows_of["train"], list_folder / "classes.txt")
     splits = {
         split: Split(
@@ -167,15 +169,14 @@ def _class_names(rows: _Rows, names_file: Path) -> tuple[str, ...]:
         )
     if names_file.is_file():
         return class_names_in(names_file.read_text(errors="replace"), max(labels), names_file)
-    numbers = numbers_as_names(max(labels), len(rows), names_file.parent)
     folders: dict[int, set[str]] = {}
     for path, label in rows:
         folders.setdefault(label, set()).add(PurePosixPath(path).parent.name)
-    folder_names = [folders.get(label, {name}) for label, name in enumerate(numbers)]
+    folder_names = [folders.get(label, {str(label)}) for label in range(max(labels) + 1)]
     single = [next(iter(names)) for names in folder_names if len(names) == 1]
     if len(set(single)) == len(folder_names) and "" not in single:
         return tuple(single)
-    return numbers
+    return tuple(str(label) for label in range(len(folder_names)))
 
 
 LAYOUTS = {

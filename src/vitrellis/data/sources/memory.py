@@ -16,7 +16,6 @@ from torch.utils.data import Dataset
 from vitrellis.data.channels import common_channels, to_channels
 from vitrellis.data.source import Images, Source, Split, TensorImages
 from vitrellis.data.sources.decoding import image_pixels
-from vitrellis.data.sources.names_in_files import numbers_as_names
 from vitrellis.errors import VitrellisError
 
 
@@ -88,10 +87,9 @@ def from_dataset(
 
 def _source(name: str, splits: dict[str, Split], class_names: Sequence[str] | None) -> Source:
     highest = max((int(s.labels.max()) for s in splits.values() if len(s)), default=0)
-    if class_names is None:
-        class_names = numbers_as_names(highest, sum(map(len, splits.values())), name)
+    names = [str(number) for number in range(highest + 1)] if class_names is None else class_names
     return Source(
-        name, tuple(class_names), splits["train"], splits.get("val"), splits.get("test")
+        name, tuple(names), splits["train"], splits.get("val"), splits.get("test")
     ).checked()
 
 

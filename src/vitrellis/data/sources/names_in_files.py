@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from vitrellis.errors import VitrellisError
@@ -21,28 +21,18 @@ SPLIT_WORDS = {
 """The words for the three splits, in lower case."""
 
 
-_CLASSES_PER_IMAGE = 10
-_CLASSES_OF_A_FEW_IMAGES = 10_000
-"""With these many, classes without images are still taken for a part of a larger set."""
-
-
-def numbers_as_names(highest: int, num_images: int, where: str | Path) -> tuple[str, ...]:
-    """The names "0", "1" and so on of classes that have numbers only.
-
-    Args:
-        highest: The greatest class number that occurs.
-        num_images: Number of images in all splits.
-        where: The file or folder, for the message.
+def check_class_numbers(numbers: Collection[int], label: str | Path) -> None:
+    """Refuses class numbers that cannot be: as every class has an image, none is so high.
 
     Raises:
-        VitrellisError: If the number cannot be that of a class, because images are far fewer.
+        VitrellisError: If one is negative, or not below the number of images.
     """
-    if highest >= _CLASSES_PER_IMAGE * num_images + _CLASSES_OF_A_FEW_IMAGES:
+    if numbers and (min(numbers) < 0 or max(numbers) >= len(numbers)):
+        wrong = min(numbers) if min(numbers) < 0 else max(numbers)
         raise VitrellisError(
-            f"{where}: has the class number {highest:,}, and {num_images:,} images. Classes are "
-            "numbered from 0 on, without gaps"
+            f"{label}: has the class number {wrong:,}, with {len(numbers):,} images in all; class "
+            "numbers go from 0 up, and each has an image"
         )
-    return tuple(str(number) for number in range(highest + 1))
 
 
 def class_names_in(text: str, highest: int, label: str | Path) -> tuple[str, ...]:
