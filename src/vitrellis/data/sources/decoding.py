@@ -12,6 +12,7 @@ Pillow would drop them.
 from __future__ import annotations
 
 import io
+import stat
 import struct
 import tokenize
 from collections.abc import Iterator
@@ -54,8 +55,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# The errors that Pillow's and numpy's readers raise on damaged files, found by damaging files
-_DAMAGE = (
+DAMAGE = (
     OSError,
     EOFError,
     ValueError,
@@ -66,8 +66,10 @@ _DAMAGE = (
     OverflowError,
     struct.error,
     tokenize.TokenError,
+    MemoryError,  # for arrays as large as a damaged header says
     Image.DecompressionBombError,
 )
+"""The errors that Pillow's and numpy's readers raise on damaged files, found by damaging files."""
 
 
 class Header(NamedTuple):
@@ -93,7 +95,7 @@ def read_header(path: Path) -> Header:
             return Header(_upright_size(image), _own_channels(image, str(path)))
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -116,7 +118,7 @@ def decode_header(content: bytes, name: str) -> Header:
             return Header(_upright_size(image), _own_channels(image, name))
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(Path(name), error) from None
 
 
@@ -134,7 +136,7 @@ def deep_levels(path: Path) -> tuple[int, int] | None:
                 return None
             levels = np.asarray(image)
             return int(levels.min()), int(levels.max())
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -164,7 +166,7 @@ def read_image(
             return _file_pixels(image, channels, str(path), value_range)
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -191,7 +193,7 @@ def decode_image(content: bytes, channels: int | None, name: str) -> Tensor:
             return _file_pixels(image, channels, name, None)
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(Path(name), error) from None
 
 
@@ -244,8 +246,21 @@ def _pixels(
     return pixels if channels is None else to_channels(pixels, channels, name)
 
 
+def check_is_regular(path: Path) -> None:
+    """Refuses pipes, sockets and devices: reading one may wait for ever, or never end.
+
+    Raises:
+        VitrellisError: If it is one of these.
+        OSError: If there is no such file, or it may not be looked at.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise VitrellisError(f"{path}: is a pipe or a device and not an image file; remove it")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    check_is_regular(path)
     # as a stream: of a path, Pillow maps uncompressed TIFF files into memory with the size that
     # they have when they are upright, which mixes up the pixels of those that lie on their side
     with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
@@ -254,6 +269,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _open_array(path: Path) -> npt.NDArray[np.uint8]:
     """The array in a `.npy` file, `(H, W, C)`, mapped rather than read; never a pickle."""
+    check_is_regular(path)
     return _as_image(np.lib.format.open_memmap(path, mode="r"), path)
 
 
