@@ -57,8 +57,14 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "import": import_checkpoint,
 }
+_TAKES_KEYS = {"demo", "train", "compare", "features"}
+"""Commands that take key=value; a key that is written as an option is explained with them."""
 for _name, _command in _COMMANDS.items():
-    app.command(_name, help=help_of(_command))(_command)
+    app.command(
+        _name,
+        help=help_of(_command),
+        context_settings={"ignore_unknown_options": _name in _TAKES_KEYS},
+    )(_command)
 app.add_typer(recipes, name="recipes")
 app.add_typer(show, name="show")
 app.add_typer(data, name="data")

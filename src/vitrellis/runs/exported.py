@@ -134,13 +134,32 @@ class Trained:
                     f"{_name(names, number)}: should be uint8 of shape "
                     f"({settings.channels}, H, W), is {image.dtype} of shape {tuple(image.shape)}"
                 )
+        out = torch.empty(len(images), settings.channels, *settings.img_size, dtype=torch.uint8)
+        resize = settings.transform().resize_and_crop
+        for number, image in enumerate(images):
+            out[number] = resize(image.cpu())
+        return self.predict_resized(out, names)
+
+    @torch.no_grad()
+    def predict_resized(self, images: Tensor, names: Sequence[str] | None = None) -> Tensor:
+        """The class probabilities of images that are resized and cropped as the preprocessing says.
+
+        Args:
+            images: uint8 `(N, C, h, w)` on the CPU.
+            names: The names of the images, for messages; by default their numbers.
+
+        Returns:
+            `(N, K)`, on the model's device.
+
+        Raises:
+            VitrellisError: If the model has diverged, as `predict` says.
+        """
         check_finite_weights(self.model.state_dict(), f"the model ({self.architecture})")
         device = next(self.model.parameters()).device
-        transform = settings.transform()
+        normalize = self.preprocessing.transform().normalize
         parts = [torch.empty(0, len(self.class_names), device=device)]
         for start in range(0, len(images), PREDICT_BATCH_SIZE):
-            part = images[start : start + PREDICT_BATCH_SIZE]
-            seen = transform([image.cpu() for image in part]).to(device)
+            seen = normalize(images[start : start + PREDICT_BATCH_SIZE]).to(device)
             logits: Tensor = self.model(seen).float()
             check_finite_outputs(
                 self.model,
