@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=8, help="of each side in a round")
     arguments = parser.parse_args()
-    torch.set_num_threads(WORKERS)
+    torch.set_num_threads(1)  # of the rest; threads that wait for each other use up time
     whole = load_source("folder", arguments.folder).train
     count = min(arguments.images, len(whole))
     chosen = torch.arange(count) * len(whole) // count
