@@ -86,6 +86,11 @@ def main() -> None:
         if rank == 0 or not error.is_shared:
             fail(error, process=rank)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(VitrellisError(f"{os.fsdecode(error.filename)}: {error.strerror}"), process=rank)
+        sys.exit(VitrellisError.exit_code)
     except SystemExit as end:
         if end.code == _EXIT_OF_AN_INTERRUPTED_COMMAND:
             if rank == 0:
