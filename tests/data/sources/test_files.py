@@ -168,3 +168,12 @@ def test_their_fingerprint_follows_names_and_lengths(tmp_path: Path) -> None:
         )
         == 3
     )
+
+
+def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    (tmp_path / "array.npy").symlink_to(pipe)
+    for path in (pipe, tmp_path / "array.npy"):
+        with pytest.raises(VitrellisError, match=f"{path.name}: is a pipe or a device"):
+            inspect_files([path])

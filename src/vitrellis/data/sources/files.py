@@ -125,6 +125,8 @@ def _inspect(path: Path) -> Facts:
         header, error = read_header(path), ""
     except VitrellisError as reason:
         header, error = None, str(reason)
+    if header is None and not path.is_file():  # a pipe, whose reader would wait for ever
+        return Facts(None, b"", error)
     try:
         return Facts(header, digest_of_ends(path), error)
     except OSError as reason:
