@@ -8,12 +8,12 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from vitrellis.data.augmentation import transforms
 from vitrellis.data.augmentation.color_jitter import Blur, ColorJitter, Greyscale
 from vitrellis.data.augmentation.crops import crop_boxes
 from vitrellis.data.augmentation.erasing import Cutout
 from vitrellis.data.augmentation.operations import Policy, apply_layers
 from vitrellis.data.augmentation.policies import AutoAugment
-from vitrellis.data.augmentation import transforms
 from vitrellis.data.augmentation.transforms import Normalize, TrainTransform
 from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.randomness import integers, sample_keys, uniform
