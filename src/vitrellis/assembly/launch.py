@@ -115,7 +115,7 @@ def _train_teacher(teacher: PlannedTeacher, source: Source | None, console: Cons
             console,
             objects,
             prepared=teacher.source,
-            waits=True,
+            waits_for="trains this teacher",
         ) as opened,
     ):
         return _finish(teacher.recipe, opened, objects)
@@ -125,7 +125,8 @@ def _finish(recipe: Recipe, opened: _OpenRun, objects: UserObjects) -> Finished:
     """Trains a run to its end, if it is not complete."""
     run = opened.run
     if run.results_file.exists():
-        opened.console.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
+        complete = f"{recipe.name}: complete, in {run.path}"
+        opened.console.print(complete, highlight=False, markup=False, soft_wrap=True)
     else:
         train_student(
             recipe,
@@ -212,7 +213,7 @@ def _open_run(
     user_objects: UserObjects,
     *,
     prepared: Source | None = None,
-    waits: bool = False,
+    waits_for: str | None = None,
 ) -> Iterator[_OpenRun]:
     check_teachers_end(recipe)
     teacher_recipes = {  # a wrong key ends the command here, before anything is written
@@ -245,7 +246,7 @@ def _open_run(
     identities = {name: identity(teacher) for name, teacher in teacher_recipes.items()}
     data = run_data(prepared, identities, duplicates.to_json())
     begins = Beginning(recipe, teacher_recipes, prepared, data)
-    with locked(run, console, waits=waits) if fabric.is_global_zero else nullcontext():
+    with locked(run, console, waits_for=waits_for) if fabric.is_global_zero else nullcontext():
         lines = open_directory(run, begins, fresh=fresh) if fabric.is_global_zero else []
         lines += [
             note

@@ -31,6 +31,7 @@ from vitrellis.cli.predict import predict
 from vitrellis.cli.recipes import recipes
 from vitrellis.cli.show import show
 from vitrellis.cli.train import train
+from vitrellis.cli.verify import verify
 from vitrellis.errors import VitrellisError
 
 _EXIT_OF_AN_INTERRUPTED_COMMAND = 130  # typer's, for Ctrl-C; ours is "the job failed"
@@ -51,6 +52,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "compare": compare,
     "features": features,
+    "verify": verify,
     "models": models,
     "bench": bench,
     "import": import_checkpoint,
@@ -84,6 +86,11 @@ def main() -> None:
         if rank == 0 or not error.is_shared:
             fail(error, process=rank)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(VitrellisError(f"{os.fsdecode(error.filename)}: {error.strerror}"), process=rank)
+        sys.exit(VitrellisError.exit_code)
     except SystemExit as end:
         if end.code == _EXIT_OF_AN_INTERRUPTED_COMMAND:
             if rank == 0:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from vitrellis.data.augmentation.resampling import Interpolation
 from vitrellis.data.eval_transform import CropMode, EvalTransform
-from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import (
     check_finite_outputs,
@@ -29,7 +28,9 @@ from vitrellis.models import (
 from vitrellis.models.support.factory import known_grids
 from vitrellis.models.support.positions import MadeFor, position_grids, resample_positions
 from vitrellis.models.support.variations import NOT_TIMMS
-from vitrellis.runs.atomic import atomic_write, write_json
+from vitrellis.models.support.weights import CHECKSUM, tensors_digest
+from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.checksums import read_sealed_json, write_sealed_json
 from vitrellis.runs.results import parse
 
 PREDICT_BATCH_SIZE = 256
@@ -235,8 +236,9 @@ def save_model(
             "position_grids": position_grids(model),
         },
     }
-    atomic_write(folder / "model.safetensors", lambda path: save_file(state, path))
-    write_json(folder / "config.json", config)
+    about = {CHECKSUM: tensors_digest(state)}  # with two keys, their order would be by chance
+    atomic_write(folder / "model.safetensors", lambda path: save_file(state, path, about))
+    write_sealed_json(folder / "config.json", config)
 
 
 def load_exported(folder: Path | str, *, img_size: int | tuple[int, int] | None = None) -> Trained:
@@ -297,7 +299,7 @@ def _read_config(path: Path) -> _Written:
             f"{path.parent}: holds no model (no {path.name}). A run writes `model` after the first "
             "validated epoch, and `last` when training ends"
         )
-    config = read_json(path)
+    config = read_sealed_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("vitrellis"), dict):
         raise VitrellisError(
             f"{path}: was not written by Vitrellis (it has no 'vitrellis' section). timm reads "
