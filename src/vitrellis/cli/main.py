@@ -86,11 +86,12 @@ def main() -> None:
             app(prog_name="vitrellis")
     except VitrellisError as error:
         _end(error, rank)
-    except OSError:
+    except OSError as error:
         failed = output.error()
-        if failed is None:
+        if failed is None and error.filename is None:
             raise
-        _end(failed, rank)
+        named = VitrellisError(f"{os.fsdecode(error.filename or '')}: {error.strerror}")
+        _end(failed or named, rank)
     except SystemExit as end:
         failed = output.error()
         if failed is not None:
