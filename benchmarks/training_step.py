@@ -136,6 +136,7 @@ def our_trainer(
         guided=guided,
         optimizer=build.build_optimizer(recipe, guided),
         gradient=build.build_gradient(recipe, guided, Teachers({})),
+        keep_rate=None,
         learning_rate=build.build_learning_rate(recipe, loader),
         loader=loader,
         validation=None,

@@ -31,6 +31,7 @@ from vitrellis.runs.exported import Preprocessing, Trained
 from vitrellis.teachers.teacher import Teacher
 from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.guided import GuidedStudent
+from vitrellis.training.keep_rate import KeepRateSchedule
 from vitrellis.training.optimizers import (
     LearningRate,
     classifier_names,
@@ -176,7 +177,7 @@ def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) 
         weights_img_size=recipe.model.weights_img_size,
         weights_ema=recipe.model.weights_ema,
         zero_head=recipe.model.zero_head,
-        **recipe.model.arguments,
+        **recipe.model_arguments,
     )
     if has_distillation_head(student):
         set_heads_apart(student)
@@ -275,6 +276,20 @@ def build_learning_rate(recipe: Recipe, loader: TrainLoader) -> LearningRate:
         shift_cosine=schedule.shift_cosine,
         milestones=schedule.milestones,
         factors=schedule.factors,
+    )
+
+
+def build_keep_rate(recipe: Recipe, loader: TrainLoader) -> KeepRateSchedule | None:
+    """The keep rate of token pruning over the run, None without pruning."""
+    pruning = recipe.pruning
+    if pruning is None:
+        return None
+    return KeepRateSchedule(
+        keep_rate=pruning.keep_rate,
+        from_epoch=pruning.from_epoch,
+        until_epoch=pruning.until_epoch,
+        steps_per_epoch=loader.steps_per_epoch,
+        levels=recipe.pruning_levels,
     )
 
 

@@ -80,6 +80,7 @@ def _trainer(parts: Parts, fabric: Fabric, writer: RunWriter, display: Display) 
         optimizer=build.build_optimizer(recipe, guided),
         gradient=build.build_gradient(recipe, guided, parts.teachers),
         learning_rate=build.build_learning_rate(recipe, parts.loader),
+        keep_rate=build.build_keep_rate(recipe, parts.loader),
         loader=parts.loader,
         validation=parts.evaluation(val) if val is not None else None,
         teachers=parts.teachers,
