@@ -4,8 +4,13 @@ Both sides start from images in memory, do the same to them, and end with normal
 Theirs: Pillow images, torchvision's transforms (timm's for RandAugment and erasing, which
 torchvision has in other versions) in a DataLoader. Ours: a TrainLoader on one uint8 tensor. Rounds
 of the two alternate; the table has the median speeds, and the median, lowest and highest ratio.
+One core is measured in processor time, which other programs on the machine disturb less than the
+clock, and two cores by the clock.
 
-    python benchmarks/augmentation.py [--rounds 5] [--seconds 2]
+`--operations` measures each operation of RandAugment instead, on smooth colour images of 224
+pixels, on one core: ours, as a policy applies it to a batch, against timm's on Pillow images.
+
+    python benchmarks/augmentation.py [--operations] [--cores 1 2] [--rounds 5] [--seconds 2]
 """
 
 from __future__ import annotations
@@ -15,18 +20,22 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torchvision
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import AugmentOp, rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from vitrellis.data.augmentation.operations import Layers, apply_layers
+from vitrellis.data.augmentation.policies import CHOICES, strengths
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.source import Split, TensorImages
@@ -38,6 +47,11 @@ MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
 # without mstd: beyond a magnitude of 10 timm asks newer Pillow for something that it refuses
 POLICY = "rand-m9-inc1"
 ERASING = 0.25
+MAGNITUDE = 9.0
+STRONGER_WITH_MAGNITUDE = {
+    "Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness"
+}  # fmt: skip
+FILL = tuple(round(255 * value) for value in MEAN)
 
 
 @dataclass(frozen=True)
@@ -87,20 +101,26 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def main() -> None:
-    """Measures every pipeline and prints the table."""
+    """Measures every pipeline, or every operation, and prints the table."""
     parser = argparse.ArgumentParser(description="Augmentation: images per second.")
+    parser.add_argument("--operations", action="store_true", help="one row per operation")
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="numbers of cores")
     parser.add_argument("--rounds", type=int, default=5, help="of each side")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each round")
     arguments = parser.parse_args()
     print(f"{describe_hardware()}, torchvision {torchvision.__version__}; batch {BATCH_SIZE}\n")
-    print(
-        "| | one core: ours | DataLoader, 0 workers | ratio "
-        "| two cores: ours | DataLoader, 2 workers | ratio |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    if arguments.operations:
+        print_operations(arguments.rounds)
+        return
+    heads = [
+        f"ours, {cores} core(s) | DataLoader, {cores if cores > 1 else 0} workers | ratio"
+        for cores in arguments.cores
+    ]
+    print("| | " + " | ".join(heads) + " |")
+    print("|---|" + "---:|---:|---:|" * len(arguments.cores))
     for pipeline in PIPELINES:
         cells = [pipeline.name]
-        for cores in (1, 2):
+        for cores in arguments.cores:
             mine, theirs = compare(pipeline, cores, arguments.rounds, arguments.seconds)
             ratios = [ours / other for ours, other in zip(mine, theirs, strict=True)]
             cells += [
@@ -109,6 +129,54 @@ def main() -> None:
                 f"**{statistics.median(ratios):.1f}** ({min(ratios):.1f} to {max(ratios):.1f})",
             ]
         print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def print_operations(rounds: int) -> None:
+    """Prints a row per operation of RandAugment, on one thread."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    coarse = 255 * torch.rand(BATCH_SIZE, 3, 14, 14, generator=generator)
+    images = F.interpolate(coarse, (224, 224), mode="bilinear").to(torch.uint8)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    fill = torch.tensor(FILL).float()
+    print("| operation, 224 px | ours, µs an image | Pillow, µs | ratio |")
+    print("|---|---:|---:|---:|")
+    sums = [0.0, 0.0]
+    for index, name in enumerate(CHOICES):
+        operations = torch.full((BATCH_SIZE, 1), index)
+        magnitudes = torch.full((BATCH_SIZE, 1), MAGNITUDE, dtype=torch.float64)
+        amounts = strengths(operations, magnitudes, torch.ones(BATCH_SIZE, 1), increasing=True)
+        layers = Layers(operations, amounts)
+        operation = AugmentOp(
+            f"{name}Increasing" if name in STRONGER_WITH_MAGNITUDE else name,
+            prob=1.0,
+            magnitude=MAGNITUDE,
+            hparams={"img_mean": FILL, "interpolation": Image.Resampling.BILINEAR},
+        )
+        changed = images.clone()
+        sides: list[Callable[[], object]] = [
+            partial(apply_layers, changed, layers, fill),
+            partial(on_each, operation, pictures),
+        ]
+        times = [[cpu_seconds(side) for side in sides] for _ in range(rounds + 1)][1:]
+        mine, theirs = (1e6 * statistics.median(t) / BATCH_SIZE for t in zip(*times, strict=True))
+        sums = [sums[0] + mine, sums[1] + theirs]
+        print(f"| {name} | {mine:.0f} | {theirs:.0f} | {theirs / mine:.1f} |", flush=True)
+    mine, theirs = (total / len(CHOICES) for total in sums)
+    print(f"| mean of all | {mine:.0f} | {theirs:.0f} | **{theirs / mine:.1f}** |")
+
+
+def on_each(operation: AugmentOp, pictures: list[Image.Image]) -> None:
+    """Applies an operation to Pillow images."""
+    for picture in pictures:
+        operation(picture)
+
+
+def cpu_seconds(function: Callable[[], object]) -> float:
+    """Processor time of one call."""
+    started = time.process_time()
+    function()
+    return time.process_time() - started
 
 
 def compare(
@@ -121,10 +189,11 @@ def compare(
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     mine = our_batches(pipeline, images)
     theirs = their_batches(pipeline, images, workers=0 if cores == 1 else cores)
+    clock = time.process_time if cores == 1 else time.perf_counter
     speeds: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
-        speeds[0].append(images_per_second(mine, seconds))
-        speeds[1].append(images_per_second(theirs, seconds))
+        for side, batches in zip(speeds, (mine, theirs), strict=True):
+            side.append(images_per_second(batches, seconds, clock))
     return speeds
 
 
@@ -166,11 +235,8 @@ def their_batches(pipeline: Pipeline, images: Tensor, workers: int) -> Iterator[
         ]
     steps.append(transforms.RandomHorizontalFlip())
     if pipeline.strong:
-        fill = {
-            "img_mean": tuple(round(255 * value) for value in MEAN),
-            "interpolation": Image.Resampling.BILINEAR,
-        }
-        steps.append(rand_augment_transform(POLICY, fill))
+        settings = {"img_mean": FILL, "interpolation": Image.Resampling.BILINEAR}
+        steps.append(rand_augment_transform(POLICY, settings))
     steps.append(transforms.ToTensor())
     steps.append(transforms.Normalize(MEAN[: pipeline.channels], STD[: pipeline.channels]))
     if pipeline.strong:
@@ -188,15 +254,17 @@ def their_batches(pipeline: Pipeline, images: Tensor, workers: int) -> Iterator[
             yield batch
 
 
-def images_per_second(batches: Iterable[Tensor], seconds: float) -> float:
-    """Over about so many seconds, after two batches to warm up."""
+def images_per_second(
+    batches: Iterable[Tensor], seconds: float, clock: Callable[[], float]
+) -> float:
+    """Over about so many seconds of the clock, after two batches to warm up."""
     iterator = iter(batches)
     for _ in range(2):
         next(iterator)
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
+    count, started = 0, clock()
+    while clock() - started < seconds:
         count += len(next(iterator))
-    return count / (time.perf_counter() - started)
+    return count / (clock() - started)
 
 
 if __name__ == "__main__":

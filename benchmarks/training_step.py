@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
-from vitrellis.assembly import build
+from vitrellis.assembly import build, optimization
 from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.terms import build_objective
 from vitrellis.data.loader import TrainLoader
@@ -134,10 +134,10 @@ def our_trainer(
     return Trainer(
         fabric=fabric,
         guided=guided,
-        optimizer=build.build_optimizer(recipe, guided),
-        gradient=build.build_gradient(recipe, guided, Teachers({})),
+        optimizer=optimization.build_optimizer(recipe, guided),
+        gradient=optimization.build_gradient(recipe, guided, Teachers({})),
         keep_rate=None,
-        learning_rate=build.build_learning_rate(recipe, loader),
+        learning_rate=optimization.build_learning_rate(recipe, loader),
         loader=loader,
         validation=None,
         teachers=Teachers({}),

@@ -49,7 +49,7 @@ def loaded(folder: Path, teacher: dict[str, Any], shown: Preprocessing) -> Teach
         preprocessing=shown,
     )
     fabric = Fabric(accelerator="cpu", devices=1)
-    teachers = load_teachers(recipe, run, source(), STUDENT, fabric, {})
+    teachers = load_teachers(recipe, run, source(), STUDENT, fabric, {}, {})
     return dict(teachers.items())["teacher"]
 
 

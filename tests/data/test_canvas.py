@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from vitrellis.data import canvas
+from vitrellis.data.augmentation.resampling import Interpolation
 from vitrellis.data.canvas import (
     Canvas,
+    OnCanvas,
+    OwnShape,
     canvas_for,
-    fits_in_memory,
+    fit_in_memory,
     measure_normalization,
     read_stored,
     to_canvas,
@@ -54,20 +58,80 @@ def noise(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("size", "img_size", "expected"),
+    ("size", "img_size", "smallest", "expected"),
     [
-        ((32, 32), (224, 224), (32, 32)),  # small images stay small
-        ((36, 36), (32, 32), (36, 36)),  # just within the margin
-        ((38, 32), (32, 32), (37, 37)),
-        ((64, 64), (32, 32), (37, 37)),
-        (None, (224, 224), (258, 258)),
-        (None, (100, 60), (115, 69)),
+        ((32, 32), (224, 224), 0.08, Canvas((32, 32))),  # small images stay small
+        ((36, 36), (32, 32), 0.08, Canvas((36, 36))),
+        ((64, 64), (32, 32), 0.08, Canvas((64, 64))),
+        ((65, 64), (32, 32), 0.08, OwnShape((114, 114))),  # 32 / sqrt(0.08) = 113.1
+        ((300, 300), (64, 64), 0.6, Canvas((128, 128))),  # alike, too, when they are reduced
+        ((300, 200), (64, 64), 0.6, OwnShape((128, 128))),
+        (None, (224, 224), 0.08, OwnShape((792, 792))),
+        (None, (100, 60), 0.5, OwnShape((200, 120))),
+        ((36, 36), (32, 32), None, Canvas((36, 36))),  # whole images
+        ((38, 32), (32, 32), None, Canvas((32, 32))),
+        (None, (100, 60), None, Canvas((100, 60))),
     ],
 )
-def test_the_canvas_is_the_images_own_size_unless_they_are_larger(
-    size: tuple[int, int] | None, img_size: tuple[int, int], expected: tuple[int, int]
+def test_images_are_stored_small_or_with_their_own_shape(
+    size: tuple[int, int] | None,
+    img_size: tuple[int, int],
+    smallest: float | None,
+    expected: Canvas | OwnShape,
 ) -> None:
-    assert canvas_for(Listed([], size=size), img_size) == expected
+    assert canvas_for(Listed([], size=size), img_size, smallest=smallest) == expected
+
+
+def test_images_as_they_are_are_not_reduced() -> None:
+    images = Listed([], size=(300, 300))
+    assert canvas_for(images, (64, 64), smallest=0.6, reduced=False) == OwnShape(None)
+    small = Listed([], size=(64, 64))
+    assert canvas_for(small, (32, 32), smallest=0.6, reduced=False) == Canvas((64, 64))
+
+
+def test_whole_images_of_another_shape_are_cut_in_one_step() -> None:
+    """Stored as they are, 36 x 30 pixels would be squashed later."""
+    images = Listed([], size=(36, 30))
+    assert canvas_for(images, (32, 32), smallest=None, fit="crop") == Canvas((32, 32), "crop")
+    assert canvas_for(images, (32, 32), smallest=None, fit="squash") == Canvas((36, 30))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("own", "covered", "expected"),
+    [
+        ((400, 533), (96, 96), (96, 128)),
+        ((533, 400), (96, 96), (128, 96)),
+        ((400, 533), (50, 80), (60, 80)),
+        ((900, 90), (48, 64), (640, 64)),
+        ((64, 900), (64, 64), (64, 900)),  # not larger than that: left alone
+        ((40, 30), (64, 64), (40, 30)),
+    ],
+)
+def test_photographs_are_reduced_with_their_own_shape(
+    own: tuple[int, int],
+    covered: tuple[int, int],
+    expected: tuple[int, int],
+    interpolation: Interpolation,
+) -> None:
+    shape = OwnShape(covered, interpolation)
+    image = noise(3, *own)
+    stored = shape(image)
+    assert tuple(stored.shape[-2:]) == shape.size_of(own) == expected
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    kernel = Image.Resampling[interpolation.upper()]
+    theirs = picture.resize(expected[::-1], kernel) if expected != own else picture
+    assert torch.equal(stored, TF.pil_to_tensor(theirs))
+
+
+def test_stored_images_can_be_shown_as_images() -> None:
+    pictures = Listed([noise(1, 40, 60), noise(1, 20, 20)])
+    stored = OnCanvas(pictures, OwnShape((10, 10)))
+    assert stored.size is None
+    assert [tuple(stored[i].shape) for i in range(2)] == [(1, 10, 15), (1, 10, 10)]
+    assert stored.fingerprint() != OnCanvas(pictures, OwnShape((11, 10))).fingerprint()
+    assert OnCanvas(Listed([], size=(40, 60)), OwnShape((10, 10))).size == (10, 15)
+    assert OnCanvas(pictures, Canvas((5, 6))).size == (5, 6)
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 60), (1, 300, 20), (2, 9, 9), (1, 1, 1)])
@@ -161,11 +225,32 @@ def test_images_of_one_colour_can_be_normalized() -> None:
 
 def test_what_fits_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cpu = torch.device("cpu")
-    assert fits_in_memory(1000, 3, (32, 32), cpu)
-    assert not fits_in_memory(10**9, 3, (224, 224), cpu)
+
+    def fit(count: int, height: int, width: int, processes: int = 1) -> bool:
+        images = TensorImages(torch.zeros(1, dtype=torch.uint8).expand(count, 3, height, width))
+        return fit_in_memory(images, Canvas((height, width)), cpu, processes)
+
+    assert fit(1000, 32, 32)
+    assert not fit(10**9, 224, 224)
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(canvas, "CONTAINER_LIMIT", limit)
     limit.write_text("max\n")
-    assert fits_in_memory(1000, 3, (32, 32), cpu)
+    assert fit(1000, 32, 32)
+    limit.write_text("11000000\n")  # bytes, of which 0.3 are for images
+    assert fit(1000, 32, 32)
+    assert not fit(1000, 32, 32, processes=2)
     limit.write_text("4000000\n")
-    assert not fits_in_memory(1000, 3, (32, 32), cpu)
+    assert not fit(1000, 32, 32)
+
+
+def test_the_size_of_photographs_is_told_from_some(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A hundred images, half of 10 x 20 and half of 30 x 20 pixels: 40,000 in all."""
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(canvas, "CONTAINER_LIMIT", limit)
+    photographs = Listed([noise(1, 10 if i < 50 else 30, 20) for i in range(100)])
+    for shape, needed in ((OwnShape(), 40_000), (OwnShape((10, 10)), 17_500)):
+        for room, fits in ((1.1, True), (0.9, False)):
+            limit.write_text(str(int(room * needed / 0.3)))
+            assert fit_in_memory(photographs, shape, torch.device("cuda")) == fits

@@ -10,12 +10,8 @@ import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 
 import vitrellis
-from vitrellis.assembly.build import (
-    Place,
-    build_learning_rate,
-    build_train_loader,
-    preprocessing_of,
-)
+from vitrellis.assembly.build import Place, build_train_loader, preprocessing_of
+from vitrellis.assembly.optimization import build_learning_rate
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source
 from vitrellis.recipe import effective_lr, load_recipe

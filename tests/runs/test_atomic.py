@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -113,7 +114,7 @@ def test_a_place_that_cannot_be_written(
 
 def test_safetensors_into_a_folder_that_is_gone(tmp_path: Path) -> None:
     def write(temporary: Path) -> None:
-        tmp_path.rmdir()
+        shutil.rmtree(tmp_path)
         save_file({"a": torch.ones(2)}, temporary)
 
     with pytest.raises(VitrellisError, match="No such file or directory"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from torch.nn import functional as F
 from tests.training.command import FEW_IMAGES, TINY, run, weights
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.augmentation.warps import sample_maps
+from vitrellis.data.canvas import Fit, OnCanvas, OwnShape
 from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.sources import Split, from_tensors
 from vitrellis.errors import VitrellisError
 from vitrellis.models import create_model
-from vitrellis.objectives import Needs
+from vitrellis.objectives import Needs, TeacherOutput
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.teachers.precomputed import (
     PrecomputedKey,
@@ -57,7 +59,9 @@ def augment(**settings: object) -> TrainTransform:
     return TrainTransform(size=SIZE, mean=MEAN, std=STD, interpolation="bilinear", **settings)  # type: ignore[arg-type]
 
 
-def loader(split: Split, varied: TrainTransform) -> TrainLoader:
+def loader(
+    split: Split, varied: TrainTransform, canvas: tuple[int, int] | OwnShape = SIZE
+) -> TrainLoader:
     return TrainLoader(
         split,
         num_classes=2,
@@ -66,7 +70,7 @@ def loader(split: Split, varied: TrainTransform) -> TrainLoader:
         mix=None,
         seed=0,
         device=CPU,
-        canvas=SIZE,
+        canvas=canvas,
     )
 
 
@@ -150,6 +154,58 @@ def test_maps_are_taken_from_where_the_pixels_come_from(settings: dict[str, obje
         )
         inner = (slice(None), slice(None), slice(4, -4), slice(4, -4))  # borders are filled
         assert (sampled[inner] - shown(batch)[inner]).abs().mean() < 0.01
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Smooth images of several shapes."""
+
+    channels: int = 3
+    size: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> Tensor:
+        generator = torch.Generator().manual_seed(index)
+        coarse = torch.rand(1, 3, 3, 3, generator=generator)
+        size = torch.randint(30, 90, (2,), generator=generator).tolist()
+        return (255 * F.interpolate(coarse, size, mode="bilinear")[0]).byte()
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def fingerprint(self) -> str:
+        return ""
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+@pytest.mark.parametrize("crop", ["resized", "none"])
+def test_maps_of_photographs_are_taken_from_where_the_pixels_come_from(crop: str, fit: Fit) -> None:
+    """A stored map that is the squashed photograph gives the student's crop of it."""
+    split = Split(Photographs(), torch.arange(20) % 2)
+    varied = augment(crop=crop, fit=fit, flip=0.5, scale=(0.3, 1.0))
+    own_shape = loader(split, varied, canvas=OwnShape((40, 40)))
+    plain = EvalTransform(size=(48, 48), mean=MEAN, std=STD)
+    whole = OnCanvas(split.images, own_shape.canvas)
+    maps = plain([whole[i] for i in range(20)])
+    offline = PrecomputedTeacher(Stored(maps), varied, None)  # type: ignore[arg-type]
+    for batch in own_shape.epoch(0):
+        seen = offline(batch, Needs(teacher_blocks=(0,))).maps[0]
+        shown = F.interpolate(batch.images, (48, 48), mode="bilinear")
+        inner = (slice(None), slice(None), slice(6, -6), slice(6, -6))
+        assert (seen[inner] - shown[inner]).abs().mean() < 0.06
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A store of maps that are given."""
+
+    maps: Tensor
+
+    def read(self, indices: Tensor, needs: Needs) -> TeacherOutput:
+        del needs
+        return TeacherOutput(None, {0: self.maps[indices]})
 
 
 @pytest.mark.parametrize(

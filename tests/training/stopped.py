@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from tests.training.command import write_few_images
+from tests.training.killed import Killer
 from vitrellis.cli.main import main
 from vitrellis.training.display import Display
 
@@ -43,30 +44,43 @@ class Begun(NamedTuple):
         return printed
 
 
-def begin(*words: str, cwd: Path, stop: tuple[int, int, int] | None = None) -> Begun:
+def begin(
+    *words: str,
+    cwd: Path,
+    stop: tuple[int, int, int] | None = None,
+    kill: tuple[Path, int | str | None] | None = None,
+) -> Begun:
     """Begins `vitrellis WORDS` in `cwd`.
 
     Args:
         *words: The command line.
         cwd: Where it runs.
         stop: Epoch, step and signal: see `signal_after`.
+        kill: A folder, and the change to it before which the process is killed, or None to count
+            them. The changes are listed in `changes.txt`; see `Killer`.
     """
     write_few_images(words, cwd)
     output = cwd / "printed.txt"
     output.touch()
-    process = _SERVER.Process(target=_command, args=(words, cwd, output, stop))
+    process = _SERVER.Process(target=_command, args=(words, cwd, output, stop, kill))
     process.start()
     return Begun(process, output)
 
 
 def _command(
-    words: tuple[str, ...], cwd: Path, output: Path, stop: tuple[int, int, int] | None
+    words: tuple[str, ...],
+    cwd: Path,
+    output: Path,
+    stop: tuple[int, int, int] | None,
+    kill: tuple[Path, int | str | None] | None,
 ) -> None:
     with output.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(cwd)
     sys.argv = ["vitrellis", *words]
+    if kill is not None:
+        Killer(*kill, cwd / "changes.txt").begin()
     with signal_after(*stop) if stop is not None else nullcontext():
         main()
 

@@ -1,44 +1,36 @@
-"""From a recipe to the parts of a run: the only code that reads a whole recipe."""
+"""From a recipe to the images and models of a run; `optimization.py` is beside it.
+
+The files of this room are the only code that reads a whole recipe.
+"""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from vitrellis.assembly.pretrained import pretrained_normalization
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.canvas import (
     Canvas,
+    OwnShape,
     ProgressCallback,
+    StoredSize,
     canvas_for,
-    fits_in_memory,
+    fit_in_memory,
     measure_normalization,
 )
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model, has_distillation_head, set_heads_apart
-from vitrellis.recipe import Recipe, TeacherSection, View, effective_lr
+from vitrellis.recipe import Recipe, TeacherSection, View
 from vitrellis.runs.exported import Preprocessing, Trained
 from vitrellis.teachers.teacher import Teacher
-from vitrellis.teachers.teachers import Teachers
-from vitrellis.training.guided import GuidedStudent
-from vitrellis.training.keep_rate import KeepRateSchedule
-from vitrellis.training.optimizers import (
-    LearningRate,
-    classifier_names,
-    create_optimizer,
-    parameter_groups,
-)
-from vitrellis.training.sam import Gradient, SharpnessAware, plain_gradient
 
 NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -79,19 +71,26 @@ def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
     statistics: tuple[Sequence[float], Sequence[float]]
     if settings.normalization == "measured":
         canvas = build_canvas(recipe, source)
-        statistics = measure_normalization(source.train, canvas.size, canvas.fit)
+        size = canvas.size if isinstance(canvas, Canvas) else sides_of(settings.img_size)
+        statistics = measure_normalization(source.train, size, settings.fit)
     else:
         statistics = given_normalization(recipe, source.channels)
     return preprocessing_of(recipe, source.channels, statistics)
 
 
-def build_canvas(recipe: Recipe, source: Source) -> Canvas:
-    """The size at which training images are stored before they are augmented."""
-    settings = recipe.input
-    canvas = settings.canvas
-    if canvas is None:
-        canvas = canvas_for(source.train.images, sides_of(settings.img_size))
-    return Canvas(sides_of(canvas), settings.fit)
+def build_canvas(recipe: Recipe, source: Source) -> Canvas | OwnShape:
+    """How training images are stored before they are augmented."""
+    settings, kernel = recipe.input, recipe.augmentation.interpolation
+    if settings.canvas is not None and settings.canvas != "original":
+        return Canvas(sides_of(settings.canvas), settings.fit, kernel)
+    return canvas_for(
+        source.train.images,
+        sides_of(settings.img_size),
+        smallest=recipe.augmentation.smallest_crop,
+        fit=settings.fit,
+        interpolation=kernel,
+        reduced=settings.canvas is None,
+    )
 
 
 def given_normalization(recipe: Recipe, channels: int) -> tuple[Sequence[float], Sequence[float]]:
@@ -225,74 +224,6 @@ def build_teacher(
     )
 
 
-def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
-    """The optimizer over the student and all that its objective learns."""
-    student = guided.student
-    settings = recipe.optimizer
-    # timm's convention; some of its CNNs have no such method
-    named: Any = getattr(student, "no_weight_decay", set)
-    exempt: set[str] = named()
-    groups = parameter_groups(
-        guided,
-        lr=effective_lr(recipe),
-        weight_decay=settings.weight_decay,
-        no_weight_decay={f"student.{name}" for name in exempt},
-        decay_all=settings.decay_all,
-        head=[f"student.{name}" for name in classifier_names(student)],
-        head_lr_ratio=settings.head_lr_ratio,
-    )
-    return create_optimizer(
-        settings.name,
-        groups,
-        betas=settings.betas,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        fused=recipe.training.precision != "16-mixed",
-    )
-
-
-def build_gradient(recipe: Recipe, guided: GuidedStudent, teachers: Teachers) -> Gradient:
-    """The gradient at the weights, or that of sharpness-aware minimization."""
-    sam = recipe.optimizer.sam
-    if sam is None:
-        return plain_gradient
-    return SharpnessAware([guided, teachers], rho=sam.steps)
-
-
-def build_learning_rate(recipe: Recipe, loader: TrainLoader) -> LearningRate:
-    """The learning rate over the run, whose batches come from the loader."""
-    schedule = recipe.schedule
-    size = schedule.iteration
-    return LearningRate(
-        name=schedule.name,
-        epochs=recipe.training.epochs,
-        steps_per_epoch=loader.steps_per_epoch,
-        iterations=None if size is None else math.ceil(loader.images_per_epoch / size),
-        iterations_per_step=1 if size is None else recipe.training.batch_size // size,
-        warmup_epochs=schedule.warmup_epochs,
-        warmup_factor=schedule.warmup_factor,
-        min_lr=schedule.min_lr,
-        per=schedule.per,
-        shift_cosine=schedule.shift_cosine,
-        milestones=schedule.milestones,
-        factors=schedule.factors,
-    )
-
-
-def build_keep_rate(recipe: Recipe, loader: TrainLoader) -> KeepRateSchedule | None:
-    """The keep rate of token pruning over the run, None without pruning."""
-    pruning = recipe.pruning
-    if pruning is None:
-        return None
-    return KeepRateSchedule(
-        keep_rate=pruning.keep_rate,
-        from_epoch=pruning.from_epoch,
-        until_epoch=pruning.until_epoch,
-        steps_per_epoch=loader.steps_per_epoch,
-        levels=recipe.pruning_levels,
-    )
-
-
 def build_train_loader(
     recipe: Recipe,
     source: Source,
@@ -313,7 +244,7 @@ def build_train_loader(
         source.train,
         num_classes=source.num_classes,
         batch_size=recipe.training.batch_size,
-        transform=_train_transform(settings, preprocessing),
+        transform=_train_transform(recipe, settings, preprocessing),
         mix=mix if mix.active else None,
         mix_epochs=_mix_epochs(recipe),
         seed=recipe.seed,
@@ -325,24 +256,25 @@ def build_train_loader(
         repeats=settings.repeats,
         second_view=_second_view(recipe, preprocessing),
         sampler=recipe.data.sampler,
-        canvas=canvas.size,
-        fit=canvas.fit,
-        cache=_is_cached(recipe, source.train, canvas.size, place),
+        canvas=canvas.size if isinstance(canvas, Canvas) else canvas,
+        fit=recipe.input.fit,
+        cache=_is_cached(recipe, source.train, canvas, place),
         workers=place.workers,
         progress=progress,
     )
 
 
-def _train_transform(view: View, preprocessing: Preprocessing) -> TrainTransform:
+def _train_transform(recipe: Recipe, view: View, shown: Preprocessing) -> TrainTransform:
     return TrainTransform(
-        view, size=preprocessing.img_size, mean=preprocessing.mean, std=preprocessing.std
+        view, size=shown.img_size, mean=shown.mean, std=shown.std, fit=recipe.input.fit
     )
 
 
 def _second_view(recipe: Recipe, preprocessing: Preprocessing) -> TrainTransform | None:
     if not recipe.objective.needs_second_view:
         return None
-    return _train_transform(recipe.augmentation.second_view or recipe.augmentation, preprocessing)
+    view = recipe.augmentation.second_view or recipe.augmentation
+    return _train_transform(recipe, view, preprocessing)
 
 
 def _mix_epochs(recipe: Recipe) -> int | None:
@@ -365,15 +297,15 @@ def build_eval_loader(
         device=place.device,
         rank=place.rank,
         world_size=place.world_size,
-        cache=_is_cached(recipe, split, stored.size, place),
+        cache=_is_cached(recipe, split, stored, place),
         workers=place.workers,
     )
 
 
-def _is_cached(recipe: Recipe, split: Split, stored: tuple[int, int], place: Place) -> bool:
+def _is_cached(recipe: Recipe, split: Split, stored: StoredSize | OwnShape, place: Place) -> bool:
     if isinstance(recipe.input.cache, bool):
         return recipe.input.cache
-    return fits_in_memory(len(split), split.images.channels, stored, place.device)
+    return fit_in_memory(split.images, stored, place.device, place.world_size)
 
 
 def evaluation_place() -> Place:

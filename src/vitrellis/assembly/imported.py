@@ -28,6 +28,7 @@ from vitrellis.models.support.factory import known_grids
 from vitrellis.models.support.interop import check_source, norm_eps_of, published_state
 from vitrellis.models.support.positions import Grid, MadeFor
 from vitrellis.recipe import Recipe, describe, recipe_from
+from vitrellis.runs import marker
 from vitrellis.runs.atomic import atomic_write, write_json
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing, save_model
@@ -70,7 +71,7 @@ def import_checkpoint(
     check_source(source)
     checkpoint = checkpoint.expanduser()
     run = RunDirectory(out)
-    if run.path.exists() and any(run.path.iterdir()):
+    if run.path.exists() and any(run.path.iterdir()) and not _is_half_imported(run):
         raise UsageError(f"{out}: is not empty. Use another --out")
     recipe = _recipe(checkpoint, source, model, overrides)
     stored = read_state_dict(checkpoint, ema=ema)
@@ -88,7 +89,7 @@ def import_checkpoint(
     )
     grids = _grids(recipe, built, preprocessing, checkpoint)
     load_reference_weights(built, stored, source, label=str(checkpoint), grids=grids)
-    run.path.mkdir(parents=True, exist_ok=True)
+    marker.write_marker(run)
     for folder in (run.best_model, run.last_model):
         save_model(
             built,
@@ -115,6 +116,14 @@ def import_checkpoint(
     write_json(run.imported_file, origin)
     atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))
     return run
+
+
+def _is_half_imported(run: RunDirectory) -> bool:
+    """Whether an import was killed here: what it wrote is written again."""
+    trained = (run.last_checkpoint, run.best_checkpoint, run.metrics_file)
+    if run.exists() or any(file.exists() for file in trained):
+        return False
+    return run.marker_file.is_file() and not marker.other_files(run)
 
 
 def _recipe(checkpoint: Path, source: str, model: str, overrides: Sequence[str]) -> Recipe:

@@ -5,11 +5,9 @@ A run that exists is resumed, or reported if it is complete. A run of another re
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,31 +17,30 @@ from lightning.fabric.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
 
-from vitrellis.assembly.build import build_student, sides_of
-from vitrellis.assembly.load_teachers import check_finished_teachers, teacher_folder
-from vitrellis.assembly.parts import UserObjects, prepare_parts
+from vitrellis.assembly.parts import UserObjects, check_devices, prepare_parts
+from vitrellis.assembly.rehearsal import PlannedTeacher, rehearse, source_of_teacher
+from vitrellis.assembly.run_folder import (
+    Beginning,
+    HoldsAnotherRun,
+    check_is_ours,
+    default_path,
+    locked,
+    open_directory,
+    run_data,
+)
 from vitrellis.assembly.session import train_student
 from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.summary import warning_lines
-from vitrellis.assembly.terms import check_trained_heads
-from vitrellis.data.duplicates import Duplicates, find_duplicates, is_cut_from_training
+from vitrellis.assembly.trained_teachers import note_on_other_images, teacher_run
+from vitrellis.data.duplicates import find_duplicates, is_cut_from_training
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
-from vitrellis.models import check_takes_images
 from vitrellis.objectives import Term
-from vitrellis.recipe import (
-    Recipe,
-    describe,
-    differences,
-    identity,
-    load_recipe,
-    recipe_from,
-    teacher_recipe,
-)
-from vitrellis.runs.atomic import atomic_write
+from vitrellis.recipe import Recipe, identity, load_recipe, teacher_recipe
+from vitrellis.runs.checkpoints import CheckpointsInPlace
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
-from vitrellis.runs.results import Results, RunData
+from vitrellis.runs.results import Results
 from vitrellis.training.display import reading
 
 
@@ -81,7 +78,8 @@ def train(
     Args:
         recipe: The recipe, or the name of a packaged one.
         out: The run directory; by default `runs/` and the recipe's name.
-        fresh: Delete the content of the run directory and start again. The teacher is kept.
+        fresh: Delete the files of the run and start again. Other files there, and the teacher,
+            are kept.
         source: Images from Python, in place of `recipe.data.source`.
         console: Where progress is shown; by default nowhere.
         teachers: Modules for the recipe's teachers with `given: true`, by name; a single teacher
@@ -99,16 +97,48 @@ def train(
     objects = UserObjects(teachers or {}, terms)
     with (
         process_settings_kept(),
-        _open_run(recipe, out, fresh, source, console, terms) as opened,
+        _open_run(recipe, out, fresh, source, console, objects) as opened,
     ):
-        run = opened.run
-        if run.results_file.exists():
-            opened.console.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
-        else:
-            train_student(recipe, run, opened.source, opened.fabric, opened.console, objects)
-        results = run.read_results()
-        for line in warning_lines(results):
-            opened.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        return _finish(recipe, opened, objects)
+
+
+def _train_teacher(teacher: PlannedTeacher, source: Source | None, console: Console) -> Finished:
+    """Trains a teacher, or waits for the process that does."""
+    objects = UserObjects()
+    with (
+        process_settings_kept(),
+        _open_run(
+            teacher.recipe,
+            teacher.run.path,
+            False,
+            source,
+            console,
+            objects,
+            prepared=teacher.source,
+            waits=True,
+        ) as opened,
+    ):
+        return _finish(teacher.recipe, opened, objects)
+
+
+def _finish(recipe: Recipe, opened: _OpenRun, objects: UserObjects) -> Finished:
+    """Trains a run to its end, if it is not complete."""
+    run = opened.run
+    if run.results_file.exists():
+        opened.console.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
+    else:
+        train_student(
+            recipe,
+            run,
+            opened.source,
+            opened.fabric,
+            opened.console,
+            objects,
+            {name: finished.run for name, finished in opened.teachers.items()},
+        )
+    results = run.read_results()
+    for line in warning_lines(results):
+        opened.console.print(line, highlight=False, markup=False, soft_wrap=True)
     return Finished(run, results, opened.teachers)
 
 
@@ -141,10 +171,23 @@ def store_features(
             f"{recipe.name}: none of its teachers is offline. Add teacher.offline=true, here and "
             "for training"
         )
-    with process_settings_kept(), _open_run(recipe, out, False, source, console) as opened:
-        parts = prepare_parts(
-            recipe, opened.run, opened.source, opened.fabric, opened.console, UserObjects()
-        )
+    objects = UserObjects()
+    try:
+        with (
+            process_settings_kept(),
+            _open_run(recipe, out, False, source, console, objects) as opened,
+        ):
+            parts = prepare_parts(
+                recipe,
+                opened.run,
+                opened.source,
+                opened.fabric,
+                opened.console,
+                objects,
+                {name: finished.run for name, finished in opened.teachers.items()},
+            )
+    except HoldsAnotherRun as error:
+        raise error.without_fresh() from None
     return list(parts.stores)
 
 
@@ -166,7 +209,10 @@ def _open_run(
     fresh: bool,
     source: Source | None,
     console: Console | None,
-    own_terms: Sequence[Term] = (),
+    user_objects: UserObjects,
+    *,
+    prepared: Source | None = None,
+    waits: bool = False,
 ) -> Iterator[_OpenRun]:
     teacher_recipes = {  # a wrong key ends the command here, before anything is written
         name: teacher_recipe(recipe, name)
@@ -175,27 +221,41 @@ def _open_run(
     }
     fabric = _launch(recipe)
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
-    run = RunDirectory(Path(out) if out is not None else Path("runs") / recipe.name)
-    known = None if fresh or recipe.data.on_bad_image == "error" else run.checked_images()
-    with reading(console, "looking for bad images") as progress:
-        prepared = build_source(recipe, source, known=known, progress=progress)
+    check_devices(recipe, fabric.world_size)
+    run = RunDirectory(default_path(recipe, out))
+    check_is_ours(run)
+    if prepared is None:
+        known = None if fresh or recipe.data.on_bad_image == "error" else run.checked_images()
+        with reading(console, "looking for bad images") as progress:
+            prepared = build_source(recipe, source, known=known, progress=progress)
+    images_of = {
+        name: source_of_teacher(recipe, teacher, prepared, source)
+        for name, teacher in teacher_recipes.items()
+    }
     duplicates = find_duplicates(prepared)
     notes = duplicates.notes(val_was_cut=is_cut_from_training(prepared))
     prepared = replace(prepared, notes=(*prepared.notes, *notes))
-    if not run.results_file.exists():
-        # a wrong model ends the command here, before a teacher is trained for it
-        student = build_student(recipe, prepared, load_weights=not run.last_checkpoint.exists())
-        size = sides_of(recipe.input.img_size)
-        check_takes_images(student, recipe.model.name, prepared.channels, size)
-        check_trained_heads(recipe, student, own_terms)
-        check_finished_teachers(recipe, run)
-    with _locked(run, fabric):
-        if fabric.is_global_zero:
-            _open(run, recipe, teacher_recipes, prepared, duplicates, fresh)
+    teachers = {}
+    for name, teacher in teacher_recipes.items():
+        images = images_of[name]
+        teachers[name] = PlannedTeacher(teacher, images, teacher_run(teacher, images, run))
+        check_is_ours(teachers[name].run)
+    rehearse(recipe, run, prepared, teachers, user_objects, fresh=fresh)
+    identities = {name: identity(teacher) for name, teacher in teacher_recipes.items()}
+    data = run_data(prepared, identities, duplicates.to_json())
+    begins = Beginning(recipe, teacher_recipes, prepared, data)
+    with locked(run, console, waits=waits) if fabric.is_global_zero else nullcontext():
+        lines = open_directory(run, begins, fresh=fresh) if fabric.is_global_zero else []
+        lines += [
+            note
+            for planned in teachers.values()
+            if (note := note_on_other_images(planned.recipe, planned.source, planned.run))
+        ]
+        for line in lines:
+            console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
         fabric.barrier()
         finished = {
-            name: train(teacher, out=teacher_folder(teacher, run), source=source, console=console)
-            for name, teacher in teacher_recipes.items()
+            name: _train_teacher(planned, source, console) for name, planned in teachers.items()
         }
         yield _OpenRun(run, fabric, prepared, console, finished)
 
@@ -241,6 +301,7 @@ def _launch(recipe: Recipe) -> Fabric:
         # a term that is switched off leaves its projections without a gradient
         strategy=DDPStrategy(find_unused_parameters=True) if is_parallel else "auto",
         precision=recipe.training.precision,
+        plugins=CheckpointsInPlace(),
     )
     fabric.launch()
     if recipe.training.sync_batchnorm and fabric.world_size > 1 and fabric.device.type == "cpu":
@@ -250,94 +311,3 @@ def _launch(recipe: Recipe) -> Fabric:
             "statistics of the whole batch, or training.sync_batchnorm=false"
         )
     return fabric
-
-
-@contextmanager
-def _locked(run: RunDirectory, fabric: Fabric) -> Iterator[None]:
-    """Prevents two commands from training in one directory; the lock ends with the process."""
-    if not fabric.is_global_zero:
-        yield
-        return
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{run.path}: cannot be a run directory ({error.strerror})") from error
-    with run.lock_file.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"{run.path}: another process is training here. Wait for it, or use another --out"
-            ) from error
-        yield
-
-
-def _open(
-    run: RunDirectory,
-    recipe: Recipe,
-    teacher_recipes: Mapping[str, Recipe],
-    source: Source,
-    duplicates: Duplicates,
-    fresh: bool,
-) -> None:
-    """Makes sure that the directory is new, or holds a run of this recipe on this data."""
-    if fresh and run.exists():
-        _empty(run)
-    if run.imported_file.exists():
-        raise UsageError(
-            f"{run.path}: holds an imported model, whose training cannot be resumed. Use another "
-            f"--out; to start from its weights, model.weights={run.best_model}/model.safetensors"
-        )
-    if run.exists():
-        _check_same(run, recipe, teacher_recipes, source)
-        return
-    others = [entry.name for entry in run.path.iterdir() if entry != run.lock_file]
-    if others:
-        raise UsageError(
-            f"{run.path}: holds {sorted(others)[0]!r} and is not a run directory. Use another --out"
-        )
-    data = RunData(
-        fingerprint=source.fingerprint(),
-        class_names=tuple(source.class_names),
-        class_counts=tuple(source.class_counts.tolist()),
-        teachers={name: identity(teacher) for name, teacher in teacher_recipes.items()},
-        duplicates=duplicates.to_json(),
-        checked_images=source.checked_images,
-    )
-    run.write_data(data)
-    atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))
-
-
-def _check_same(
-    run: RunDirectory, recipe: Recipe, teacher_recipes: Mapping[str, Recipe], source: Source
-) -> None:
-    way_out = "Use --fresh to delete it and start again, or another --out"
-    changed = differences(load_recipe(run.recipe_file), recipe)
-    if changed:
-        lines = "\n  ".join(changed)
-        raise UsageError(f"{run.path} holds the run of another recipe:\n  {lines}\n{way_out}")
-    data = run.read_data()
-    if data.fingerprint != source.fingerprint():
-        raise UsageError(
-            f"{run.path} was trained on other images: {sum(data.class_counts or ())} images in "
-            f"{len(data.class_names)} classes then, {len(source.train)} images in "
-            f"{source.num_classes} classes now, or other files. {way_out}"
-        )
-    for name, before in data.teachers.items():
-        changed = differences(recipe_from(before), teacher_recipes[name])
-        if changed:
-            lines = "\n  ".join(changed)
-            raise UsageError(
-                f"{run.path} was trained with another teacher; changes in "
-                f"{teacher_recipes[name].name}:\n"
-                f"  {lines}\n{way_out}"
-            )
-
-
-def _empty(run: RunDirectory) -> None:
-    """Deletes the content of a run directory, except its lock."""
-    for entry in run.path.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry != run.lock_file:
-            entry.unlink()

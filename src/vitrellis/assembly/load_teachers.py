@@ -17,14 +17,14 @@ from torch import nn
 
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher, sides_of
 from vitrellis.assembly.pretrained import pretrained_normalization
-from vitrellis.data.canvas import OnCanvas, ProgressCallback
+from vitrellis.data.canvas import Canvas, OnCanvas, ProgressCallback
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
 from vitrellis.models import check_finite_weights, create_model
 from vitrellis.objectives import Objective
-from vitrellis.recipe import Recipe, TeacherSection, digest, identity, teacher_recipe
+from vitrellis.recipe import Recipe, TeacherSection
 from vitrellis.runs.atomic import atomic_write, write_json
 from vitrellis.runs.directory import RunDirectory, find_run
 from vitrellis.runs.exported import Preprocessing, Trained, load_exported, save_model
@@ -39,21 +39,40 @@ from vitrellis.teachers.teacher import Teacher
 from vitrellis.teachers.teachers import Teachers
 
 
-def teacher_folder(teacher: Recipe, run: RunDirectory) -> Path:
-    """The run directory of a teacher: beside the student's, named by a digest of its recipe."""
-    return run.path.parent / "teachers" / f"{teacher.name}-{digest(identity(teacher))}"
-
-
-def check_finished_teachers(recipe: Recipe, run: RunDirectory) -> None:
+def check_finished_teachers(recipe: Recipe, run: RunDirectory, *, fresh: bool = False) -> None:
     """Makes sure that the runs are there which the recipe's teachers come from.
+
+    Args:
+        recipe: The student's recipe.
+        run: The student's run directory.
+        fresh: Whether the copies of its teachers are to be deleted.
 
     Raises:
         VitrellisError: If one is not, and the student's run does not hold the teacher already.
     """
     for name, settings in recipe.all_teachers.items():
-        is_kept = (run.teacher_model(name) / "config.json").exists()
+        is_kept = (run.teacher_model(name) / "config.json").exists() and not fresh
         if settings.run is not None and not is_kept:
             find_run(settings.run)
+
+
+def check_modules(recipe: Recipe, modules: Mapping[str, nn.Module]) -> None:
+    """Makes sure that the modules from Python are those that the recipe expects.
+
+    Args:
+        recipe: The student's recipe.
+        modules: Modules from Python, by the names that the recipe gives them.
+
+    Raises:
+        UsageError: If some are missing, or are not in the recipe.
+    """
+    expected = {name for name, settings in recipe.all_teachers.items() if settings.given}
+    if expected != modules.keys():
+        raise UsageError(
+            f"teachers: the recipe expects modules for {_listed(expected)}, and was given "
+            f"{_listed(modules)}. In Python: vitrellis.train(recipe, teachers={{name: module}}) "
+            "with `teacher: {given: true}` in the recipe"
+        )
 
 
 def load_teachers(
@@ -63,6 +82,7 @@ def load_teachers(
     student: Preprocessing,
     fabric: Fabric,
     modules: Mapping[str, nn.Module],
+    trained_for_it: Mapping[str, RunDirectory],
 ) -> Teachers:
     """The recipe's teachers on the device.
 
@@ -73,18 +93,13 @@ def load_teachers(
         student: The student's preprocessing.
         fabric: Fabric, launched.
         modules: Modules from Python, by the names that the recipe gives them.
+        trained_for_it: The complete runs of the teachers that have a recipe, by name.
 
     Raises:
         VitrellisError: If files are missing or damaged.
         UsageError: If classes or channels are not the student's, or modules are missing.
     """
-    expected = {name for name, settings in recipe.all_teachers.items() if settings.given}
-    if expected != modules.keys():
-        raise UsageError(
-            f"teachers: the recipe expects modules for {_listed(expected)}, and was given "
-            f"{_listed(modules)}. In Python: vitrellis.train(recipe, teachers={{name: module}}) "
-            "with `teacher: {given: true}` in the recipe"
-        )
+    check_modules(recipe, modules)
     teachers: dict[str, Teacher] = {}
     for name, settings in recipe.all_teachers.items():
         if settings.given:
@@ -94,7 +109,7 @@ def load_teachers(
         else:
             folder = run.teacher_model(name)
             if fabric.is_global_zero and not (folder / "config.json").exists():
-                _keep(recipe, name, settings, source, student, run, folder)
+                _keep(settings, source, student, trained_for_it.get(name), folder)
             fabric.barrier()
             trained = load_exported(folder)
         if settings.normalization == "student":
@@ -153,18 +168,43 @@ def open_precomputed(
                 store.fill(teacher, images, progress)
         fabric.barrier()
         store = PrecomputedOutputs(folder, key, len(source.train))
-        teachers.keep(name, PrecomputedTeacher(store, loader.transform, loader.canvas.size))
+        stored = loader.canvas.size if isinstance(loader.canvas, Canvas) else None
+        teachers.keep(name, PrecomputedTeacher(store, loader.transform, stored))
         folders.append(folder)
     return folders
 
 
-def _keep(
-    recipe: Recipe,
+def named_teacher(
     name: str,
     settings: TeacherSection,
     source: Source,
     student: Preprocessing,
-    run: RunDirectory,
+    modules: Mapping[str, nn.Module],
+    *,
+    downloads: bool = True,
+) -> Trained:
+    """A teacher that has no recipe: of a finished run, a model of timm, or a module from Python.
+
+    Args:
+        name: Its name.
+        settings: Its section of the student's recipe.
+        source: The images.
+        student: The student's preprocessing.
+        modules: Modules from Python, by name.
+        downloads: Whether a model of timm gets its published weights, if the section asks for it.
+    """
+    if settings.given:
+        return _given(modules[name], settings, source, student)
+    if settings.run is not None:
+        return load_exported(find_run(settings.run).best_model)
+    return _of_timm(settings, source, student, downloads=downloads)
+
+
+def _keep(
+    settings: TeacherSection,
+    source: Source,
+    student: Preprocessing,
+    trained_for_it: RunDirectory | None,
     folder: Path,
 ) -> None:
     """Copies the teacher's model into the run, or creates it there."""
@@ -173,8 +213,8 @@ def _keep(
     elif settings.run is not None:
         _copy_model(find_run(settings.run).best_model, folder)
     else:
-        origin = RunDirectory(teacher_folder(teacher_recipe(recipe, name), run))
-        _copy_model(origin.best_model, folder)
+        assert trained_for_it is not None, "a teacher with a recipe is trained first"
+        _copy_model(trained_for_it.best_model, folder)
 
 
 def _copy_model(origin: Path, folder: Path) -> None:
@@ -206,7 +246,23 @@ def _at_its_size(settings: TeacherSection, student: Preprocessing) -> Preprocess
 def _export_named(
     settings: TeacherSection, source: Source, student: Preprocessing, folder: Path
 ) -> None:
-    """Writes a timm model with its weights.
+    """Writes a timm model with its weights."""
+    trained = _of_timm(settings, source, student, downloads=True)
+    save_model(
+        trained.model,
+        folder,
+        architecture=trained.architecture,
+        num_classes=source.num_classes,
+        model_args=settings.args,
+        class_names=source.class_names,
+        preprocessing=trained.preprocessing,
+    )
+
+
+def _of_timm(
+    settings: TeacherSection, source: Source, student: Preprocessing, *, downloads: bool
+) -> Trained:
+    """A model of timm.
 
     Its images are normalised as those of its published weights; without those, as the student's.
     """
@@ -220,21 +276,13 @@ def _export_named(
         num_classes=source.num_classes,
         img_size=preprocessing.img_size,
         in_chans=student.channels,
-        pretrained=settings.pretrained,
+        pretrained=settings.pretrained and downloads,
         weights=settings.weights,
         weights_img_size=settings.weights_img_size,
         weights_ema=settings.weights_ema,
         **settings.args,
     )
-    save_model(
-        model,
-        folder,
-        architecture=settings.model,
-        num_classes=source.num_classes,
-        model_args=settings.args,
-        class_names=source.class_names,
-        preprocessing=preprocessing,
-    )
+    return Trained(model, settings.model, tuple(source.class_names), preprocessing)
 
 
 def _given(

@@ -103,6 +103,20 @@ def synchronize_batch_norms(guided: GuidedStudent, teachers: Teachers) -> None:
         assert converted is module, "only a module that is a batch norm itself is replaced"
 
 
+def check_devices(recipe: Recipe, count: int) -> None:
+    """Makes sure that the recipe's terms can be computed on so many devices.
+
+    Raises:
+        UsageError: If one runs on a single device only.
+    """
+    for key, section in recipe.objective.terms.items():
+        if section.needs_one_device and count > 1:
+            raise UsageError(
+                f"objective.{key}: runs on one device, not on {count}: "
+                f"{section.needs_one_device}. Use machine.devices=1"
+            )
+
+
 def prepare_parts(
     recipe: Recipe,
     run: RunDirectory,
@@ -110,22 +124,19 @@ def prepare_parts(
     fabric: Fabric,
     console: Console,
     user_objects: UserObjects,
+    trained_for_it: Mapping[str, RunDirectory],
 ) -> Parts:
     """Builds the parts of a run, and computes the outputs of offline teachers.
 
     A run that is resumed takes its weights from its checkpoint: the initial weights that its recipe
     names are not read again. The arguments are those of `train_student`.
     """
-    for key, section in recipe.objective.terms.items():
-        if section.needs_one_device and fabric.world_size > 1:
-            raise UsageError(
-                f"objective.{key}: runs on one device, not on {fabric.world_size}: "
-                f"{section.needs_one_device}. Use machine.devices=1"
-            )
     with naming_all_bad_images(source):
         preprocessing = build.build_preprocessing(recipe, source)
     torch.manual_seed(recipe.seed)
-    teachers = load_teachers(recipe, run, source, preprocessing, fabric, user_objects.teachers)
+    teachers = load_teachers(
+        recipe, run, source, preprocessing, fabric, user_objects.teachers, trained_for_it
+    )
     torch.manual_seed(recipe.seed)  # again: a teacher that exists already draws less
     student = build.build_student(recipe, source, load_weights=not run.last_checkpoint.exists())
     objective = build_objective(

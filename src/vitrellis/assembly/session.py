@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from timm.utils import ModelEmaV3
 from vitrellis.analysis.breakdown import Breakdown
 from vitrellis.analysis.groups import groupings
 from vitrellis.analysis.inference import collect_predictions
-from vitrellis.assembly import build
+from vitrellis.assembly import optimization
 from vitrellis.assembly.parts import Parts, UserObjects, prepare_parts
 from vitrellis.assembly.summary import announcement
 from vitrellis.data.bad_images import naming_all_bad_images
@@ -33,6 +34,7 @@ def train_student(
     fabric: Fabric,
     console: Console,
     user_objects: UserObjects,
+    trained_for_it: Mapping[str, RunDirectory],
 ) -> None:
     """Trains a student, or resumes its training, until `results.json` is written.
 
@@ -43,8 +45,9 @@ def train_student(
         fabric: Fabric, launched.
         console: The console that shows the progress.
         user_objects: Teachers and terms from Python.
+        trained_for_it: The complete runs of the teachers that have a recipe, by name.
     """
-    parts = prepare_parts(recipe, run, source, fabric, console, user_objects)
+    parts = prepare_parts(recipe, run, source, fabric, console, user_objects, trained_for_it)
     writer = RunWriter(fabric, run, parts.export)
     steps_per_epoch = parts.loader.steps_per_epoch
     with Display(console, recipe.name, recipe.training.epochs, steps_per_epoch) as display:
@@ -63,10 +66,11 @@ def train_student(
         trainer.averaged_student,
         is_best=progress.best_epoch is None,  # without validation images, the last is the best one
     )
-    writer.close()
     fabric.barrier()
     if fabric.is_global_zero:
-        run.write_results(_results(parts, run, progress))
+        results = _results(parts, run, progress)
+        writer.check_still_there()
+        run.write_results(results)
     fabric.barrier()
 
 
@@ -77,10 +81,10 @@ def _trainer(parts: Parts, fabric: Fabric, writer: RunWriter, display: Display) 
     return Trainer(
         fabric=fabric,
         guided=guided,
-        optimizer=build.build_optimizer(recipe, guided),
-        gradient=build.build_gradient(recipe, guided, parts.teachers),
-        learning_rate=build.build_learning_rate(recipe, parts.loader),
-        keep_rate=build.build_keep_rate(recipe, parts.loader),
+        optimizer=optimization.build_optimizer(recipe, guided),
+        gradient=optimization.build_gradient(recipe, guided, parts.teachers),
+        learning_rate=optimization.build_learning_rate(recipe, parts.loader),
+        keep_rate=optimization.build_keep_rate(recipe, parts.loader),
         loader=parts.loader,
         validation=parts.evaluation(val) if val is not None else None,
         teachers=parts.teachers,

@@ -14,6 +14,8 @@ from vitrellis.assembly.term_notes import (
     notes_on_portions,
     notes_on_pruned_maps,
 )
+from vitrellis.data.canvas import OwnShape
+from vitrellis.data.loader import TrainLoader
 from vitrellis.data.source import UNBALANCED, Source
 from vitrellis.models.evit import EViT
 from vitrellis.recipe import Recipe, effective_lr
@@ -52,6 +54,7 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         *_last_phase(recipe),
         *_pruning(parts),
         f"  augmented  {recipe.augmentation.summary()}",
+        *(f"             {note}" for note in _photographs(parts.loader)),
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
         f"weight decay {recipe.optimizer.weight_decay:g}{_decayed(recipe)}{_sharpness(recipe)}",
         f"  training   {_count(training.epochs, 'epoch')} of "
@@ -75,6 +78,21 @@ def warning_lines(results: Results) -> list[str]:
     """
     split = "validation" if results.best.test is None else "test"
     return [f"warning: {results.recipe}, {split} images: {warning}" for warning in results.warnings]
+
+
+def _photographs(loader: TrainLoader) -> list[str]:
+    """What random crops are cut from, unless it is small images of one size."""
+    if not isinstance(loader.canvas, OwnShape):
+        return []
+    covered = loader.canvas.covered
+    reduced = (
+        "" if covered is None else f", and if large reduced to cover {covered[0]} x {covered[1]}"
+    )
+    place = "held in memory" if loader.is_held else "read from their files in every epoch"
+    shape = (
+        "with the photographs' own shape, " if loader.transform.geometry.ratio_of == "image" else ""
+    )
+    return [f"{shape}cut from photographs that are {place}{reduced}"]
 
 
 def _average(recipe: Recipe, steps: int) -> list[str]:

@@ -1,10 +1,14 @@
-"""The canvas: the one size at which a run's training images are stored before they are augmented.
+"""How a run's training images are stored before they are augmented.
 
-Evaluation has no part in it: `vitrellis.data.eval_transform` resizes images in one step.
+Small images of one size are stored as they are, and whole images at the model's size: on a canvas,
+as one tensor, from which the device cuts the crops of a batch. Photographs keep their own shape, so
+that random crops are cut from their own pixels (`vitrellis.data.crop_store`). Evaluation has no
+part in this: `vitrellis.data.eval_transform` resizes images in one step.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +21,24 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from vitrellis.data.augmentation.resampling import Interpolation
+from vitrellis.data.pillow_resize import resize
 from vitrellis.data.source import Images, Split, Subset, TensorImages
 
 Fit = Literal["squash", "crop"]
+"""How whole images of another shape are made to fit: squashed, or by cutting out their middle."""
 ProgressCallback = Callable[[int, int], None]
 """Called with the number of images that are done, and the number of all."""
 
-MARGIN = 1.15
-"""Greatest side of a stored image over the side that the model sees: room for crops."""
+SMALL = 2.0
+"""Sides of an image over the model's, up to which it is small: crops are cut on the device from it,
+and it may be resized twice, because that costs next to no sharpness."""
+ALIKE = 1.15
+"""Sides of images of one size over the model's, up to which whole images are stored as they are."""
 MEASURED_IMAGES = 2000
 """Greatest number of image files that a normalisation is measured on, evenly spread."""
+SAMPLED_IMAGES = 32
+"""Greatest number of image files that are read to tell how large they are."""
 MEMORY_SHARE = 0.3
 """Share of the free memory that images may take."""
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -48,19 +60,55 @@ class StoredSize(Protocol):
 
 @dataclass(frozen=True)
 class Canvas:
-    """The canvas of training images.
+    """One size for all training images.
 
     Attributes:
         size: `(H, W)` in pixels.
         fit: How images are brought to it, see `to_canvas`.
+        interpolation: The kernel for that.
     """
 
     size: tuple[int, int]
     fit: Fit = "squash"
+    interpolation: Interpolation = "bicubic"
 
     def __call__(self, image: Tensor) -> Tensor:
         """uint8 `(C, H, W)` of any size to uint8 `(C, *size)`."""
-        return to_canvas(image, self.size, self.fit)
+        return to_canvas(image, self.size, self.fit, self.interpolation)
+
+
+@dataclass(frozen=True)
+class OwnShape:
+    """Training images that keep their own shape, for crops from their own pixels.
+
+    Attributes:
+        covered: `(h, w)` in pixels, which every image that is reduced still covers; None for images
+            as they are.
+        interpolation: The kernel for reducing, antialiased.
+    """
+
+    covered: tuple[int, int] | None = None
+    interpolation: Interpolation = "bicubic"
+
+    def size_of(self, own: tuple[int, int]) -> tuple[int, int]:
+        """The size `(H, W)` at which an image of the size `own` is stored; never a larger one."""
+        if self.covered is None:
+            return own
+        factor = min(own[0] / self.covered[0], own[1] / self.covered[1])
+        if factor <= 1:
+            return own
+        height, width = (
+            max(round(side / factor), least) for side, least in zip(own, self.covered, strict=True)
+        )
+        return height, width
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """uint8 `(C, H, W)` to uint8 `(C, *size_of((H, W)))`, by Pillow."""
+        height, width = image.shape[-2:]
+        size = self.size_of((height, width))
+        if size == (height, width):
+            return image
+        return torch.from_numpy(resize(image, size, self.interpolation))
 
 
 @dataclass(frozen=True)
@@ -69,11 +117,11 @@ class OnCanvas:
 
     Attributes:
         base: The images.
-        canvas: The canvas.
+        canvas: How they are stored.
     """
 
     base: Images
-    canvas: Canvas
+    canvas: Canvas | OwnShape
 
     @property
     def channels(self) -> int:
@@ -81,9 +129,11 @@ class OnCanvas:
         return self.base.channels
 
     @property
-    def size(self) -> tuple[int, int]:
-        """`(H, W)` in pixels."""
-        return self.canvas.size
+    def size(self) -> tuple[int, int] | None:
+        """`(H, W)` in pixels if all have the same size, else None."""
+        if isinstance(self.canvas, Canvas):
+            return self.canvas.size
+        return None if self.base.size is None else self.canvas.size_of(self.base.size)
 
     def __len__(self) -> int:
         return len(self.base)
@@ -100,27 +150,59 @@ class OnCanvas:
         return f"{self.base.fingerprint()} {self.canvas}"
 
 
-def canvas_for(images: Images, img_size: tuple[int, int]) -> tuple[int, int]:
-    """The size at which images are stored: their own, if they all have it and it is not too large.
+def canvas_for(
+    images: Images,
+    img_size: tuple[int, int],
+    *,
+    smallest: float | None,
+    fit: Fit = "squash",
+    interpolation: Interpolation = "bicubic",
+    reduced: bool = True,
+) -> Canvas | OwnShape:
+    """How images are stored so that augmentation loses nothing.
 
     Args:
         images: The images of the training split.
         img_size: `(H, W)` in pixels that the model sees.
+        smallest: Smallest share of the area that a random crop shows; None without such crops.
+        fit: How whole images of another shape are made to fit.
+        interpolation: The kernel.
+        reduced: Whether large images are reduced as far as `smallest` allows: the smallest crop
+            still has as many pixels as the model sees, and the whole image twice its sides.
+
+    Returns:
+        A canvas for small images of one size, and for images that are shown whole; otherwise their
+        own shape.
     """
-    limit = (round(MARGIN * img_size[0]), round(MARGIN * img_size[1]))
-    size = images.size
-    if size is not None and size[0] <= limit[0] and size[1] <= limit[1]:
-        return size
-    return limit
+    own = images.size
+    if smallest is None:
+        if own is not None and _fits_into(own, img_size, ALIKE):
+            is_alike = own[0] * img_size[1] == own[1] * img_size[0]
+            if fit == "squash" or is_alike:
+                return Canvas(own, fit, interpolation)
+        return Canvas(img_size, fit, interpolation)
+    factor = max(SMALL, smallest**-0.5)
+    covered = (math.ceil(factor * img_size[0]), math.ceil(factor * img_size[1]))
+    shape = OwnShape(covered if reduced else None, interpolation)
+    if own is not None and _fits_into(shape.size_of(own), img_size, SMALL):
+        return Canvas(shape.size_of(own), interpolation=interpolation)
+    return shape
 
 
-def to_canvas(image: Tensor, canvas: tuple[int, int], fit: Fit) -> Tensor:
+def _fits_into(size: tuple[int, int], img_size: tuple[int, int], factor: float) -> bool:
+    return all(side <= round(factor * seen) for side, seen in zip(size, img_size, strict=True))
+
+
+def to_canvas(
+    image: Tensor, canvas: tuple[int, int], fit: Fit, interpolation: Interpolation = "bicubic"
+) -> Tensor:
     """Brings one image to the canvas.
 
     Args:
         image: uint8 `(C, H, W)`.
         canvas: `(H, W)` in pixels.
         fit: "squash" resizes the whole image; "crop" keeps its shape and cuts off what is over.
+        interpolation: The kernel, antialiased.
 
     Returns:
         uint8 `(C, *canvas)`.
@@ -129,14 +211,14 @@ def to_canvas(image: Tensor, canvas: tuple[int, int], fit: Fit) -> Tensor:
     if (height, width) == canvas:
         return image
     if fit == "squash":
-        return _resize(image, canvas)
+        return _resize(image, canvas, interpolation)
     factor = max(canvas[0] / height, canvas[1] / width)
     # the far ends of a panorama are cut off beforehand: enlarged, they could take gigabytes
     limits = [2 * -(-side // factor) + 8 for side in canvas]
     height, width = min(height, int(limits[0])), min(width, int(limits[1]))
     image = TF.center_crop(image, [height, width])
     size = (max(canvas[0], round(height * factor)), max(canvas[1], round(width * factor)))
-    return TF.center_crop(_resize(image, size), list(canvas))
+    return TF.center_crop(_resize(image, size, interpolation), list(canvas))
 
 
 def read_stored(
@@ -197,26 +279,43 @@ def measure_normalization(
     return mean.tolist(), variance.sqrt().clamp_min(1 / 255).tolist()
 
 
-def fits_in_memory(
-    num_images: int, channels: int, canvas: tuple[int, int], device: torch.device
+def fit_in_memory(
+    images: Images, stored: StoredSize | OwnShape, device: torch.device, processes: int = 1
 ) -> bool:
-    """Whether images can be held as one uint8 tensor on the device.
+    """Whether images can be held: on the device, or, at their own shape, in the computer's memory.
 
     Args:
-        num_images: Number of images, N.
-        channels: Number of channels, C.
-        canvas: `(H, W)`.
+        images: The images. Where they have no common size, some are read to tell.
+        stored: How they are stored.
         device: The device that would hold them.
+        processes: Number of processes on this computer, each of which would hold all of them.
+
+    Raises:
+        VitrellisError: If an image cannot be read.
     """
-    if device.type == "cuda":
+    if isinstance(stored, OwnShape):
+        device = torch.device("cpu")
+        size = None if images.size is None else stored.size_of(images.size)
+    else:
+        size = stored.size
+    pixels = size[0] * size[1] if size is not None else _mean_pixels(images, stored)
+    if device.type == "cuda":  # each process has its own
         free, _ = torch.cuda.mem_get_info(device)
     else:
-        free = _free_memory()
-    return num_images * channels * canvas[0] * canvas[1] <= MEMORY_SHARE * free
+        free = _free_memory() // processes
+    return len(images) * images.channels * pixels <= MEMORY_SHARE * free
 
 
-def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    return TF.resize(image, list(size), InterpolationMode.BICUBIC, antialias=True)
+def _mean_pixels(images: Images, stored: StoredSize | OwnShape) -> float:
+    """The mean number of pixels of stored images, of some that are evenly spread."""
+    count = min(len(images), SAMPLED_IMAGES)
+    sample = (torch.arange(count) * len(images) // count).tolist()
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return sum(pool.map(lambda index: stored(images[index])[0].numel(), sample)) / count
+
+
+def _resize(image: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+    return TF.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
 
 
 def _held_in_memory(images: Images) -> Tensor | None:

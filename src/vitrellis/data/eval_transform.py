@@ -15,24 +15,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from vitrellis.data.augmentation.resampling import Interpolation, cached_parts
 from vitrellis.data.augmentation.transforms import Normalize
 from vitrellis.data.canvas import Canvas
+from vitrellis.data.pillow_resize import resize
 from vitrellis.data.source import Images
 
 CropMode = Literal["squash", "center", "border"]
 """timm's names: the whole image, squashed; its middle; or the whole image within a border."""
 
-_RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 _WEIGHT_BITS = 22
 """Pillow's weights are multiples of 2^-22 (`PRECISION_BITS` in its `Resample.c`)."""
@@ -63,16 +58,12 @@ class ResizeAndCrop:
         """uint8 `(C, H, W)` of any size to uint8 `(C, h, w)`, by Pillow."""
         (height, width), (tall, wide) = image.shape[-2:], self.resized(image.shape[-2:])
         top, left, bottom, right = self._window((tall, wide))
-        box, size = None, (wide, tall)
+        box, size = None, (tall, wide)
         if tall * wide > _LONG * self.size[0] * self.size[1]:  # enlarged, it could take gigabytes
             across, down = width / wide, height / tall
             box = (left * across, top * down, right * across, bottom * down)
-            size = (right - left, bottom - top)
-        planes = [
-            np.asarray(Image.fromarray(plane).resize(size, _RESAMPLING[self.interpolation], box))
-            for plane in image.contiguous().numpy()
-        ]
-        resized = torch.from_numpy(np.stack(planes))
+            size = (bottom - top, right - left)
+        resized = torch.from_numpy(resize(image, size, self.interpolation, box))
         if box is None:
             resized = resized[:, top:bottom, left:right]
         return self._padded(resized[None])[0].contiguous()

@@ -1,22 +1,32 @@
-"""Batches: from a tensor on the training device, or streamed through worker processes.
+"""Batches: of images held in memory, or streamed through worker processes.
 
-Both ways give the same batches: workers only read and resize, and the augmentation runs on the
-device. A batch is defined over all processes together, and each takes its share of it.
+Both ways give the same batches: workers only read and resize, or cut crops from photographs, and
+the augmentation runs on the device. A batch is defined over all processes together, and each takes
+its share of it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitrellis.data.augmentation.cutting import Cutter
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
-from vitrellis.data.canvas import Canvas, Fit, ProgressCallback
+from vitrellis.data.canvas import Canvas, Fit, OwnShape, ProgressCallback
+from vitrellis.data.crop_store import (
+    UncutViews,
+    ViewImages,
+    ViewRequest,
+    ViewStore,
+    open_crop_store,
+)
 from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.image_store import open_store
 from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
@@ -36,6 +46,8 @@ class Batch:
         keys: `(b,)` int64 on the CPU, the samples' keys for random numbers.
         size: Images in the whole batch, over all processes.
         second_view: The same images, augmented independently; None if the run needs no such view.
+        sizes: `(b, 2)` int64 on the CPU, heights and widths of the images that crops were cut from;
+            None if all training images are stored at one size.
     """
 
     images: Tensor
@@ -44,6 +56,7 @@ class Batch:
     keys: Tensor
     size: int
     second_view: Tensor | None = None
+    sizes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,12 +65,13 @@ class Batch:
         """The same samples in up to so many parts; each keeps the size of the whole batch."""
         fields = (self.images, self.targets, self.indices, self.keys)
         parts = list(zip(*(field.chunk(count) for field in fields), strict=True))
-        views: Sequence[Tensor | None] = [None] * len(parts)
-        if self.second_view is not None:
-            views = self.second_view.chunk(count)
+        optional = [
+            [None] * len(parts) if field is None else field.chunk(count)
+            for field in (self.second_view, self.sizes)
+        ]
         return [
-            Batch(images, targets, indices, keys, self.size, view)
-            for (images, targets, indices, keys), view in zip(parts, views, strict=True)
+            Batch(images, targets, indices, keys, self.size, view, sizes)
+            for (images, targets, indices, keys), view, sizes in zip(parts, *optional, strict=True)
         ]
 
 
@@ -84,10 +98,12 @@ class TrainLoader:
             mixed; None for no such view.
         sampler: Frequency of the classes, see `ClassSampler`; "uniform" shows every image
             once. Partners for mixing are the next images of the same order.
-        canvas: `(H, W)` at which images are stored.
-        fit: How images are brought to the canvas.
-        cache: Hold all of them as one tensor on the device.
-        workers: Number of processes that read images if they are not cached.
+        canvas: `(H, W)` at which images are stored; or their own shape, for views that are cut from
+            each image.
+        fit: How images are brought to one size.
+        cache: Hold all of them: as one tensor on the device, or in memory at their own shape.
+        workers: Number of processes that read images if they are not cached, and of threads that
+            cut views if they are cached at their own shape.
         progress: Called after every image that is read while the loader is built.
 
     Raises:
@@ -113,7 +129,7 @@ class TrainLoader:
         repeats: int = 1,
         second_view: TrainTransform | None = None,
         sampler: Sampler = "uniform",
-        canvas: tuple[int, int],
+        canvas: tuple[int, int] | OwnShape,
         fit: Fit = "squash",
         cache: bool = True,
         workers: int = 0,
@@ -141,15 +157,21 @@ class TrainLoader:
         self._rank = rank
         self._world_size = world_size
         self._labels = split.labels.to(device)
-        self.canvas = Canvas(canvas, fit)
-        self._store = open_store(
-            split.images,
-            device=device,
-            stored=self.canvas,
-            cache=cache,
-            workers=workers,
-            progress=progress,
-        )
+        self.is_held = cache
+        self.canvas: Canvas | OwnShape
+        self._store: ViewStore
+        common: _Common = {"device": device, "cache": cache, "workers": workers}
+        if isinstance(canvas, OwnShape):
+            self.canvas = canvas
+            cutters = [Cutter(view.geometry) for view in (transform, second_view or transform)]
+            self._store = open_crop_store(
+                split.images, shape=canvas, cutters=cutters, progress=progress, **common
+            )
+        else:
+            self.canvas = Canvas(canvas, fit, transform.interpolation)
+            self._store = UncutViews(
+                open_store(split.images, stored=self.canvas, progress=progress, **common)
+            )
 
     @property
     def images_per_epoch(self) -> int:
@@ -164,9 +186,9 @@ class TrainLoader:
             start_step: Batches to skip, at no cost.
         """
         ahead, here = itertools.tee(self._shares(epoch, start_step))
-        batches = self._store.read(share.to_read for share in ahead)
-        for stored, share in zip(batches, here, strict=True):
-            yield self._batch(share, stored)
+        batches = self._store.read(share.request(self.second_view is not None) for share in ahead)
+        for images, share in zip(batches, here, strict=True):
+            yield self._batch(share, images)
 
     def _shares(self, epoch: int, start_step: int) -> Iterator[_Share]:
         if self._sampler is None:
@@ -202,15 +224,13 @@ class TrainLoader:
             indices, keys, size, rows, order[positions], partner_keys, places, order[further]
         )
 
-    def _batch(self, share: _Share, stored: Tensor) -> Batch:
-        device = stored.device
+    def _batch(self, share: _Share, shown: ViewImages) -> Batch:
+        device = shown.first.device
         indices = share.indices.to(device, non_blocking=True)
         targets = self._one_hot(self._labels[indices])
-        shown = stored
-        if len(share.rows):
-            both = torch.cat([torch.arange(len(indices)), share.places])
-            shown = stored.index_select(0, both.to(device, non_blocking=True))
-        views = self.transform(shown, torch.cat([share.keys, share.partner_keys]))
+        views = self._augmented(
+            self.transform, shown.first, torch.cat([share.keys, share.partner_keys])
+        )
         images, partner_images = views.split([len(indices), len(share.rows)])
         if self.mix is not None and len(share.rows):
             rows = share.rows.to(device, non_blocking=True)
@@ -223,9 +243,14 @@ class TrainLoader:
             )
         second_view = None
         if self.second_view is not None:
-            keys = child_keys(share.keys, "second-view")
-            second_view = self.second_view(stored[: len(indices)], keys)
-        return Batch(images, targets, indices, share.keys, share.size, second_view)
+            second_view = self._augmented(self.second_view, shown.second, share.second_keys)
+        sizes = None if shown.sizes is None else shown.sizes[: len(indices)]
+        return Batch(images, targets, indices, share.keys, share.size, second_view, sizes)
+
+    def _augmented(self, transform: TrainTransform, images: Tensor, keys: Tensor) -> Tensor:
+        if isinstance(self.canvas, OwnShape):
+            return transform.after_cut(images, keys)
+        return transform(images, keys)
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels, self.num_classes).float()
@@ -256,9 +281,26 @@ class _Share:
     further: Tensor
 
     @property
-    def to_read(self) -> Tensor:
-        """Numbers of the images to read: `indices`, then `further`."""
-        return torch.cat([self.indices, self.further])
+    def second_keys(self) -> Tensor:
+        """`(b,)` keys of the second views."""
+        return child_keys(self.keys, "second-view")
+
+    def request(self, with_second_views: bool) -> ViewRequest:
+        """The images to read, `indices` and then `further`, and the views to show of them."""
+        return ViewRequest(
+            images=torch.cat([self.indices, self.further]),
+            places=torch.cat([torch.arange(len(self.indices)), self.places]),
+            keys=torch.cat([self.keys, self.partner_keys]),
+            second_keys=self.second_keys if with_second_views else self.keys[:0],
+        )
+
+
+class _Common(TypedDict):
+    """What every store of a loader is given."""
+
+    device: torch.device
+    cache: bool
+    workers: int
 
 
 @dataclass(frozen=True)

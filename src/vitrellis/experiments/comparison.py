@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vitrellis.assembly.launch import Finished, train
+from vitrellis.assembly.run_folder import HoldsAnotherRun
 from vitrellis.errors import UsageError
 from vitrellis.recipe import Recipe, identity, load_recipe, with_epochs, without_guidance
 
@@ -110,7 +111,10 @@ class _UnitRuns:
 
     def run(self, label: str, recipe: Recipe, name: str) -> Finished:
         self.console.rule(f"{label}, {self.unit.name}", align="left")
-        self.finished[label] = train(recipe, out=self.folder / name, console=self.console)
+        try:
+            self.finished[label] = train(recipe, out=self.folder / name, console=self.console)
+        except HoldsAnotherRun as error:
+            raise error.without_fresh() from None
         return self.finished[label]
 
 

@@ -5,7 +5,6 @@ Every claim is checked against the figures just measured, and withdrawn if it do
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,12 +12,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from vitrellis.errors import UsageError
 from vitrellis.experiments.comparison import Arm, Measured, compare, units
 from vitrellis.experiments.comparison_table import arm_labels, difference, fill_table, in_words
 from vitrellis.report.hardware import describe_hardware
 from vitrellis.report.pictures import learning_curves
 from vitrellis.runs.atomic import write_json
 from vitrellis.runs.directory import RunDirectory
+from vitrellis.runs.marker import delete, is_run
 
 TEACHER = "CNN teacher"
 ALONE = "DHVT alone"
@@ -55,7 +56,7 @@ def demonstrate(
     """
     summary = out / "summary.json"
     if summary.exists():
-        shutil.rmtree(out)
+        _delete_demo(out)
     arms = [
         Arm(ALONE, "demo-alone", tuple(overrides)),
         Arm(GUIDED, "demo", tuple(overrides), controls=True),
@@ -86,6 +87,22 @@ def demonstrate(
         console.print(line, highlight=False, soft_wrap=True)
     write_json(summary, [asdict(row) for row in measured])
     return measured
+
+
+def _delete_demo(out: Path) -> None:
+    """Deletes the runs of a complete demo, and what it wrote beside them; nothing else."""
+    names = ("vitrellis-run.json", "recipe.yaml")
+    folders = {file.parent for name in names for file in out.glob(f"seed*/**/{name}")}
+    runs = [run for folder in sorted(folders) if is_run(run := RunDirectory(folder))]
+    if not runs:
+        raise UsageError(f"{out}: holds summary.json, but no runs of a demo. Use another --out")
+    (out / "summary.json").unlink()  # first: a demo whose deletion is killed is resumed
+    (out / "curves.png").unlink(missing_ok=True)
+    for run in runs:
+        delete(run)
+    for folder in [*out.glob("seed*/teachers"), *out.glob("seed*")]:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def verdict(measured: Sequence[Measured]) -> list[str]:

@@ -170,15 +170,18 @@ class Input(Section):
     """The share of a resized image's side that evaluation cuts out, in timm's sense: with 0.875 and
     224 pixels, images are resized to 256 pixels, and the middle 224 are cut out."""
     fit: Literal["squash", "crop"] = "squash"
-    """How images of another shape are made to fit: by squashing, or by cropping the centre."""
+    """How images of another shape are made to fit: by squashing, or by cropping the centre. Random
+    crops of training images (`augmentation.crop: resized`) are cut from whole images."""
     crop_mode: Literal["squash", "center", "border"] | None = None
     """How images of another shape are made to fit in evaluation, by timm's names; as `fit` says if
     not given. `border` keeps the whole image, and adds a border of the mean colour."""
-    canvas: Size | None = None
-    """The size in pixels at which training images are stored before augmentation; chosen from the
-    data if not given."""
+    canvas: Size | Literal["original"] | None = None
+    """What random crops are cut from: `original` images, as they are; or images of one size in
+    pixels, to which all are first brought as `fit` says. If not given, from images with their own
+    shape, which are reduced, if they are large, as far as crops lose no detail."""
     cache: Literal["auto", True, False] = "auto"
-    """Whether all images are held on the training device; `auto` if they fit."""
+    """Whether all images are held: small ones on the training device, photographs in the memory of
+    the computer; `auto` if they fit."""
 
 
 class Augmentation(View):
@@ -199,6 +202,12 @@ class Augmentation(View):
     """The augmentation of a second view, for terms that compare two views of an image
     (`objective.paco`). The keys are those above; a key that is left out has its default, not the
     value of the first view. The second view is augmented as the first if not given."""
+
+    @property
+    def smallest_crop(self) -> float | None:
+        """The smallest share of the area that a random crop shows; None without such crops."""
+        views = [self, self.second_view or self]
+        return min((view.scale[0] for view in views if view.crop == "resized"), default=None)
 
     def summary(self) -> str:
         """The augmentations that are on, in one line."""

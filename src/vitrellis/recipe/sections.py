@@ -224,6 +224,7 @@ class Machine(Section):
     devices: Count = 1
     """The number of devices."""
     workers: AutoOrIndex = "auto"
-    """The number of processes that read images, if the dataset does not fit in memory."""
+    """The number of processes that read images, if the dataset does not fit in memory; if it does,
+    the number of threads that cut crops from photographs."""
     threads: Count | None = None
     """The number of processor threads of each process; torch decides if not given."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -22,11 +23,20 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         path: The file. Missing folders are made.
         write: The function that writes to a path.
 
+    A link is followed: the file that it leads to is written.
+
     Raises:
-        VitrellisError: If it cannot be written, naming the file and the reason.
+        VitrellisError: If it cannot be written, naming the file and the reason; if it is a device
+            or a pipe, which a move would replace.
     """
     if path.is_dir():
         raise VitrellisError(f"{path}: is a folder. Give the name of a file to write")
+    if path.exists() and not path.is_file():
+        raise VitrellisError(
+            f"{path}: is a device or a pipe, and is not replaced. Give the name of a file to write"
+        )
+    if path.is_symlink():
+        path = path.resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_and_move(path, write)
@@ -96,8 +106,12 @@ def _not_finite(values: object, key: str = "") -> Iterator[tuple[str, float]]:
 
 def _write_and_move(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # as the user's umask wants it
         write(temporary)
+        temporary.chmod(mode)  # safetensors would keep the file from everybody else
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

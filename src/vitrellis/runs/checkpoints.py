@@ -6,6 +6,8 @@ are read with `weights_only`: a payload in one is refused, not executed.
 
 from __future__ import annotations
 
+import logging
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -13,14 +15,38 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric import Fabric
-from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from vitrellis.errors import VitrellisError
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.directory import RunDirectory
+from vitrellis.runs.events import Events
 from vitrellis.runs.results import EpochRow
+
+logger = logging.getLogger("vitrellis")
+
+
+class CheckpointsInPlace(TorchCheckpointIO):
+    """Writes a checkpoint at its path. Lightning writes it into the system's temporary folder."""
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | os.PathLike[str],
+        storage_options: object | None = None,
+    ) -> None:
+        """Writes a checkpoint.
+
+        Args:
+            checkpoint: The state.
+            path: The file.
+            storage_options: Not used.
+        """
+        assert storage_options is None
+        torch.save(checkpoint, path)
 
 
 class RunWriter:
@@ -38,7 +64,25 @@ class RunWriter:
         self.fabric = fabric
         self.run = run
         self._export = export
-        self._logger = TensorBoardLogger(root_dir=run.path, name="tensorboard", version="")
+        self._events = Events(run.path / "tensorboard")
+        self._folder = _number_of(run.path)
+        self._is_marked = run.marker_file.exists()
+
+    def check_still_there(self) -> None:
+        """Makes sure that the run was not deleted, so that nothing is written where it was.
+
+        Raises:
+            VitrellisError: If it was deleted, moved or emptied.
+        """
+        if not self.fabric.is_global_zero:
+            return
+        is_same = self._folder is None or _number_of(self.run.path) == self._folder
+        if not is_same or (self._is_marked and not self.run.marker_file.exists()):
+            raise VitrellisError(
+                f"{self.run.path}: was deleted or moved while it was trained, so the training "
+                "ended. The same command begins it anew; a run that was moved is resumed from its "
+                "last checkpoint with --out and its new place"
+            )
 
     def save_best(self, student: nn.Module, ema: nn.Module | None, state: dict[str, Any]) -> None:
         """Exports the model of the best epoch, and writes the checkpoint of that moment.
@@ -75,6 +119,7 @@ class RunWriter:
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """Writes `model` into `folder`, from process 0."""
+        self.check_still_there()
         if self.fabric.is_global_zero:
             self._export(model, folder)
 
@@ -114,18 +159,23 @@ class RunWriter:
         """Appends an epoch to `metrics.jsonl` and to TensorBoard."""
         if not self.fabric.is_global_zero:
             return
+        self.check_still_there()
         self.run.append_metrics(row)
         figures = row.to_json()
         scalars = {key: value for key, value in figures.items() if isinstance(value, int | float)}
         scalars |= {f"parts/{name}": value for name, value in row.parts.items()}
         scalars |= {f"weights/{name}": value for name, value in row.weights.items()}
-        self._logger.log_metrics(scalars, step=row.step)
-        self._logger.save()
-
-    def close(self) -> None:
-        """Flushes the TensorBoard events."""
-        if self.fabric.is_global_zero:
-            self._logger.finalize("success")
+        try:
+            self._events.write(scalars, row.step)
+        except OSError as error:
+            logger.warning(
+                "note: %s: could not be written: %s. The training goes on; the figures of epoch %d "
+                "are in %s alone",
+                self._events.file,
+                error.strerror,
+                row.epoch + 1,
+                self.run.metrics_file.name,
+            )
 
     def describe_last(self) -> str:
         """The path and the time of the newest checkpoint, for a message."""
@@ -138,7 +188,17 @@ class RunWriter:
         return f"{path} ({written:%H:%M:%S})"
 
     def _save(self, path: Path, state: dict[str, Any]) -> None:
+        self.check_still_there()
         if self.fabric.is_global_zero:
             atomic_write(path, lambda temporary: self.fabric.save(temporary, state))
         else:
             self.fabric.save(path, state)  # writes nothing here, but all processes take part
+
+
+def _number_of(folder: Path) -> tuple[int, int] | None:
+    """The device and the number by which the system knows a folder; None if it is not there."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

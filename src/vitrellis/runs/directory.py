@@ -25,6 +25,11 @@ class RunDirectory:
     path: Path
 
     @property
+    def marker_file(self) -> Path:
+        """The file that says that this folder is a run; see `vitrellis.runs.marker`."""
+        return self.path / "vitrellis-run.json"
+
+    @property
     def recipe_file(self) -> Path:
         """The resolved recipe."""
         return self.path / "recipe.yaml"
@@ -115,6 +120,18 @@ class RunDirectory:
     def exists(self) -> bool:
         """Whether a run was started here."""
         return self.recipe_file.exists()
+
+    def has_progress(self) -> bool:
+        """Whether anything was trained or imported here that a new start would lose."""
+        files = (
+            self.last_checkpoint,
+            self.best_checkpoint,
+            self.metrics_file,
+            self.results_file,
+            self.imported_file,
+            self.best_model / "config.json",
+        )
+        return any(file.exists() for file in files)
 
     def append_metrics(self, row: EpochRow) -> None:
         """Adds an epoch to the log.

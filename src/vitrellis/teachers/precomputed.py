@@ -208,11 +208,12 @@ class PrecomputedTeacher:
     Args:
         store: The store, which must be complete.
         transform: The augmentation of the student's images.
-        stored: The size `(H, W)` of the images before augmentation.
+        stored: The size `(H, W)` of the images before augmentation; None if they keep their own
+            shape, which batches then tell.
     """
 
     def __init__(
-        self, store: PrecomputedOutputs, transform: TrainTransform, stored: tuple[int, int]
+        self, store: PrecomputedOutputs, transform: TrainTransform, stored: tuple[int, int] | None
     ) -> None:
         self.store = store
         self.transform = transform
@@ -222,14 +223,17 @@ class PrecomputedTeacher:
         """The outputs that the active terms need. Logits are those of the whole image.
 
         Args:
-            batch: The batch, of which the indices and keys are read, not the images.
+            batch: The batch, of which the indices, keys and sizes are read, not the images.
             needs: The outputs that the terms need of the teacher.
         """
         output = self.store.read(batch.indices, needs)
         if not output.maps:
             return output
-        matrices = self.transform.origins(batch.keys, self.stored)
-        sides = torch.tensor(self.stored[::-1])
+        sizes = batch.sizes if self.stored is None else torch.tensor([self.stored])  # (b or 1, 2)
+        assert sizes is not None, "a loader of images at their own shape tells their sizes"
+        # the whole image has sides of 1
+        matrices = self.transform.origins(batch.keys, sizes) / sizes.flip(1)[:, :, None]
+        sides = torch.ones(2)
         maps = {
             block: sample_maps(maps, matrices, self.transform.size, sides)
             for block, maps in output.maps.items()

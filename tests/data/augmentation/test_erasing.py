@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
+from vitrellis.data.augmentation import erasing
 from vitrellis.data.augmentation.erasing import AREA, Cutout, Erasing
 from vitrellis.data.randomness import integers, sample_keys
 
@@ -54,10 +55,10 @@ def test_the_noise_is_normal_and_differs_between_images_and_channels() -> None:
 
 
 def test_a_sample_is_erased_to_the_same_bits_in_any_company() -> None:
-    whole, erasing = erased(0.5), Erasing(0.5)
+    whole, step = erased(0.5), Erasing(0.5)
     order = torch.randperm(600, generator=torch.Generator().manual_seed(0))[:50]
     images = torch.full((50, 3, 24, 30), UNTOUCHED)
-    assert torch.equal(erasing(images, KEYS[order]), whole[order])
+    assert torch.equal(step(images, KEYS[order]), whole[order])
 
 
 def test_images_too_small_for_a_rectangle_stay_whole() -> None:
@@ -112,3 +113,12 @@ def test_a_square_larger_than_the_image_leaves_nothing() -> None:
 def test_a_sample_is_cut_out_of_in_the_same_place_in_any_company() -> None:
     whole = holes(8)
     assert torch.equal(Cutout(8)(torch.ones(9, 1, 12, 16), CUT_KEYS[20:29]) == 0, whole[20:29])
+
+
+def test_large_images_are_erased_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (20, 3, 150, 160)
+    one_by_one = Erasing(0.5)(torch.full(shape, UNTOUCHED), KEYS[:20])
+    monkeypatch.setattr(erasing, "LARGE_IMAGE", 1 << 30)
+    together = Erasing(0.5)(torch.full(shape, UNTOUCHED), KEYS[:20])
+    assert torch.equal(one_by_one, together)
+    assert not torch.equal(together, torch.full(shape, UNTOUCHED))

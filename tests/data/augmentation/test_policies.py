@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from timm.data import auto_augment
 from torch import Tensor
 
-from vitrellis.data.augmentation.operations import NOTHING, apply_layers, operate
+from vitrellis.data.augmentation.operations import NOTHING, Layers, apply_layers, operate
 from vitrellis.data.augmentation.policies import (
     CHOICES,
     AutoAugment,
@@ -28,9 +29,13 @@ WITH_INCREASING = {"Posterize", "Solarize", "Color", "Contrast", "Brightness", "
 KEYS = sample_keys(0, 0, torch.arange(3000))
 
 
-def images(batch: int, channels: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randint(0, 256, (batch, channels, 24, 32), dtype=torch.uint8, generator=generator)
+SMALL = (24, 32)
+
+
+def images(batch: int, channels: int, size: tuple[int, int] = SMALL) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, channels, *size)
+    noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     noise[: batch // 2] = noise[: batch // 2] // 3 + 60  # of less contrast
     return noise
 
@@ -49,7 +54,7 @@ def by_timm(image: Tensor, name: str, magnitude: float, kernel: Image.Resampling
     )
     pixels = image.permute(1, 2, 0).numpy()
     picture = operation(Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels))
-    return torch.from_numpy(np.array(picture)).view(24, 32, channels).permute(2, 0, 1)
+    return torch.from_numpy(np.array(picture)).view(*image.shape[1:], channels).permute(2, 0, 1)
 
 
 def rand_augment(stored: Tensor, keys: Tensor, policy: RandAugment, fill: Tensor) -> None:
@@ -62,7 +67,9 @@ def test_operations_are_those_of_timm() -> None:
     assert expected == set(auto_augment.rand_augment_choices("", increasing=True))
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("channels", "size"), [(1, SMALL), (3, SMALL), (1, (255, 260)), (3, (151, 160))]
+)
 @pytest.mark.parametrize(
     ("increasing", "kernel"),
     [
@@ -72,38 +79,48 @@ def test_operations_are_those_of_timm() -> None:
     ],
 )
 def test_each_operation_is_that_of_timm(
-    increasing: bool, kernel: Image.Resampling, channels: int, monkeypatch: pytest.MonkeyPatch
+    increasing: bool,
+    kernel: Image.Resampling,
+    channels: int,
+    size: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, sign in itertools.product(CHOICES, (-1.0, 1.0)):
         with monkeypatch.context() as patch:
             patch.setattr(auto_augment, "_randomly_negate", lambda value, s=sign: s * value)
-            compare_with_timm(name, sign, increasing, kernel, channels)
+            compare_with_timm(name, sign, increasing, kernel, channels, size)
 
 
 def compare_with_timm(
-    name: str, sign: float, increasing: bool, kernel: Image.Resampling, channels: int
+    name: str,
+    sign: float,
+    increasing: bool,
+    kernel: Image.Resampling,
+    channels: int,
+    size: tuple[int, int],
 ) -> None:
     theirs = f"{name}Increasing" if increasing and name in WITH_INCREASING else name
-    # newer Pillow refuses to keep no bits at all
+    # newer Pillow refuses to keep no bits at all; large images, which are slow, have two magnitudes
     magnitudes = [m for m in MAGNITUDES if name != "Posterize" or increasing or m >= 2.5]
-    stored = images(len(magnitudes), channels)
+    magnitudes = magnitudes if size == SMALL else [4.9, 9.4]
+    stored = images(len(magnitudes), channels, size)
     mine = stored.clone()
-    operations = torch.full((len(magnitudes),), CHOICES.index(name))
-    signs = torch.full((len(magnitudes),), sign)
-    levels = torch.tensor(magnitudes, dtype=torch.float64)
-    operate(
-        mine,
+    operations = torch.full((len(magnitudes), 1), CHOICES.index(name))
+    levels = torch.tensor(magnitudes, dtype=torch.float64)[:, None]
+    layers = Layers(
         operations,
-        strengths(operations, levels, signs, increasing),
-        torch.tensor(FILL[:channels]).float(),
-        torch.full((len(magnitudes),), kernel == Image.Resampling.BICUBIC),
+        strengths(operations, levels, torch.full(operations.shape, sign), increasing),
+        torch.full(operations.shape, kernel == Image.Resampling.BICUBIC),
     )
+    apply_layers(mine, layers, torch.tensor(FILL[:channels]).float())
+    is_warp = name in ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
     for row, magnitude in enumerate(magnitudes):
         expected = by_timm(stored[row], theirs, magnitude, kernel)
         difference = (mine[row].int() - expected.int()).abs()
-        is_warp = name in ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
-        limit = 1 if is_warp else 0
-        assert difference.max() <= limit, f"{name}, sign {sign}, magnitude {magnitude}"
+        what = f"{name}, sign {sign}, magnitude {magnitude}"
+        assert difference.max() <= (1 if is_warp else 0), what
+        # where the weights are fifths, the two sides truncate many whole levels differently
+        assert (difference > 0).double().mean() < 0.08, what
 
 
 @pytest.mark.parametrize("policy", [parse_policy("rand-m9-n2"), AutoAugment("cifar10")])
@@ -154,9 +171,20 @@ def test_every_operation_is_drawn_equally_often_and_half_the_time() -> None:
     assert not torch.equal(layers.operations[:, 0], layers.operations[:, 1])
 
 
-def test_a_sample_is_augmented_to_the_same_bits_in_any_company() -> None:
+@pytest.fixture(params=[1, 3])
+def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """torch has so many threads during the test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("num_threads")
+@pytest.mark.parametrize("size", [SMALL, (150, 146)])
+def test_a_sample_is_augmented_to_the_same_bits_in_any_company(size: tuple[int, int]) -> None:
     policy, fill = parse_policy("rand-m9-mstd0.5-inc1"), torch.tensor(FILL).float()
-    whole = images(60, 3)
+    whole = images(60, 3, size)
     stored = whole.clone()
     rand_augment(whole, KEYS[:60], policy, fill)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))

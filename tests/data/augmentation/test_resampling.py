@@ -68,6 +68,36 @@ def test_crop_and_resize_is_that_of_torchvision(
     assert (difference > 0).double().mean() < 0.02
 
 
+@pytest.mark.parametrize("interpolation", MODES)
+@pytest.mark.parametrize("shape", [(3, 32, 32), (3, 300, 210), (1, 300, 500)])
+def test_a_large_crop_is_that_of_torchvision_to_the_bit(
+    interpolation: Interpolation, shape: tuple[int, int, int]
+) -> None:
+    size = (150, 160) if shape[0] == 3 else (256, 280)
+    stored, cut = images(6, *shape), boxes(6, *shape[1:])
+    flip_x, flip_y = booleans(6, 0), booleans(6, 1)
+    mine = crop_resize(stored, cut, size, interpolation, flip_x, flip_y, dtype=torch.uint8)
+    as_floats = crop_resize(stored, cut, size, interpolation, flip_x, flip_y)
+    for row, image in enumerate(stored):
+        expected = TF.resized_crop(
+            image, *cut[row].tolist(), list(size), MODES[interpolation], antialias=True
+        )
+        expected = TF.horizontal_flip(expected) if flip_x[row] else expected
+        expected = TF.vertical_flip(expected) if flip_y[row] else expected
+        assert torch.equal(mine[row], expected)
+        assert torch.equal(as_floats[row], expected.float())
+
+
+def test_the_two_ways_differ_by_a_level_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, cut = images(6, 3, 60, 60), boxes(6, 60, 60)
+    one_by_one = crop_resize(stored, cut, (150, 150), "bilinear", dtype=torch.uint8)
+    monkeypatch.setattr(resampling, "LARGE_RESULT", 1 << 30)
+    together = crop_resize(stored, cut, (150, 150), "bilinear", dtype=torch.uint8)
+    difference = (one_by_one.int() - together.int()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).double().mean() < 0.02
+
+
 def test_whole_levels_are_the_rounded_floats() -> None:
     stored, cut = images(8, 3, 32, 32), boxes(8, 32, 32)
     exact = crop_resize(stored, cut, (20, 40), "bicubic")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,12 +11,16 @@ from torch import Tensor
 
 from vitrellis.data.augmentation.resampling import Interpolation
 from vitrellis.data.augmentation.warps import (
+    AXES,
+    WARPS,
     rotation,
     shear_x,
     shear_y,
+    slide,
     translation_x,
     translation_y,
     warp,
+    warp_by_pillow,
 )
 
 SIZE = (24, 30)
@@ -72,6 +77,47 @@ def test_warps_are_those_of_pillow(
         # both truncate; single and double precision fall on different sides of a level
         assert difference.max() <= 1
         assert (difference > 0).double().mean() < 0.02
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("name", AXES)
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_rows_and_columns_slide_as_by_warps(
+    channels: int, name: str, interpolation: Interpolation
+) -> None:
+    stored, fill = images(channels), torch.arange(channels) * 50.0
+    for strengths in (STRENGTHS, STRENGTHS * 3, torch.full((6,), 2.0), torch.full((6,), -1.0)):
+        matrices = WARPS[name](strengths, SIZE)
+        slid = slide(stored, matrices, fill, AXES[name], interpolation)
+        difference = (slid.int() - warp(stored, matrices, fill, interpolation).int()).abs()
+        assert difference.max() <= 1
+        assert (difference > 0).double().mean() < 0.02
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_no_slide_changes_nothing(axis: Literal["x", "y"], interpolation: Interpolation) -> None:
+    still = torch.eye(2, 3, dtype=torch.float64).expand(6, 2, 3)
+    assert torch.equal(slide(images(3), still, torch.zeros(3), axis, interpolation), images(3))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pillows_warps_are_ours(channels: int, interpolation: Interpolation) -> None:
+    stored, fill = images(channels), torch.tensor(FILL[:channels]).float()
+    matrices = rotation(STRENGTHS * 100, SIZE)
+    ours = warp(stored, matrices, fill, interpolation)
+    for row in range(6):
+        theirs = warp_by_pillow(stored[row], matrices[row], fill, interpolation)
+        difference = (ours[row].int() - theirs.int()).abs()
+        assert difference.max() <= 1
+        assert (difference > 0).double().mean() < 0.02
+
+
+def test_a_large_image_is_not_changed_by_no_strength() -> None:
+    generator = torch.Generator().manual_seed(0)
+    stored = torch.randint(0, 256, (1, 3, 384, 400), dtype=torch.uint8, generator=generator)
+    assert torch.equal(warp(stored, rotation(torch.zeros(1), (384, 400)), torch.zeros(3)), stored)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

@@ -28,6 +28,9 @@ ASPECT = (0.3, 1 / 0.3)
 NUM_PLACES = 1 << 18
 """Number of places of the table at which noise can begin."""
 
+LARGE_IMAGE = 1 << 16
+"""Numbers of an image from which a CPU erases rectangles one by one."""
+
 
 class ErasingKeys(AugmentationKeys):
     """The key of random erasing."""
@@ -85,10 +88,16 @@ class Erasing(NormalizedStep):
         )
         is_erased = boxes.fits & (uniform(keys, "erase", 1).squeeze(1) < self.probability)
         rows = is_erased.nonzero().squeeze(1)
-        sides = boxes.sides[rows].to(device)
-        starts = integers(keys[rows], "erase-noise", 1, below=NUM_PLACES).squeeze(1).to(device)
-        rows = rows.to(device)
+        starts = integers(keys[rows], "erase-noise", 1, below=NUM_PLACES).squeeze(1)
         noise = self._noise(numbers, device)
+        sides = boxes.sides[rows]
+        if device.type == "cpu" and numbers >= LARGE_IMAGE:
+            each = zip(rows.tolist(), starts.tolist(), sides.tolist(), strict=True)
+            for row, start, (top, left, tall, wide) in each:
+                box = (slice(None), slice(top, top + tall), slice(left, left + wide))
+                images[row][box] = noise[start].view(images.shape[1:])[box]
+            return images
+        rows, starts, sides = rows.to(device), starts.to(device), sides.to(device)
         for part in cached_parts(len(rows), numbers, device):
             pixels = images.index_select(0, rows[part])
             patches = noise.index_select(0, starts[part]).view_as(pixels)

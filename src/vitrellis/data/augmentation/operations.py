@@ -1,7 +1,7 @@
 """Operations on whole batches of images, different ones for each image.
 
 A policy draws operations and strengths from the samples' keys (`Policy`); this file applies them.
-Images with the same operation are changed together.
+Small images with the same operation are changed together, and large ones one by one.
 """
 
 from __future__ import annotations
@@ -16,16 +16,37 @@ from torch import Tensor
 from vitrellis.data.augmentation.blur import blur
 from vitrellis.data.augmentation.resampling import Interpolation, replace_rows
 from vitrellis.data.augmentation.steps import PixelStep
-from vitrellis.data.augmentation.tones import LOOK_UPS, color, hue, look_up, sharpness
-from vitrellis.data.augmentation.warps import WARPS, combined, warp
+from vitrellis.data.augmentation.threads import in_threads
+from vitrellis.data.augmentation.tones import TONES
+from vitrellis.data.augmentation.warps import AXES, WARPS, combined, slide, warp, warp_by_pillow
 from vitrellis.data.randomness import uniform
 
-OPERATIONS = (*LOOK_UPS, *WARPS, "Color", "Sharpness", "Hue", "Blur")
-"""All operations, by timm's names where timm has them."""
+CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {**TONES, "Blur": blur}
+"""The operations that move nothing: functions of images and strengths."""
+OPERATIONS = (
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+    "Posterize",
+    "Solarize",
+    "SolarizeAdd",
+    "Contrast",
+    "Brightness",
+    *WARPS,
+    "Color",
+    "Sharpness",
+    "Hue",
+    "Blur",
+)
+"""All operations, by timm's names where timm has them. Policies draw from them by their place."""
 WarpInterpolation = Literal["bilinear", "bicubic", "random"]
 """The kernel of warps; timm, unless told, draws one of the two for each."""
 NOTHING = -1
 """Stands in the place of an operation's index for no operation."""
+
+LARGE_IMAGE = 1 << 16
+"""Numbers of an image from which a CPU changes images one by one: collecting those with the same
+operation takes longer than the operation, and a single image stays in the caches."""
 
 
 class Layers(NamedTuple):
@@ -73,9 +94,36 @@ def apply_layers(images: Tensor, layers: Layers, fill: Tensor) -> None:
         layers: The operations that a policy drew.
         fill: `(C,)` float32, the grey levels that warps put outside of the image.
     """
+    if images.device.type == "cpu" and images.shape[1:].numel() >= LARGE_IMAGE:
+        in_threads(len(images), images.device, lambda rows: _one_by_one(images, layers, fill, rows))
+        return
     for layer in range(layers.operations.shape[1]):
         is_bicubic = None if layers.is_bicubic is None else layers.is_bicubic[:, layer]
         operate(images, layers.operations[:, layer], layers.strengths[:, layer], fill, is_bicubic)
+
+
+def _one_by_one(images: Tensor, layers: Layers, fill: Tensor, rows: slice) -> None:
+    """`apply_layers` for a share of the batch: each image goes through all layers."""
+    size = (images.shape[-2], images.shape[-1])
+    operations = layers.operations.tolist()
+    for row in range(rows.start, rows.stop):
+        image = images[row : row + 1]
+        for layer, operation in enumerate(operations[row]):
+            if operation == NOTHING:
+                continue
+            name, strength = OPERATIONS[operation], layers.strengths[row : row + 1, layer]
+            if name in CHANGES:
+                image.copy_(CHANGES[name](image, strength))
+                continue
+            is_bicubic = layers.is_bicubic is not None and bool(layers.is_bicubic[row, layer])
+            kernel: Interpolation = "bicubic" if is_bicubic else "bilinear"
+            matrix = WARPS[name](strength, size)
+            if name in AXES:
+                image.copy_(slide(image, matrix, fill, AXES[name], kernel))
+            elif is_bicubic and images.shape[1] in (1, 3):
+                image[0].copy_(warp_by_pillow(image[0], matrix[0], fill, kernel))
+            else:
+                image.copy_(warp(image, matrix, fill, kernel))
 
 
 def bicubic_warps(keys: Tensor, num_layers: int, interpolation: WarpInterpolation) -> Tensor | None:
@@ -143,12 +191,15 @@ def operate(
         )
         if len(rows)
     }
-    for family, change in _FAMILIES.items():
-        names = [name for name in family if name in calls]
-        if names:
-            rows = torch.cat([calls[name][0] for name in names])
-            by_name = {name: calls[name][1] for name in names}
-            replace_rows(images, rows, change(images.index_select(0, rows), by_name, fill))
+    for name, change in CHANGES.items():
+        if name in calls:
+            rows, call = calls[name]
+            new = change(images.index_select(0, rows), call.strengths)
+            replace_rows(images, rows, new)
+    warps = {name: call for name, (_, call) in calls.items() if name in WARPS}
+    if warps:  # in one, because there are so many of them
+        rows = torch.cat([calls[name][0] for name in warps])
+        replace_rows(images, rows, _warped(images.index_select(0, rows), warps, fill))
 
 
 class _Call(NamedTuple):
@@ -160,22 +211,7 @@ class _Call(NamedTuple):
     """`(b,)` bool, on the CPU; it matters to warps only."""
 
 
-_Change = Callable[[Tensor, dict[str, _Call], Tensor], Tensor]
-"""Operations that are applied together: a function of images, calls by operation, and fill."""
-
-
-def _look_up(images: Tensor, calls: dict[str, _Call], fill: Tensor) -> Tensor:
-    del fill
-    channels = images.shape[1]
-    parts = images.split([len(call.strengths) for call in calls.values()])
-    tables = [
-        LOOK_UPS[name](part, call.strengths).expand(-1, channels, -1)
-        for part, (name, call) in zip(parts, calls.items(), strict=True)
-    ]
-    return look_up(images, torch.cat(tables))
-
-
-def _warp(images: Tensor, calls: dict[str, _Call], fill: Tensor) -> Tensor:
+def _warped(images: Tensor, calls: dict[str, _Call], fill: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     matrices = torch.cat(
         [WARPS[name](call.strengths, (height, width)) for name, call in calls.items()]
@@ -190,24 +226,3 @@ def _warp(images: Tensor, calls: dict[str, _Call], fill: Tensor) -> Tensor:
         if len(rows):
             replace_rows(out, rows, warp(images[rows], matrices[rows], fill, interpolation))
     return out
-
-
-def _alone(change: Callable[[Tensor, Tensor], Tensor]) -> _Change:
-    """A family of one: a function of images and strengths."""
-
-    def changed(images: Tensor, calls: dict[str, _Call], fill: Tensor) -> Tensor:
-        del fill
-        (call,) = calls.values()
-        return change(images, call.strengths)
-
-    return changed
-
-
-_FAMILIES: dict[tuple[str, ...], _Change] = {
-    tuple(LOOK_UPS): _look_up,
-    tuple(WARPS): _warp,
-    ("Color",): _alone(color),
-    ("Sharpness",): _alone(sharpness),
-    ("Hue",): _alone(hue),
-    ("Blur",): _alone(blur),
-}

@@ -1,6 +1,10 @@
 """Batched crops and resizing: every sample its own, without a loop over samples.
 
-Resizing is exact: weights are rounded to multiples of 2^-14 and the results of the first
+Two ways lead to a resized crop. Small results, and those on other devices, are matrix products of
+a whole batch. Large results on a CPU are made one by one by torch's resizing of bytes, which is
+Pillow's to the grey level, and several times as fast. The two differ by a level at most.
+
+The products are exact: weights are rounded to multiples of 2^-14 and the results of the first
 of the two passes to whole grey levels (as Pillow and torchvision do, with 22 and up to 15 bits), so
 that every sum fits the 24 bits of a float32 and its terms can be added in any order. The bits of a
 result then depend neither on the other images of the batch nor on the device.
@@ -16,14 +20,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitrellis.data.augmentation.threads import in_threads
+
 Interpolation = Literal["bilinear", "bicubic"]
 
 CACHED_NUMBERS = 1 << 19
 """Numbers per part of a batch on a CPU, to stay within its caches."""
 TABLED_NUMBERS = 1 << 23
 """Greatest size of a table of the matrices of all crops of a side, computed once and kept."""
-MIN_CHUNK = 4
-"""Smallest number of images per part of a batch, even if they are large."""
+LARGE_RESULT = 1 << 16
+"""Numbers of a result from which a CPU resizes images one by one."""
 
 
 def crop_resize(
@@ -39,9 +45,10 @@ def crop_resize(
 ) -> Tensor:
     """Crops a box of each image and resizes it, antialiased, as torchvision and Pillow do.
 
-    Resizing is linear and separable: two matrix products per image, and a flip costs nothing.
-    torchvision's `resized_crop(..., antialias=True)` of a uint8 image differs by a grey level at
-    most. (Its `antialias=False` is another kernel for bicubic enlargement, too.)
+    Small images take two matrix products each, and a flip costs nothing. torchvision's
+    `resized_crop(..., antialias=True)` of a uint8 image differs by a grey level at most, and not at
+    all if the result is large and on a CPU. (Its `antialias=False` is another kernel for bicubic
+    enlargement, too.)
 
     Args:
         images: `(B, C, H, W)` uint8.
@@ -50,7 +57,8 @@ def crop_resize(
         interpolation: The kernel.
         flip_x: `(B,)` bool, True to mirror a result left to right.
         flip_y: `(B,)` bool, True to mirror a result top to bottom.
-        dtype: uint8 for whole grey levels, float32 for levels before rounding.
+        dtype: uint8 for whole grey levels; float32 for levels before rounding, where the way to the
+            result knows them.
         finish: Fills its first argument, part of the result, from its second, grey levels.
 
     Returns:
@@ -62,6 +70,19 @@ def crop_resize(
     top, left, tall, wide = boxes.unbind(dim=1)
     half = torch.tensor(0.5, device=images.device)  # to round by flooring
     out = torch.empty(batch, channels, *size, dtype=dtype, device=images.device)
+    if images.device.type == "cpu" and out.shape[1:].numel() >= LARGE_RESULT:
+        flips = [
+            [d for d, is_on in ((3, x), (2, y)) if is_on]
+            for x, y in zip(flip_x.tolist(), flip_y.tolist(), strict=True)
+        ]
+        in_threads(
+            batch,
+            images.device,
+            lambda rows: _resize_one_by_one(
+                images, boxes.tolist(), flips, interpolation, out, finish, rows
+            ),
+        )
+        return out
     numbers = max(channels * size[0] * size[1], size[0] * height, size[1] * width)
     for part in cached_parts(batch, numbers, images.device):
         rows = _matrices(top[part], tall[part], flip_y[part], height, size[0], interpolation)
@@ -75,6 +96,27 @@ def crop_resize(
             levels = levels.add_(0.5).short()  # floats become bytes faster by way of integers
         finish(out[part], levels.transpose(1, 2))
     return out
+
+
+def _resize_one_by_one(
+    images: Tensor,
+    boxes: list[list[int]],
+    flips: list[list[int]],
+    interpolation: Interpolation,
+    out: Tensor,
+    finish: Callable[[Tensor, Tensor], object],
+    rows: slice,
+) -> None:
+    """`crop_resize` for a share of the batch; `flips` are the dimensions that are mirrored."""
+    for row in range(rows.start, rows.stop):
+        top, left, tall, wide = boxes[row]
+        crop = images[row : row + 1, :, top : top + tall, left : left + wide]
+        # the order of channels for which torch has its fastest kernel
+        crop = crop.contiguous(memory_format=torch.channels_last)
+        levels = F.interpolate(crop, out.shape[2:], mode=interpolation, antialias=True)
+        levels = levels.flip(flips[row]) if flips[row] else levels
+        own = out[row : row + 1]
+        finish(own, levels if out.dtype == torch.uint8 else own.copy_(levels))
 
 
 def resize_matrices(
@@ -162,7 +204,7 @@ def cached_parts(batch: int, numbers_per_image: int, device: torch.device) -> It
         numbers_per_image: Numbers in memory for each.
         device: The device that computes.
     """
-    size = max(MIN_CHUNK, CACHED_NUMBERS // max(1, numbers_per_image))
+    size = max(1, CACHED_NUMBERS // max(1, numbers_per_image))
     if device.type != "cpu":
         size = max(1, batch)
     for start in range(0, batch, size):

@@ -1,8 +1,8 @@
 """Changes of grey levels and colours for whole batches, each image by its own strength.
 
 Every function computes what Pillow computes for one image (`ImageOps`, `ImageEnhance`), to the
-grey level: with the same arithmetic and truncation. Most changes are a table of 256 grey levels per
-image and channel; all tables of a batch are then looked up at once.
+grey level: with the same arithmetic and truncation. They avoid what is slow in torch on a CPU:
+booleans, tables where arithmetic will do, and temporary results that do not fit the caches.
 
 How we differ: Pillow takes one or three channels, these functions any number. With other numbers,
 grey is the mean of the channels, and `color` and `hue` change nothing. Pillow does not move hues:
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.augmentation.resampling import cached_parts
-from vitrellis.data.channels import luma
+
+LARGE_PLANE = 1 << 13
+"""Pixels of a channel from which a CPU counts its levels faster alone than among others."""
 
 
 def look_up(images: Tensor, tables: Tensor) -> Tensor:
@@ -38,32 +40,34 @@ def look_up(images: Tensor, tables: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor, strengths: Tensor) -> Tensor:
-    """Tables that stretch each channel to all of [0, 255]. They have no strength.
+    """Stretches each channel to all of [0, 255].
 
     Args:
         images: `(B, C, H, W)` uint8.
         strengths: Unused.
 
     Returns:
-        `(B, C, 256)` uint8.
+        `(B, C, H, W)` uint8.
     """
     del strengths
-    darkest, lightest = images.flatten(2).aminmax(dim=2, keepdim=True)  # (B, C, 1)
-    low, high = darkest.double(), lightest.double()
+    pixels = images.flatten(2)
+    low, high = (  # each (B, C, 1); faster than aminmax
+        level(pixels, dim=2, keepdim=True).double() for level in (torch.amin, torch.amax)
+    )
     scale = 255 / (high - low)
     stretched = _grey_levels(images).double() * scale + -low * scale
-    return _to_bytes(torch.where(high > low, stretched, _grey_levels(images)))
+    return look_up(images, _to_bytes(torch.where(high > low, stretched, _grey_levels(images))))
 
 
 def equalize(images: Tensor, strengths: Tensor) -> Tensor:
-    """Tables that make each channel's histogram flat. They have no strength.
+    """Makes each channel's histogram flat.
 
     Args:
         images: `(B, C, H, W)` uint8.
         strengths: Unused.
 
     Returns:
-        `(B, C, 256)` uint8.
+        `(B, C, H, W)` uint8.
     """
     del strengths
     counts = _histograms(images)
@@ -71,59 +75,67 @@ def equalize(images: Tensor, strengths: Tensor) -> Tensor:
     step = (counts.sum(dim=2, keepdim=True) - counts.gather(2, lightest)) // 255
     darker = counts.cumsum(dim=2) - counts
     ranks = (step // 2 + darker) // step.clamp_min(1)
-    return _to_bytes(torch.where(step > 0, ranks, _grey_levels(images)))
+    return look_up(images, _to_bytes(torch.where(step > 0, ranks, _grey_levels(images))))
 
 
 def invert(images: Tensor, strengths: Tensor) -> Tensor:
-    """Tables that turn black to white. There is no strength; `(1, 1, 256)` uint8."""
+    """Turns black to white; `(B, C, H, W)` uint8 in and out. There is no strength."""
     del strengths
-    return _to_bytes(255 - _grey_levels(images)).expand(len(images), -1, -1)
+    return images.bitwise_not()
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Tables that keep the highest `bits`, `(B,)`; 0 leaves black. `(B, 1, 256)` uint8."""
-    low_bits = 8 - bits.long().view(-1, 1, 1)
-    return _to_bytes(_grey_levels(images) >> low_bits << low_bits)
+    """Keeps the highest `bits`, `(B,)`, of `(B, C, H, W)` uint8; 0 leaves black."""
+    return images & (256 - (256 >> bits.long())).to(torch.uint8).view(-1, 1, 1, 1)
 
 
 def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
-    """Tables that invert levels from `thresholds`, `(B,)`, up. `(B, 1, 256)` uint8."""
-    grey = _grey_levels(images)
-    return _to_bytes(torch.where(grey < thresholds.view(-1, 1, 1), grey, 255 - grey))
+    """Inverts the levels of `(B, C, H, W)` uint8 from `thresholds`, `(B,)`, up."""
+    least = thresholds.clamp(0, 255).ceil().to(torch.uint8).view(-1, 1, 1, 1)
+    inverting = torch.where(thresholds <= 255, 255, 0).to(torch.uint8).view(-1, 1, 1, 1)
+    is_inverted = torch.ge(images, least, out=torch.empty_like(images))
+    return is_inverted.mul_(inverting).bitwise_xor_(images)
 
 
 def solarize_add(images: Tensor, added: Tensor) -> Tensor:
-    """Tables that add `added`, `(B,)`, to levels below 128. `(B, 1, 256)` uint8."""
-    grey = _grey_levels(images)
-    return _to_bytes(torch.where(grey < 128, grey + added.long().view(-1, 1, 1), grey))
+    """Adds `added`, `(B,)` up to 128, to the levels of `(B, C, H, W)` uint8 below 128."""
+    is_dark = torch.lt(images, 128, out=torch.empty_like(images))
+    return is_dark.mul_(added.to(torch.uint8).view(-1, 1, 1, 1)).add_(images)
 
 
 def brightness(images: Tensor, factors: Tensor) -> Tensor:
-    """Tables from black (factor 0) over the image itself (1) to brighter ones.
+    """Images from black (factor 0) over themselves (1) to brighter ones.
 
     Args:
         images: `(B, C, H, W)` uint8.
         factors: `(B,)`.
 
     Returns:
-        `(B, 1, 256)` uint8.
+        `(B, C, H, W)` uint8.
     """
-    return _to_bytes(_grey_levels(images) * factors.float().view(-1, 1, 1))
+    out = torch.empty_like(images)
+    for part in cached_parts(len(images), images.shape[1:].numel(), images.device):
+        levels = images[part].float().mul_(factors[part].float().view(-1, 1, 1, 1))
+        out[part] = levels.clamp_(0, 255).short()  # truncated, as Pillow does
+    return out
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Tables from the image's mean grey (factor 0) over itself (1) to more contrast.
+    """Images from their mean grey (factor 0) over themselves (1) to more contrast.
 
     Args:
         images: `(B, C, H, W)` uint8.
         factors: `(B,)`.
 
     Returns:
-        `(B, 1, 256)` uint8.
+        `(B, C, H, W)` uint8.
     """
-    total = _greyscale(images).sum(dim=(1, 2, 3))
-    mean = torch.floor(total.double() / images.shape[2:].numel() + 0.5).float().view(-1, 1, 1)
-    return _to_bytes(mean + (_grey_levels(images) - mean) * factors.float().view(-1, 1, 1))
+    out = torch.empty_like(images)
+    for part in cached_parts(len(images), images.shape[1:].numel(), images.device):
+        mean = _greyscale(images[part]).mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float64)
+        mean = mean.add_(0.5).floor_().float()
+        out[part] = _away_from(mean, images[part], factors[part])
+    return out
 
 
 def color(images: Tensor, factors: Tensor) -> Tensor:
@@ -138,7 +150,10 @@ def color(images: Tensor, factors: Tensor) -> Tensor:
     """
     if images.shape[1] != 3:
         return images
-    return _away_from(_greyscale(images).float(), images, factors)
+    out = torch.empty_like(images)
+    for part in cached_parts(len(images), images.shape[1:].numel(), images.device):
+        out[part] = _away_from(_greyscale(images[part]), images[part], factors[part])
+    return out
 
 
 def hue(images: Tensor, turns: Tensor) -> Tensor:
@@ -187,32 +202,49 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     Returns:
         `(B, C, H, W)` uint8.
     """
-    pixels = images.float()
-    columns = pixels[..., :-2, :] + pixels[..., 1:-1, :] + pixels[..., 2:, :]
-    nine = columns[..., :-2] + columns[..., 1:-1] + columns[..., 2:]
-    smooth = pixels.clone()  # the border stays as it is
-    inner = smooth[..., 1:-1, 1:-1]
-    inner.mul_(4).add_(nine).div_(13).add_(0.5).floor_()
-    return _away_from(smooth, images, factors)
+    out = images.clone()  # the border stays as it is
+    for part in cached_parts(len(images), images.shape[1:].numel(), images.device):
+        pixels = images[part].short()
+        columns = pixels[..., :-2, :] + pixels[..., 1:-1, :]
+        columns.add_(pixels[..., 2:, :])
+        nine = columns[..., :-2] + columns[..., 1:-1]
+        inner = pixels[..., 1:-1, 1:-1]
+        nine.add_(columns[..., 2:]).add_(inner, alpha=4)
+        smooth = nine.float().div_(13).add_(0.5).floor_()
+        out[part, :, 1:-1, 1:-1] = _away_from(smooth, inner, factors[part])
+    return out
 
 
 def _away_from(least: Tensor, images: Tensor, factors: Tensor) -> Tensor:
-    """Image enhancement: `least` for factor 0, the images for 1, and beyond."""
-    return _to_bytes(least + (images.float() - least) * factors.float().view(-1, 1, 1, 1))
+    """Image enhancement: `least` for factor 0, the images for 1, and beyond; int16.
+
+    Args:
+        least: float32 `(B, 1 or C, H, W)`.
+        images: `(B, C, H, W)` whole levels.
+        factors: `(B,)`.
+    """
+    levels = images.float().sub_(least).mul_(factors.float().view(-1, 1, 1, 1))
+    return levels.add_(least).clamp_(0, 255).short()  # truncated, as Pillow does
 
 
 def _greyscale(images: Tensor) -> Tensor:
-    """`(B, 1, H, W)` int32: the luma of three channels, else the mean, rounded."""
+    """`(B, 1, H, W)` float32: the luma of three channels, else the mean, rounded."""
     channels = images.shape[1]
     if channels != 3:
         total = images.sum(dim=1, keepdim=True, dtype=torch.int32)
-        return (2 * total + channels) // (2 * channels) if channels > 1 else total
-    return luma(images)
+        return ((2 * total + channels) // (2 * channels) if channels > 1 else total).float()
+    # the integers of `luma`; all sums are below 2^24, and so are exact in float32
+    red, green, blue = images.float().split(1, dim=1)
+    grey = red.mul(19595).add_(green, alpha=38470).add_(blue, alpha=7471)
+    return grey.add_(1 << 15).mul_(2.0**-16).floor_()
 
 
 def _histograms(images: Tensor) -> Tensor:
     """The number of pixels of each level, `(B, C, 256)` int64."""
     rows = images.flatten(0, 1).flatten(1)  # (B * C, H * W)
+    if rows.shape[1] >= LARGE_PLANE and images.device.type == "cpu":
+        counts = torch.stack([torch.bincount(row, minlength=256) for row in rows])
+        return counts.view(*images.shape[:2], 256)
     first = torch.arange(len(rows), device=images.device)[:, None] * 256
     counts = torch.bincount((rows + first).flatten(), minlength=len(rows) * 256)
     return counts.view(*images.shape[:2], 256)
@@ -227,7 +259,7 @@ def _to_bytes(levels: Tensor) -> Tensor:
     return levels.clamp(0, 255).short().to(torch.uint8)  # faster than straight from floats
 
 
-LOOK_UPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+TONES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "AutoContrast": autocontrast,
     "Equalize": equalize,
     "Invert": invert,
@@ -236,5 +268,8 @@ LOOK_UPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "SolarizeAdd": solarize_add,
     "Contrast": contrast,
     "Brightness": brightness,
+    "Color": color,
+    "Sharpness": sharpness,
+    "Hue": hue,
 }
-"""Changes that are tables, by timm's names."""
+"""Functions of images and strengths, by timm's names where timm has them."""

@@ -19,6 +19,7 @@ from vitrellis.data.augmentation.resampling import Interpolation, cached_parts
 from vitrellis.data.augmentation.steps import NormalizedStep, PixelStep
 from vitrellis.data.augmentation.view import View
 from vitrellis.data.augmentation.warps import combined
+from vitrellis.data.canvas import Fit
 
 
 class TrainTransform:
@@ -29,6 +30,7 @@ class TrainTransform:
         size: `(h, w)` in pixels.
         mean: Mean per channel, of images in [0, 1].
         std: Standard deviation per channel.
+        fit: How whole images of another shape are made to fit.
         keys: The keys of a `View`, such as `crop="padded"`, where no view is given.
 
     Raises:
@@ -42,13 +44,14 @@ class TrainTransform:
         size: tuple[int, int],
         mean: Sequence[float],
         std: Sequence[float],
+        fit: Fit = "squash",
         **keys: Any,
     ) -> None:
         assert view is None or not keys, "a view, or its keys"
         view = View(**keys) if view is None else view
         self.size = size
         self.interpolation: Interpolation = view.interpolation
-        self._geometry = CropAndFlip(view, size)
+        self.geometry = CropAndFlip(view, size, fit)
         steps = view.steps()
         self._on_pixels = [step for step in steps if isinstance(step, PixelStep)]
         self._on_normalized = [step for step in steps if isinstance(step, NormalizedStep)]
@@ -67,7 +70,24 @@ class TrainTransform:
         """
         keys = keys.cpu()
         # normalised at once where no step comes between; no longer the caller's memory
-        images = self._geometry(images, keys, None if self._on_pixels else self._normalize.into)
+        finish = None if self._on_pixels else self._normalize.into
+        return self._after(self.geometry(images, keys, finish), keys)
+
+    def after_cut(self, images: Tensor, keys: Tensor) -> Tensor:
+        """Augments images that a `Cutter` has brought to the model's size.
+
+        Args:
+            images: uint8 `(B, C, h, w)`, which are changed.
+            keys: `(B,)` int64 keys of the samples.
+
+        Returns:
+            float32 `(B, C, h, w)`, normalised.
+        """
+        if self.geometry.crop != "resized":  # flips, and crops within a border, are still to come
+            return self(images, keys)
+        return self._after(images, keys.cpu())
+
+    def _after(self, images: Tensor, keys: Tensor) -> Tensor:
         self._fill = self._fill.to(images.device)
         for step in self._on_pixels:
             step.apply(images, keys, self._fill)
@@ -77,19 +97,19 @@ class TrainTransform:
             images = last_step(images, keys)
         return images
 
-    def origins(self, keys: Tensor, stored: tuple[int, int]) -> Tensor:
+    def origins(self, keys: Tensor, stored: tuple[int, int] | Tensor) -> Tensor:
         """The origin of each pixel of an augmented image: crop, flips and warps in one matrix.
 
         Args:
             keys: `(B,)` int64 keys of the samples.
-            stored: `(H, W)` of the stored images.
+            stored: `(H, W)` of the stored images, or `(B, 2)` int64, one for each.
 
         Returns:
             `(B, 2, 3)` float64 on the CPU: from `(x, y, 1)` in the result to x and y in the stored
             image, in pixels, with centres at halves.
         """
         keys = keys.cpu()
-        matrices = self._geometry.matrices(keys, stored)
+        matrices = self.geometry.matrices(keys, torch.as_tensor(stored).view(-1, 2))
         for step in self._on_pixels:
             movement = step.matrices(keys, self.size)
             if movement is not None:

@@ -253,8 +253,6 @@ def check_takes_images(
     try:
         model.eval()(torch.zeros(1, in_chans, *img_size))
     except REFUSALS as error:
-        if name.split(".")[0] in list_models():
-            raise  # the fault is in our file
         raise UsageError(
             f"{name}: cannot take images of {img_size[0]}x{img_size[1]} pixels: "
             f"{' '.join(str(error).split())[:300]} (see input.img_size)"

@@ -1,0 +1,151 @@
+"""Finds what is wrong with a recipe in seconds, before a teacher is trained or a run is deleted.
+
+All models are built, teachers that are yet to be trained with their initial weights, and so are all
+terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vitrellis.assembly.build import (
+    build_student,
+    build_teacher,
+    given_normalization,
+    preprocessing_of,
+    sides_of,
+)
+from vitrellis.assembly.load_teachers import check_finished_teachers, check_modules, named_teacher
+from vitrellis.assembly.parts import UserObjects
+from vitrellis.assembly.source_of_recipe import build_source
+from vitrellis.assembly.terms import build_objective, check_trained_heads
+from vitrellis.data.sources import Source
+from vitrellis.models import check_takes_images
+from vitrellis.recipe import Recipe, TeacherSection
+from vitrellis.runs.directory import RunDirectory
+from vitrellis.runs.exported import Preprocessing, Trained, load_exported
+from vitrellis.teachers.teachers import Teachers
+
+_GREY = 0.5, 0.25
+"""Stand for a mean and a standard deviation that are yet to be measured."""
+
+
+@dataclass(frozen=True)
+class PlannedTeacher:
+    """A teacher that has a recipe.
+
+    Attributes:
+        recipe: Its recipe.
+        source: Its images.
+        run: Its run directory.
+    """
+
+    recipe: Recipe
+    source: Source
+    run: RunDirectory
+
+
+def source_of_teacher(
+    recipe: Recipe, teacher: Recipe, prepared: Source, given: Source | None
+) -> Source:
+    """The images that a teacher is trained on.
+
+    Args:
+        recipe: The student's recipe.
+        teacher: The teacher's recipe.
+        prepared: The student's images.
+        given: Images from Python, or None.
+    """
+    if (teacher.data, teacher.seed, teacher.input.channels) == (
+        recipe.data,
+        recipe.seed,
+        recipe.input.channels,
+    ):
+        return prepared
+    return build_source(teacher, given)
+
+
+def rehearse(
+    recipe: Recipe,
+    run: RunDirectory,
+    source: Source,
+    teachers: Mapping[str, PlannedTeacher],
+    user_objects: UserObjects,
+    *,
+    fresh: bool,
+) -> None:
+    """Makes sure that all parts of a run can be built.
+
+    Args:
+        recipe: The recipe.
+        run: The run directory, which may be missing.
+        source: The images, with their splits.
+        teachers: The teachers that have a recipe, by name.
+        user_objects: Teachers and terms from Python.
+        fresh: Whether the content of the run directory is to be deleted.
+
+    Raises:
+        UsageError: If a name, a size, a term or a module does not fit.
+        VitrellisError: If a file that the recipe names is missing or damaged.
+    """
+    if run.results_file.exists() and not fresh:
+        return
+    is_resumed = run.last_checkpoint.exists() and not fresh
+    student = build_student(recipe, source, load_weights=not is_resumed)
+    size = sides_of(recipe.input.img_size)
+    check_takes_images(student, recipe.model.name, source.channels, size)
+    check_trained_heads(recipe, student, user_objects.terms)
+    check_finished_teachers(recipe, run, fresh=fresh)
+    check_modules(recipe, user_objects.teachers)
+    if is_resumed:
+        return
+    preprocessing = _preprocessing(recipe, source)
+    stand_ins = {}
+    for name, settings in recipe.all_teachers.items():
+        kept = run.teacher_model(name)
+        if name in teachers:
+            trained = _untrained(teachers[name])
+        elif (kept / "config.json").exists() and not fresh:
+            trained = load_exported(kept)
+        else:
+            trained = named_teacher(
+                name, settings, source, preprocessing, user_objects.teachers, downloads=False
+            )
+        stand_ins[name] = build_teacher(
+            name, _as_it_is(settings), trained, source, preprocessing, compiled=False
+        )
+    build_objective(
+        recipe,
+        student,
+        preprocessing,
+        Teachers(stand_ins),
+        class_counts=source.class_counts,
+        own_terms=user_objects.terms,
+    )
+
+
+def _untrained(teacher: PlannedTeacher) -> Trained:
+    """The model of a teacher's recipe with its initial weights."""
+    recipe, source = teacher.recipe, teacher.source
+    is_begun = teacher.run.last_checkpoint.exists() or teacher.run.results_file.exists()
+    model = build_student(recipe, source, load_weights=not is_begun)
+    size = sides_of(recipe.input.img_size)
+    check_takes_images(model, recipe.model.name, source.channels, size)
+    check_trained_heads(recipe, model)
+    preprocessing = _preprocessing(recipe, source)
+    return Trained(model, recipe.model.name, tuple(source.class_names), preprocessing)
+
+
+def _preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
+    """The preprocessing, without measuring the images."""
+    channels = source.channels
+    if recipe.input.normalization == "measured":
+        mean, std = ([value] * channels for value in _GREY)
+        return preprocessing_of(recipe, channels, (mean, std))
+    return preprocessing_of(recipe, channels, given_normalization(recipe, channels))
+
+
+def _as_it_is(settings: TeacherSection) -> TeacherSection:
+    """The same teacher in eval mode, so that building the terms leaves its statistics alone."""
+    return settings.model_copy(update={"mode": "eval"})

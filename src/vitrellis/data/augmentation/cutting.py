@@ -1,0 +1,74 @@
+"""Crops of single images, each from its own pixels: those of torchvision's and timm's transforms.
+
+The box is drawn for the size of the image itself, and Pillow resizes it, as it does in
+`torchvision.transforms.RandomResizedCrop` and in timm's `RandomResizedCropAndInterpolation` on an
+image file. Whoever reads images cuts them; the rest of the augmentation works on whole batches.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vitrellis.data.augmentation.crops import CropAndFlip
+from vitrellis.data.pillow_resize import resize
+
+
+class Cut(NamedTuple):
+    """What is shown of one image.
+
+    Attributes:
+        box: Top, left, height and width in pixels.
+        flip_x: Whether left and right are exchanged.
+        flip_y: Whether up and down are exchanged.
+    """
+
+    box: tuple[int, int, int, int]
+    flip_x: bool
+    flip_y: bool
+
+
+class Cutter:
+    """Cuts one view of each image, at the model's size.
+
+    Random crops come out flipped, because that costs nothing here. Of images that are shown whole,
+    or moved within a border, flips and movements are left to `TrainTransform.after_cut`.
+
+    Args:
+        geometry: The crops and flips of the view.
+    """
+
+    def __init__(self, geometry: CropAndFlip) -> None:
+        self.geometry = geometry
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(h, w)` of the result in pixels."""
+        return self.geometry.size
+
+    def plan(self, keys: Tensor, sizes: Tensor) -> list[Cut]:
+        """What to cut, as a function of keys and sizes alone.
+
+        Args:
+            keys: `(n,)` int64 keys of the samples, on the CPU.
+            sizes: `(n, 2)` int64 heights and widths of the images.
+        """
+        boxes = self.geometry.boxes(keys, sizes).tolist()
+        flips = self.geometry.flips(keys) & (self.geometry.crop == "resized")
+        return [
+            Cut((top, left, height, width), flip_x, flip_y)
+            for (top, left, height, width), (flip_x, flip_y) in zip(
+                boxes, flips.tolist(), strict=True
+            )
+        ]
+
+    def cut(self, image: Tensor, what: Cut, out: Tensor) -> None:
+        """Fills `out`, uint8 `(C, h, w)`, from an image, uint8 `(C, H, W)`, both on the CPU."""
+        top, left, height, width = what.box
+        part = image[:, top : top + height, left : left + width]
+        pixels = resize(part, self.size, self.geometry.interpolation)
+        rows, columns = (
+            slice(None, None, -1 if flip else 1) for flip in (what.flip_y, what.flip_x)
+        )
+        out.numpy()[:] = pixels[:, rows, columns]

@@ -1,0 +1,296 @@
+"""Views of photographs for the training loader, each crop cut from the photograph's own pixels.
+
+Photographs are held in memory, and threads cut the crops of a batch while the one before it is
+trained on; or processes read them when they are needed, and cut the crops there. Either way, a view
+is a function of the image and of the sample's key alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vitrellis.data.augmentation.cutting import Cut, Cutter
+from vitrellis.data.canvas import OwnShape, ProgressCallback
+from vitrellis.data.image_store import ImageStore
+from vitrellis.data.pillow_resize import interleaved
+from vitrellis.data.reading_processes import ReadingProcesses
+from vitrellis.data.source import Images
+
+_CUTS_AT_A_TIME = 4
+
+
+class ViewRequest(NamedTuple):
+    """What one process shows of a batch; all tensors are on the CPU.
+
+    Attributes:
+        images: `(r,)` numbers of the images to read.
+        places: `(n,)` the place among them that each view shows.
+        keys: `(n,)` the keys of these views.
+        second_keys: `(b,)` the keys of the second views, which show the first `b` places; none
+            where the run has no second views.
+    """
+
+    images: Tensor
+    places: Tensor
+    keys: Tensor
+    second_keys: Tensor
+
+
+class ViewImages(NamedTuple):
+    """The images of a request, not yet augmented, on the device.
+
+    Attributes:
+        first: uint8 `(n, C, H, W)`.
+        second: uint8 `(b, C, H, W)`.
+        sizes: `(n, 2)` int64 on the CPU, heights and widths of the images that `first` shows; None
+            if they are shown as they are stored.
+    """
+
+    first: Tensor
+    second: Tensor
+    sizes: Tensor | None
+
+
+class ViewStore(Protocol):
+    """The images of requests."""
+
+    def read(self, requests: Iterable[ViewRequest]) -> Iterator[ViewImages]:
+        """The images of each request, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class UncutViews:
+    """Images of one size, from which the device cuts the crops.
+
+    Attributes:
+        store: The images.
+    """
+
+    store: ImageStore
+
+    def read(self, requests: Iterable[ViewRequest]) -> Iterator[ViewImages]:
+        """The images of each request, in order, as they are stored."""
+        asked: deque[ViewRequest] = deque()
+
+        def numbers() -> Iterator[Tensor]:
+            for request in requests:
+                asked.append(request)
+                yield request.images
+
+        for stored in self.store.read(numbers()):
+            _, places, _, second_keys = asked.popleft()
+            first = stored
+            if not torch.equal(places, torch.arange(len(stored))):
+                first = stored.index_select(0, places.to(stored.device, non_blocking=True))
+            yield ViewImages(first, stored[: len(second_keys)], None)
+
+
+def open_crop_store(
+    images: Images,
+    *,
+    device: torch.device,
+    shape: OwnShape,
+    cutters: Sequence[Cutter],
+    cache: bool,
+    workers: int,
+    progress: ProgressCallback | None,
+) -> ViewStore:
+    """The store of a loader whose images keep their own shape.
+
+    Args:
+        images: The images.
+        device: The device that views are moved to.
+        shape: How far images are reduced.
+        cutters: That of the first and that of the second views.
+        cache: Hold all images in memory.
+        workers: Number of processes that read images if they are not held, and of threads that cut
+            views if they are.
+        progress: Called after every image that is read here.
+
+    Raises:
+        VitrellisError: If an image cannot be read.
+    """
+    if cache:
+        return HeldPhotographs(_held(images, shape, progress), cutters, device, max(1, workers))
+    return StreamedPhotographs(images, shape, cutters, device, workers)
+
+
+class HeldPhotographs:
+    """All photographs in memory; threads cut their views one batch ahead.
+
+    Args:
+        photographs: The images, uint8 `(C, H, W)` each.
+        cutters: That of the first and that of the second views.
+        device: The device that views are moved to.
+        threads: Number of threads.
+    """
+
+    def __init__(
+        self,
+        photographs: Sequence[Tensor],
+        cutters: Sequence[Cutter],
+        device: torch.device,
+        threads: int,
+    ) -> None:
+        self._photographs = photographs
+        self._cutters = cutters
+        self._device = device
+        self._threads = threads
+
+    def read(self, requests: Iterable[ViewRequest]) -> Iterator[ViewImages]:
+        """The views of each request, in order."""
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="crops")
+        try:
+            ahead: tuple[ViewImages, list[Future[None]]] | None = None
+            for request in requests:
+                begun = self._begin(request, pool)
+                if ahead is not None:
+                    yield _finished(*ahead, self._device)
+                ahead = begun
+            if ahead is not None:
+                yield _finished(*ahead, self._device)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _begin(
+        self, request: ViewRequest, pool: ThreadPoolExecutor
+    ) -> tuple[ViewImages, list[Future[None]]]:
+        photographs = [self._photographs[index] for index in request.images.tolist()]
+        views, works = _planned(photographs, request, self._cutters, self._device.type == "cuda")
+        parts = [works[i : i + _CUTS_AT_A_TIME] for i in range(0, len(works), _CUTS_AT_A_TIME)]
+        return views, [pool.submit(_do, part) for part in parts]
+
+
+class StreamedPhotographs:
+    """Photographs that processes read when they are needed, each once for all its views in a batch.
+
+    Args:
+        images: The images.
+        shape: How far they are reduced before they are cut.
+        cutters: That of the first and that of the second views.
+        device: The device that views are moved to.
+        workers: Number of processes; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        shape: OwnShape,
+        cutters: Sequence[Cutter],
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        self._device = device
+        self._processes = ReadingProcesses(
+            _PhotographReader(images, shape, cutters),
+            workers=workers,
+            pinned=device.type == "cuda",
+        )
+
+    def read(self, requests: Iterable[ViewRequest]) -> Iterator[ViewImages]:
+        """The views of each request, in order.
+
+        Raises:
+            VitrellisError: If an image cannot be read, or the system ended a process.
+        """
+        for views in self._processes.read(_packed(request) for request in requests):
+            yield _moved(views, self._device)
+
+
+def _packed(request: ViewRequest) -> tuple[npt.NDArray[np.int64], ...]:
+    """A request that names every image once, as arrays: tensors would travel as open files."""
+    images, places = request.images.unique(return_inverse=True)
+    request = request._replace(images=images, places=places[request.places])
+    return tuple(part.numpy() for part in request)
+
+
+@dataclass(frozen=True)
+class _PhotographReader:
+    """Reads the photographs of a request, and cuts its views, in a worker."""
+
+    images: Images
+    shape: OwnShape
+    cutters: Sequence[Cutter]
+
+    def __call__(self, arrays: tuple[npt.NDArray[np.int64], ...]) -> ViewImages:
+        request = ViewRequest(*(torch.from_numpy(array) for array in arrays))
+        photographs = [self.shape(self.images[index]) for index in request.images.tolist()]
+        views, works = _planned(photographs, request, self.cutters, pinned=False)
+        _do(works)
+        return views
+
+
+class _Work(NamedTuple):
+    """A view to cut."""
+
+    cutter: Cutter
+    image: Tensor
+    what: Cut
+    out: Tensor
+
+
+def _planned(
+    photographs: Sequence[Tensor],
+    request: ViewRequest,
+    cutters: Sequence[Cutter],
+    pinned: bool,
+) -> tuple[ViewImages, list[_Work]]:
+    """The views of a request, still to be filled, and the work that fills them."""
+    sizes = torch.tensor([image.shape[-2:] for image in photographs])  # (r, 2)
+    shown = sizes[request.places]  # (n, 2)
+    works: list[_Work] = []
+
+    def planned(cutter: Cutter, keys: Tensor) -> Tensor:
+        shape = (len(keys), photographs[0].shape[0], *cutter.size)
+        views = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+        plan = cutter.plan(keys, shown[: len(keys)])
+        for place, what, view in zip(request.places.tolist(), plan, views, strict=False):
+            works.append(_Work(cutter, photographs[place], what, view))
+        return views
+
+    first, second = cutters
+    views = ViewImages(planned(first, request.keys), planned(second, request.second_keys), shown)
+    return views, works
+
+
+def _do(works: Sequence[_Work]) -> None:
+    for cutter, image, what, out in works:
+        cutter.cut(image, what, out)
+
+
+def _finished(
+    views: ViewImages, running: Sequence[Future[None]], device: torch.device
+) -> ViewImages:
+    for future in running:
+        future.result()
+    return _moved(views, device)
+
+
+def _moved(views: ViewImages, device: torch.device) -> ViewImages:
+    first, second, sizes = views
+    return ViewImages(
+        first.to(device, non_blocking=True), second.to(device, non_blocking=True), sizes
+    )
+
+
+def _held(images: Images, shape: OwnShape, progress: ProgressCallback | None) -> list[Tensor]:
+    """All images at their own shape, decoded by threads."""
+    held = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        read = pool.map(lambda index: interleaved(shape(images[index])), range(len(images)))
+        for count, image in enumerate(read, start=1):
+            held.append(image)
+            if progress is not None:
+                progress(count, len(images))
+    return held
