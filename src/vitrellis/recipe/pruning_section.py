@@ -61,7 +61,9 @@ class Pruning(Section):
             levels: The number of equal parts in which the rate falls; None if it is smooth.
         """
         layers = ", ".join(map(str, self.layers))
-        kept = f"layers {layers} keep {self.keep_rate:g} of the tokens"
+        several = len(self.layers) > 1
+        kept = f"layers {layers} keep" if several else f"layer {layers} keeps"
+        kept += f" {self.keep_rate:g} of the tokens"
         left = "fuse the others" if self.fuse else "drop the others"
         if self.until_epoch == 0:
             return f"{kept} and {left}"
