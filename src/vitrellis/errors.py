@@ -37,3 +37,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return UsageError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")
+
+
+def no_such_option(word: str) -> UsageError:
+    """The error for a word that begins with a dash where a recipe or a key was expected."""
+    name = word.partition("=")[0]
+    return UsageError(
+        f"command line: {name}: no such option (--help lists the options). Keys of the recipe are "
+        "given without dashes, as key=value, such as training.epochs=20"
+    )

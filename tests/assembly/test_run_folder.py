@@ -253,7 +253,7 @@ def test_a_student_waits_for_its_teacher(tmp_path: Path) -> None:
         ended.append(vitrellis.train(recipe(**settings), source=source, out=out, console=console))
 
     thread = threading.Thread(target=second)
-    with locked(RunDirectory(teacher), Console(quiet=True), waits=False):
+    with locked(RunDirectory(teacher), Console(quiet=True)):
         thread.start()
         while thread.is_alive() and "waiting" not in printed.getvalue():
             time.sleep(0.01)
@@ -266,7 +266,7 @@ def test_a_student_waits_for_its_teacher(tmp_path: Path) -> None:
 def test_two_commands_in_one_folder(tmp_path: Path) -> None:
     run = train(tmp_path / "run").run
     with (
-        locked(run, Console(quiet=True), waits=False),
+        locked(run, Console(quiet=True)),
         pytest.raises(UsageError, match="another process is training here"),
     ):
         train(run.path)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.cli.command import run_apart, run_here
@@ -152,3 +153,10 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pt")
     words = ["train", "photos-alone", *QUICK, "data.root=photos", "model.weights=other.pt"]
     assert "other.pt" in fails(tmp_path, *words, code=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    message = fails(tmp_path, "train", "demo-alone", "machine.accelerator=cuda", code=2)
+    assert "machine.accelerator: cuda, but torch finds no such device here. Use cpu" in message
+    assert not any(tmp_path.iterdir())

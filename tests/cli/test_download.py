@@ -144,10 +144,13 @@ def test_messages(server: FaultyServer, tmp_path: Path, monkeypatch: pytest.Monk
         dead = f"http://127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setattr(datasets.CIFAR100, "url", f"{dead}/cifar.tar.gz")
     _, err = run_here("data", "download", "cifar100", cwd=tmp_path, code=1)
-    assert err.count("\n") == 1
-    assert f"{dead}/cifar.tar.gz: could not be reached" in err
-    assert "put it at data/cifar-100-python.tar.gz" in err
-    assert not list((tmp_path / "data").iterdir())
+    assert f"error: {dead}/cifar.tar.gz: could not be reached (Connection refused)" in err
+    assert err.endswith(f"{dead}/cifar.tar.gz  ->  data/cifar-100-python.tar.gz\n")
+    assert not (tmp_path / "data").exists()
+    server.files.pop("/setid.mat")
+    _, err = run_here("data", "download", "flowers102", cwd=tmp_path, code=1)
+    assert "setid.mat: the server answered 404" in err
+    assert err.count("  ->  ") == 1  # the others are there
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "flowers102"])

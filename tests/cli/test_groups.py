@@ -15,6 +15,7 @@ from sklearn import metrics as sk
 
 from tests.cli.command import run_here
 from tests.cli.conftest import QUICK
+from tests.runs.edited import unsealed
 from vitrellis.data.sources import Split
 from vitrellis.runs.exported import load_exported
 
@@ -164,7 +165,7 @@ def test_a_balanced_run_has_no_groups(place: Path) -> None:
 
 def test_counts_that_are_not_known(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "runs" / "x", tmp_path / "x")
-    data = json.loads((tmp_path / "x" / "data.json").read_text())
+    data = unsealed(tmp_path / "x" / "data.json")
     (tmp_path / "x" / "data.json").write_text(json.dumps(data | {"class_counts": None}))
     assert "trained on" not in run_here("eval", "x", cwd=tmp_path).out
     for words in (["--groups", "50,10"], ["--plot-counts", "c.png"]):

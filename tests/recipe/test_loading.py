@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from vitrellis.errors import UsageError
 from vitrellis.recipe import (
+    check_teachers_end,
     describe,
     differences,
     digest,
@@ -255,3 +257,43 @@ def test_a_teachers_recipe_file_is_found_from_the_file_that_names_it(tmp_path: P
 def test_the_header_is_the_comment_a_recipe_opens_with(tmp_path: Path) -> None:
     path = write(tmp_path, "a.yaml", "# One\n#   two\n#\n" + MINIMAL + "# not this\n")
     assert header(path) == "One\n  two\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("lr=1e-4", "lr: unknown key. Did you mean 'optimizer.lr'?"),
+        ("epochs=20", "epochs: unknown key. Did you mean 'training.epochs'?"),
+        ("training.lr=1", "training.lr: unknown key. Did you mean 'optimizer.lr'?"),
+        ("img_size=32", "Did you mean 'input.img_size' or 'teacher.img_size'?"),
+        ("training.epoch=3", "training.epoch: unknown key. Did you mean 'epochs'?"),
+        ("--epochs=3", "--epochs: no such option"),
+        ("-q", "without dashes, as key=value, such as training.epochs=20"),
+    ],
+)
+def test_the_key_that_was_meant_is_named(override: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(hint)):
+        load_recipe("demo", [override])
+
+
+def test_teachers_typed_for_teacher(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "extends: demo\nteacher: null\nteachers: {recipe: demo}\n")
+    assert "A single teacher is given by teacher, without s: teacher.recipe" in mistake(path)
+    path = write(tmp_path, "b.yaml", "extends: demo\nteachers: {cnn: {recipes: demo}}\n")
+    assert "teachers.cnn.recipes: unknown key. Did you mean 'recipe'?" in mistake(path)
+
+
+def test_teachers_that_go_round_in_a_circle(tmp_path: Path) -> None:
+    own = load_recipe(write(tmp_path, "own.yaml", "extends: demo\nteacher: {recipe: own.yaml}\n"))
+    with pytest.raises(UsageError, match=r"own: teacher\.recipe: .* in a circle: own → own"):
+        check_teachers_end(own)
+    write(tmp_path, "b.yaml", "extends: demo\nteacher: {recipe: a.yaml}\n")
+    pair = load_recipe(write(tmp_path, "a.yaml", "extends: demo\nteacher: {recipe: b.yaml}\n"))
+    with pytest.raises(UsageError, match="in a circle: b → a → b"):
+        check_teachers_end(pair)
+
+
+def test_a_recipe_may_be_its_own_teacher_for_some_generations(tmp_path: Path) -> None:
+    last = "{recipe: born.yaml, overrides: {teacher: null, objective: {locality: null, kd: null}}}"
+    path = write(tmp_path, "born.yaml", f"extends: demo-kd\nteacher: {last}\n")
+    check_teachers_end(load_recipe(path))

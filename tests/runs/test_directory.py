@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs.edited import unsealed
 from vitrellis.errors import VitrellisError
 from vitrellis.runs.directory import RunDirectory, find_run
 from vitrellis.runs.results import CheckpointFigures, EpochRow, Results, RunData, SplitFigures
@@ -145,7 +146,7 @@ def test_results_round_trip(tmp_path: Path) -> None:
 def test_a_key_that_is_missing_is_named(tmp_path: Path, key: str) -> None:
     run = RunDirectory(tmp_path)
     run.write_results(results())
-    content = json.loads(run.results_file.read_text())
+    content = unsealed(run.results_file)
     *parents, last = key.split(".")
     section = content
     for parent in parents:
@@ -160,7 +161,7 @@ def test_results_of_the_first_version_are_read(tmp_path: Path) -> None:
     """They had no `select_by`, groups or class-balanced validation accuracy."""
     run = RunDirectory(tmp_path)
     run.write_results(results())
-    content = json.loads(run.results_file.read_text())
+    content = unsealed(run.results_file)
     del content["select_by"], content["best"]["val_balanced"], content["last"]["val_top1"]
     run.results_file.write_text(json.dumps(content))
     assert run.read_results().select_by == "top1"

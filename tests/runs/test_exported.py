@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tests.runs.edited import unsealed
 from vitrellis.data.eval_transform import CropMode
 from vitrellis.errors import VitrellisError
 from vitrellis.models import create_model
@@ -118,7 +119,7 @@ def test_predictions_are_those_of_timm(tmp_path: Path, shape: tuple[int, int]) -
 def test_a_model_of_an_earlier_version(tmp_path: Path, fit: str, crop_mode: CropMode) -> None:
     """It is used as it described itself to timm, and says so."""
     save(tmp_path, "cifar_resnet8", (16, 16), 3)
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = unsealed(tmp_path / "config.json")
     config["pretrained_cfg"] |= {"crop_pct": 1.0, "crop_mode": crop_mode}
     old = {"canvas": [18, 18], "fit": fit}
     keys = ("img_size", "channels", "mean", "std", "interpolation")
@@ -162,7 +163,7 @@ def not_ours(folder: Path) -> None:
 
 
 def another_model(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
+    config = unsealed(folder / "config.json")
     config["architecture"] = "cifar_resnet14"
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -179,7 +180,7 @@ def changed(**values: object) -> Callable[[Path], None]:
     """Puts other values into what we wrote; `None` takes a key away."""
 
     def spoil(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text())
+        config = unsealed(folder / "config.json")
         config["vitrellis"] |= values
         config["vitrellis"] = {k: v for k, v in config["vitrellis"].items() if v is not None}
         (folder / "config.json").write_text(json.dumps(config))
@@ -231,7 +232,7 @@ def test_a_full_disk_leaves_the_old_model(
 ) -> None:
     old = save(tmp_path, "cifar_resnet8", (16, 16), 3)
 
-    def full(state: object, path: Path) -> None:
+    def full(state: object, path: Path, about: object) -> None:
         path.write_bytes(b"cut")
         raise OSError(reason, os.strerror(reason))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.runs.edited import unsealed
 from tests.training.command import (
     FEW_IMAGES,
     TINY,
@@ -144,7 +145,7 @@ def test_stopped_politely_then_killed_in_the_last_phase(reference: Path, folder:
 def test_other_images_are_noticed(reference: Path, tmp_path: Path) -> None:
     shutil.copytree(reference, tmp_path / "runs" / "whole")
     data = tmp_path / "runs" / "whole" / "data.json"
-    content = json.loads(data.read_text())
+    content = unsealed(data)
     data.write_text(json.dumps(content | {"fingerprint": "0" * 16}))
     message = run(*WORDS, "--out", "runs/whole", cwd=tmp_path, code=2)
     assert "other images" in " ".join(message.split())
@@ -153,7 +154,7 @@ def test_other_images_are_noticed(reference: Path, tmp_path: Path) -> None:
 def test_another_teacher_of_the_same_name_is_noticed(reference: Path, tmp_path: Path) -> None:
     shutil.copytree(reference, tmp_path / "runs" / "whole")
     data = tmp_path / "runs" / "whole" / "data.json"
-    content = json.loads(data.read_text())
+    content = unsealed(data)
     assert content["teachers"]["teacher"]["model"]["name"] == "cifar_resnet8"
     content["teachers"]["teacher"]["training"]["epochs"] = 3
     data.write_text(json.dumps(content))

@@ -29,7 +29,7 @@ from vitrellis.models.support.interop import check_source, norm_eps_of, publishe
 from vitrellis.models.support.positions import Grid, MadeFor
 from vitrellis.recipe import Recipe, describe, recipe_from
 from vitrellis.runs import marker
-from vitrellis.runs.atomic import atomic_write, write_json
+from vitrellis.runs.checksums import write_sealed_json, write_sealed_text
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing, save_model
 from vitrellis.runs.results import RunData
@@ -113,8 +113,8 @@ def import_checkpoint(
         "source": source,
         "ema": ema,
     }
-    write_json(run.imported_file, origin)
-    atomic_write(run.recipe_file, lambda path: path.write_text(describe(recipe)))
+    write_sealed_json(run.imported_file, origin)
+    write_sealed_text(run.recipe_file, describe(recipe))
     return run
 
 

@@ -36,7 +36,7 @@ from vitrellis.data.duplicates import find_duplicates, is_cut_from_training
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
-from vitrellis.recipe import Recipe, identity, load_recipe, teacher_recipe
+from vitrellis.recipe import Recipe, check_teachers_end, identity, load_recipe, teacher_recipe
 from vitrellis.runs.checkpoints import CheckpointsInPlace
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
@@ -115,7 +115,7 @@ def _train_teacher(teacher: PlannedTeacher, source: Source | None, console: Cons
             console,
             objects,
             prepared=teacher.source,
-            waits=True,
+            waits_for="trains this teacher",
         ) as opened,
     ):
         return _finish(teacher.recipe, opened, objects)
@@ -212,8 +212,9 @@ def _open_run(
     user_objects: UserObjects,
     *,
     prepared: Source | None = None,
-    waits: bool = False,
+    waits_for: str | None = None,
 ) -> Iterator[_OpenRun]:
+    check_teachers_end(recipe)
     teacher_recipes = {  # a wrong key ends the command here, before anything is written
         name: teacher_recipe(recipe, name)
         for name, settings in recipe.all_teachers.items()
@@ -244,7 +245,7 @@ def _open_run(
     identities = {name: identity(teacher) for name, teacher in teacher_recipes.items()}
     data = run_data(prepared, identities, duplicates.to_json())
     begins = Beginning(recipe, teacher_recipes, prepared, data)
-    with locked(run, console, waits=waits) if fabric.is_global_zero else nullcontext():
+    with locked(run, console, waits_for=waits_for) if fabric.is_global_zero else nullcontext():
         lines = open_directory(run, begins, fresh=fresh) if fabric.is_global_zero else []
         lines += [
             note
@@ -287,6 +288,24 @@ def _flushes_denormal() -> bool:
     return bool((smallest * 1.0 == 0).all())
 
 
+def _check_machine(accelerator: str, devices: int) -> None:
+    """Refuses devices that are not there, which Fabric does not do in the recipe's words.
+
+    Raises:
+        UsageError: Naming the key.
+    """
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    count = counts.get(accelerator)
+    if count == 0:
+        there = " or ".join(["cpu", *(kind for kind, number in counts.items() if number)])
+        raise UsageError(
+            f"machine.accelerator: {accelerator}, but torch finds no such device here. Use "
+            f"{there}, or auto, which takes a GPU if there is one"
+        )
+    if count is not None and devices > count:
+        raise UsageError(f"machine.devices: {devices}, but there are {count} of {accelerator} here")
+
+
 def _launch(recipe: Recipe) -> Fabric:
     # computing with subnormal numbers is several times slower; set before the first parallel work
     torch.set_flush_denormal(True)
@@ -295,6 +314,7 @@ def _launch(recipe: Recipe) -> Fabric:
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
     is_parallel = machine.devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    _check_machine(machine.accelerator, machine.devices)
     fabric = Fabric(
         accelerator=machine.accelerator,
         devices=machine.devices,

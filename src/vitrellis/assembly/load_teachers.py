@@ -13,19 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lightning.fabric import Fabric
+from rich.console import Console
 from torch import nn
 
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher, sides_of
 from vitrellis.assembly.pretrained import pretrained_normalization
+from vitrellis.assembly.run_folder import locked
 from vitrellis.data.canvas import Canvas, OnCanvas, ProgressCallback
-from vitrellis.data.formats.json_files import read_json
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
 from vitrellis.models import check_finite_weights, create_model
 from vitrellis.objectives import Objective
 from vitrellis.recipe import Recipe, TeacherSection
-from vitrellis.runs.atomic import atomic_write, write_json
+from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.checksums import read_sealed_json, write_sealed_json
 from vitrellis.runs.directory import RunDirectory, find_run
 from vitrellis.runs.exported import Preprocessing, Trained, load_exported, save_model
 from vitrellis.runs.results import parse
@@ -132,6 +134,7 @@ def open_precomputed(
     loader: TrainLoader,
     place: Place,
     fabric: Fabric,
+    console: Console,
     progress: ProgressCallback | None,
 ) -> list[Path]:
     """Gives the offline teachers their stores, which are filled first if they are incomplete.
@@ -160,12 +163,13 @@ def open_precomputed(
         )
         folder = run.path.parent / "features" / f"{name}-{key.digest()}"
         if fabric.is_global_zero:
-            store = PrecomputedOutputs(folder, key, len(source.train))
-            if not store.is_complete:
-                alone = replace(place, rank=0, world_size=1)
-                whole = Split(OnCanvas(source.train.images, loader.canvas), source.train.labels)
-                images = build_eval_loader(recipe, whole, as_they_are, alone)
-                store.fill(teacher, images, progress)
+            with locked(RunDirectory(folder), console, waits_for="computes these outputs"):
+                store = PrecomputedOutputs(folder, key, len(source.train))
+                if not store.is_complete:
+                    alone = replace(place, rank=0, world_size=1)
+                    whole = Split(OnCanvas(source.train.images, loader.canvas), source.train.labels)
+                    images = build_eval_loader(recipe, whole, as_they_are, alone)
+                    store.fill(teacher, images, progress)
         fabric.barrier()
         store = PrecomputedOutputs(folder, key, len(source.train))
         stored = loader.canvas.size if isinstance(loader.canvas, Canvas) else None
@@ -304,8 +308,8 @@ def _check_given(module: nn.Module, file: Path, name: str) -> None:
     """Stores a digest of a module's weights, or compares them with the stored digest."""
     digest_now = weights_digest(module.state_dict())
     if not file.exists():
-        write_json(file, {"weights": digest_now})
-    elif parse(_ModuleFile, read_json(file), file).weights != digest_now:
+        write_sealed_json(file, {"weights": digest_now})
+    elif parse(_ModuleFile, read_sealed_json(file), file).weights != digest_now:
         raise UsageError(
             f"{file.parent}: was started with another module as {name}: its weights differ. Give "
             "the same module, or use fresh=True or another out="

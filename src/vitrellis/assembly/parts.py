@@ -174,6 +174,7 @@ def prepare_parts(
             loader=loader,
             place=place,
             fabric=fabric,
+            console=console,
             progress=progress,
         )
     return Parts(recipe, source, preprocessing, place, guided, teachers, loader, tuple(stores))

@@ -63,7 +63,7 @@ def source_of_teacher(
         recipe.input.channels,
     ):
         return prepared
-    return build_source(teacher, given)
+    return build_source(teacher, given, known=prepared.checked_images)
 
 
 def rehearse(

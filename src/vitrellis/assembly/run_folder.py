@@ -19,7 +19,7 @@ from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.recipe import Recipe, describe, differences, load_recipe, recipe_from
 from vitrellis.runs import marker
-from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.checksums import check_text, write_sealed_text
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.results import RunData
 
@@ -84,13 +84,14 @@ def check_is_ours(run: RunDirectory) -> None:
 
 
 @contextmanager
-def locked(run: RunDirectory, console: Console, *, waits: bool) -> Iterator[None]:
-    """Prevents two commands from training in one directory; the lock ends with the process.
+def locked(run: RunDirectory, console: Console, *, waits_for: str | None = None) -> Iterator[None]:
+    """Prevents two commands from writing into one directory; the lock ends with the process.
 
     Args:
         run: The directory, which is made if it is missing.
         console: The console that says what is waited for.
-        waits: Whether to wait for a process that trains there already.
+        waits_for: What another process that has the lock does, in words, to wait for it; by default
+            the lock is refused.
 
     Raises:
         UsageError: If the directory cannot be made, or another process trains there.
@@ -104,13 +105,13 @@ def locked(run: RunDirectory, console: Console, *, waits: bool) -> Iterator[None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            if not waits:
+            if waits_for is None:
                 raise UsageError(
                     f"{run.path}: another process is training here. Wait for it, or use another "
                     "--out"
                 ) from error
             console.print(
-                f"{run.path}: another process trains this teacher; waiting until it ends",
+                f"{run.path}: another process {waits_for}; waiting until it ends",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
@@ -157,7 +158,7 @@ def open_directory(run: RunDirectory, new: Beginning, *, fresh: bool) -> list[st
         )
     marker.write_marker(run)
     run.write_data(new.data)
-    atomic_write(run.recipe_file, lambda path: path.write_text(describe(new.recipe)))
+    write_sealed_text(run.recipe_file, describe(new.recipe))
     return notes
 
 
@@ -197,6 +198,7 @@ def _reason_to_begin_anew(run: RunDirectory, new: Beginning) -> str | None:
 
 def _check_same(run: RunDirectory, new: Beginning) -> None:
     """Makes sure that the run is of this recipe, with these teachers, on these images."""
+    check_text(run.recipe_file)
     before = load_recipe(run.recipe_file)
     changed = differences(before, new.recipe)
     if changed:

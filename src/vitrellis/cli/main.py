@@ -31,6 +31,7 @@ from vitrellis.cli.predict import predict
 from vitrellis.cli.recipes import recipes
 from vitrellis.cli.show import show
 from vitrellis.cli.train import train
+from vitrellis.cli.verify import verify
 from vitrellis.errors import VitrellisError
 
 _EXIT_OF_AN_INTERRUPTED_COMMAND = 130  # typer's, for Ctrl-C; ours is "the job failed"
@@ -51,12 +52,19 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "compare": compare,
     "features": features,
+    "verify": verify,
     "models": models,
     "bench": bench,
     "import": import_checkpoint,
 }
+_TAKES_KEYS = {"demo", "train", "compare", "features"}
+"""Commands that take key=value; a key that is written as an option is explained with them."""
 for _name, _command in _COMMANDS.items():
-    app.command(_name, help=help_of(_command))(_command)
+    app.command(
+        _name,
+        help=help_of(_command),
+        context_settings={"ignore_unknown_options": _name in _TAKES_KEYS},
+    )(_command)
 app.add_typer(recipes, name="recipes")
 app.add_typer(show, name="show")
 app.add_typer(data, name="data")

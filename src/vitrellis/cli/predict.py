@@ -25,7 +25,7 @@ class _Model:
 
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
-    predict: Callable[[list[Tensor], list[str]], Tensor]
+    predict_resized: Callable[[Tensor, list[str]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,16 @@ def _trained_model(path: Path, weights: Literal["best", "last"], *, without_ema:
     for note in trained.notes:
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     trained.model.to(evaluation_place().device)
-    return _Model(trained.class_names, trained.preprocessing, trained.predict)
+    return _Model(trained.class_names, trained.preprocessing, trained.predict_resized)
 
 
 def _onnx_model(path: Path) -> _Model:
     from vitrellis.export.onnx_classifier import OnnxClassifier
 
     exported = OnnxClassifier(path.expanduser())
-    return _Model(exported.class_names, exported.description.preprocessing, exported.predict)
+    return _Model(
+        exported.class_names, exported.description.preprocessing, exported.predict_resized
+    )
 
 
 def _print_csv(rows: Sequence[_Row]) -> None:
@@ -193,21 +195,25 @@ def _predict(
     model: _Model, files: Sequence[Path], top: int, errors: list[VitrellisError]
 ) -> list[_Row]:
     """A row for each file that can be read; the errors of the others are added to `errors`."""
+    import torch
+
     from vitrellis.data.sources import read_image
     from vitrellis.errors import VitrellisError
 
     seen = model.preprocessing
+    resize = seen.transform().resize_and_crop
     images, readable = [], []
     for file in files:
         try:
-            images.append(read_image(file, seen.channels, seen.value_range))
+            # at once: 64 photographs of 24 megapixels would take 5 GB
+            images.append(resize(read_image(file, seen.channels, seen.value_range)))
             readable.append(file)
         except VitrellisError as error:
             errors.append(error)
     if not images:
         return []
     names = [os.fsencode(file).decode(errors="replace") for file in readable]
-    probabilities, classes = model.predict(images, names).topk(top)
+    probabilities, classes = model.predict_resized(torch.stack(images), names).topk(top)
     return [
         _Row(name, [_Prediction(model.class_names[k], p) for p, k in zip(ps, ks, strict=True)])
         for name, ps, ks in zip(names, probabilities.tolist(), classes.tolist(), strict=True)

@@ -77,7 +77,22 @@ class OnnxClassifier:
             VitrellisError: If a probability is not finite, naming the image.
         """
         resize = self.description.preprocessing.transform().resize_and_crop
-        probabilities = self.run(torch.stack([resize(image) for image in images]))
+        return self.predict_resized(torch.stack([resize(image) for image in images]), names)
+
+    def predict_resized(self, images: Tensor, names: Sequence[str] | None = None) -> Tensor:
+        """The class probabilities of images that are resized and cropped already.
+
+        Args:
+            images: uint8 `(N, C, h, w)`.
+            names: The names of the images, for messages; by default their numbers.
+
+        Returns:
+            Float32 `(N, K)`.
+
+        Raises:
+            VitrellisError: If a probability is not finite, naming the image.
+        """
+        probabilities = self.run(images)
         for number, row in enumerate(probabilities):
             if not row.isfinite().all():
                 name = f"image {number}" if names is None else names[number]

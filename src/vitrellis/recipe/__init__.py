@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING
 from vitrellis.public_names import names_of
 from vitrellis.recipe.following import notes_on_teachers
 from vitrellis.recipe.identity import describe, differences, digest, identity
-from vitrellis.recipe.loading import load_recipe, recipe_from, teacher_recipe
+from vitrellis.recipe.loading import (
+    check_teachers_end,
+    load_recipe,
+    recipe_from,
+    teacher_recipe,
+)
 from vitrellis.recipe.packaged import header, packaged_recipes
 from vitrellis.recipe.teacher_sections import TeacherSection
 
@@ -24,6 +29,7 @@ __all__ = [
     "Recipe",
     "TeacherSection",
     "View",
+    "check_teachers_end",
     "describe",
     "differences",
     "digest",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pydantic import ValidationError
 
-from vitrellis.errors import UsageError
+from vitrellis.errors import UsageError, no_such_option
 from vitrellis.recipe.exclusive import replaced_keys, without
 from vitrellis.recipe.messages import explain
 from vitrellis.recipe.packaged import find_recipe, is_path
@@ -89,6 +89,32 @@ def teacher_recipe(recipe: Recipe, name: str = "teacher") -> Recipe:
     draft.merge(inherited, f"{recipe.name} (for its {name})")
     draft.merge(parse_overrides(settings.overrides), f"{recipe.name}: {name}.overrides")
     return draft.finish(label)
+
+
+def check_teachers_end(recipe: Recipe) -> None:
+    """Makes sure that a recipe's teachers, their teachers, and so on, come to an end.
+
+    A recipe may be its own teacher, as in born-again networks (arXiv 1805.04770), if the overrides
+    of some generation leave its teacher out.
+
+    Raises:
+        UsageError: If they go round in a circle, or a recipe is missing or has mistakes.
+    """
+    _follow_teachers(recipe, ())
+
+
+def _follow_teachers(recipe: Recipe, above: tuple[tuple[str, ...], ...]) -> None:
+    for name, settings in recipe.all_teachers.items():
+        if settings.recipe is None:
+            continue
+        link = (settings.recipe, *settings.overrides)
+        if link in above:
+            circle = " → ".join(Path(each).stem for each, *_ in (*above[above.index(link) :], link))
+            raise UsageError(
+                f"{recipe.name}: {name}.recipe: teachers go round in a circle: {circle}. Name "
+                f"another recipe, or end it by {name}.overrides.teacher=null"
+            )
+        _follow_teachers(teacher_recipe(recipe, name), (*above, link))
 
 
 class Draft:
@@ -188,6 +214,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
+        if key.startswith("-"):
+            raise no_such_option(key)
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise UsageError(

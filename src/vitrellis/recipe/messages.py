@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -22,6 +22,9 @@ RENAMED_KEYS = {
     "input.resident": "input.cache",
 }
 """Renamed keys: the old key, and the key that took its place."""
+
+_HINTS = 3
+"""Greatest number of keys that are suggested."""
 
 Origins = Mapping[tuple[str, ...], str]
 """The place where each key was written (a file or the command line), by the key's path."""
@@ -100,14 +103,19 @@ def _reason(details: ErrorDetails, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden" and (new_key := RENAMED_KEYS.get(".".join(map(str, loc)))):
         return f"this key is now called {new_key}"
     if kind == "extra_forbidden":
-        return _unknown_key(str(loc[-1]), _section(model, loc[:-1]).model_fields)
+        return _unknown_key(str(loc[-1]), _section(model, loc[:-1]).model_fields, model)
     if kind == "missing" and isinstance(loc[-1], int):
         return "needs one more value"
     if kind == "missing":
         return f"missing. {_documentation(model, loc)}"
     if kind in ("model_type", "model_attributes_type"):
-        known = ", ".join(_section(model, loc).model_fields)
-        return f"{value} is not a mapping of keys. Known keys: {known}"
+        fields = _section(model, loc).model_fields
+        if loc[-1] in fields and loc[-2:-1] == ("teachers",):
+            return (
+                f"teachers holds a section for each name, and {str(loc[-1])!r} is not one. A "
+                f"single teacher is given by teacher, without s: teacher.{loc[-1]}"
+            )
+        return f"{value} is not a mapping of keys. Known keys: {', '.join(fields)}"
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
         return f"{value} is {words} {context[bound]:g}"
@@ -156,11 +164,30 @@ def _alternative(loc: tuple[int | str, ...]) -> str:
     return f", {last[1:-1]}" if last.startswith("(or ") else ""
 
 
-def _unknown_key(key: str, known: Iterable[str]) -> str:
+def _unknown_key(key: str, known: Iterable[str], model: type[BaseModel]) -> str:
     names = list(known)
-    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.75)
+    nearest = nearest or _elsewhere(key, model)
+    nearest = nearest or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
     return f"unknown key.{hint} Known: {', '.join(names)}"
+
+
+def _elsewhere(key: str, model: type[BaseModel]) -> list[str]:
+    """The keys of this name in other sections, if they are few; only the outermost ones."""
+    found = [path for path in _paths(model) if path.rpartition(".")[2] == key]
+    outermost = min((path.count(".") for path in found), default=0)
+    found = [path for path in found if path.count(".") == outermost]
+    return found if len(found) <= _HINTS else []
+
+
+def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all sections."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if not _is_mapping(field):
+            for section in _sections_in(field):
+                yield from _paths(section, f"{prefix}{name}.")
 
 
 def _as_text(value: object) -> str:
@@ -184,20 +211,37 @@ def _documentation(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
 def _section(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
     """The class of the section at `loc`, in which `(Name)` selects one of several classes."""
     choices = [model]
+    is_name = False  # whether the next part is a name that the user chose, such as a teacher's
     for part in loc:
-        if part in choices[0].model_fields and len(choices) == 1:
-            choices = _sections_in(choices[0].model_fields[str(part)])
+        if is_name:
+            is_name = False
+        elif part in choices[0].model_fields and len(choices) == 1:
+            field = choices[0].model_fields[str(part)]
+            choices = _sections_in(field)
+            is_name = _is_mapping(field)
         else:
             choices = [choice for choice in choices if f"({choice.__name__})" == part] or choices
     return choices[0]
 
 
+def _is_mapping(field: FieldInfo) -> bool:
+    """Whether the field holds a section for each of several names."""
+    origins = {get_origin(annotation) for annotation in _annotations(field)}
+    return bool(origins & {dict, Mapping})
+
+
 def _sections_in(field: FieldInfo) -> list[type[BaseModel]]:
-    sections: list[type[BaseModel]] = []
+    return [
+        annotation
+        for annotation in _annotations(field)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    ]
+
+
+def _annotations(field: FieldInfo) -> Iterator[object]:
+    """The annotation of a field, and all that it is made of."""
     pending: list[object] = [field.annotation]
     while pending:
         annotation = pending.pop()
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            sections.append(annotation)
+        yield annotation
         pending.extend(get_args(annotation))
-    return sections

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from vitrellis.errors import UsageError
+from vitrellis.errors import UsageError, no_such_option
 from vitrellis.recipe.yaml import read_mapping
 
 _FOLDER = Path(__file__).parents[1] / "recipes"
@@ -77,6 +77,8 @@ def _find_packaged(name: str) -> Path:
     path = _FOLDER / f"{name}.yaml"
     if name and path.exists():
         return path
+    if name.startswith("-"):
+        raise no_such_option(name)
     nearest = difflib.get_close_matches(name, packaged_recipes(), n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise UsageError(

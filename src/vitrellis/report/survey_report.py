@@ -15,7 +15,8 @@ from vitrellis.data.duplicates import Group
 from vitrellis.data.inspection.survey import Survey
 from vitrellis.data.source import UNBALANCED
 
-_OWN_LAYOUTS = ("folder", "lists", "table", "arrays", "medmnist", "domainnet", "imagenet")
+_OWN_LAYOUTS: tuple[str, ...] = ("folder", "lists", "table", "arrays", "huggingface", "lmdb")
+_OWN_LAYOUTS += ("webdataset", "medmnist", "domainnet", "imagenet")  # without published recipes
 _PHOTO_SIDE = 64  # of the recipe `photos`
 _SMALL_CLASS = 10
 _THUMBNAIL = 96
@@ -29,7 +30,10 @@ def suggestions(found: Survey) -> tuple[str | None, list[str]]:
     """
     advice: list[str] = []
     if found.unreadable:
-        advice.append(f"remove or replace the {len(found.unreadable):,} files that cannot be read")
+        advice.append(
+            f"remove or replace the {len(found.unreadable):,} files that cannot be read, or leave "
+            "them out in training: data.on_bad_image=skip"
+        )
     if any(group.crosses_splits for group in found.same):
         advice.append(
             "remove the images of the test and validation splits that are in the training split, "

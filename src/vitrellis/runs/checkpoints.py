@@ -22,6 +22,7 @@ from torch import nn
 
 from vitrellis.errors import VitrellisError
 from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.checksums import check_zip, seal_zip
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.events import Events
 from vitrellis.runs.results import EpochRow
@@ -134,6 +135,10 @@ class RunWriter:
             return False
         way_out = f"Delete it to start again, or put {self.run.best_checkpoint.name} in its place"
         try:
+            check_zip(path)
+        except VitrellisError as error:
+            raise VitrellisError(f"{error}. {way_out}") from error
+        try:
             self.fabric.load(path, state, weights_only=True)
         except (EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
             raise VitrellisError(
@@ -188,9 +193,13 @@ class RunWriter:
         return f"{path} ({written:%H:%M:%S})"
 
     def _save(self, path: Path, state: dict[str, Any]) -> None:
+        def write(temporary: Path) -> None:
+            self.fabric.save(temporary, state)
+            seal_zip(temporary)
+
         self.check_still_there()
         if self.fabric.is_global_zero:
-            atomic_write(path, lambda temporary: self.fabric.save(temporary, state))
+            atomic_write(path, write)
         else:
             self.fabric.save(path, state)  # writes nothing here, but all processes take part
 

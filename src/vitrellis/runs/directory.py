@@ -7,10 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from vitrellis.data.formats.json_files import parse_json, read_json
+from vitrellis.data.formats.json_files import parse_json
 from vitrellis.data.source import CheckedImages
 from vitrellis.errors import UsageError, VitrellisError
-from vitrellis.runs.atomic import as_json, atomic_write, write_json
+from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.checksums import (
+    check_text,
+    read_sealed_json,
+    sealed_line,
+    unsealed_line,
+    write_sealed_json,
+)
 from vitrellis.runs.results import EpochRow, Results, RunData, parse
 
 
@@ -142,7 +149,7 @@ class RunDirectory:
         Raises:
             VitrellisError: If it cannot be written, or a figure is NaN or infinite.
         """
-        line = as_json(row.to_json(), str(self.metrics_file)) + "\n"
+        line = sealed_line(row.to_json(), str(self.metrics_file)) + "\n"
         try:
             with self.metrics_file.open("a") as file:
                 file.write(line)
@@ -163,7 +170,8 @@ class RunDirectory:
         rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                rows.append(parse(EpochRow, parse_json(line), self.metrics_file))
+                values = unsealed_line(parse_json(line))
+                rows.append(parse(EpochRow, values, self.metrics_file))
             except (json.JSONDecodeError, VitrellisError) as error:
                 raise VitrellisError(
                     f"{self.metrics_file}: line {number} is damaged ({error}). Delete that line"
@@ -178,12 +186,12 @@ class RunDirectory:
         """
         if self.metrics_file.exists():
             kept = [row.to_json() for row in self.read_metrics() if row.epoch < from_epoch]
-            text = "".join(as_json(row, str(self.metrics_file)) + "\n" for row in kept)
+            text = "".join(sealed_line(row, str(self.metrics_file)) + "\n" for row in kept)
             atomic_write(self.metrics_file, lambda path: path.write_text(text))
 
     def write_results(self, results: Results) -> None:
         """Writes the final figures: the run is complete."""
-        write_json(self.results_file, results.to_json())
+        write_sealed_json(self.results_file, results.to_json())
 
     def read_results(self) -> Results:
         """The final figures.
@@ -193,11 +201,11 @@ class RunDirectory:
         """
         if not self.results_file.exists():
             raise VitrellisError(f"{self.path}: the run is not complete, it has no results yet")
-        return Results.from_json(read_json(self.results_file), self.results_file)
+        return Results.from_json(read_sealed_json(self.results_file), self.results_file)
 
     def write_data(self, data: RunData) -> None:
         """Writes the facts about the images."""
-        write_json(self.data_file, asdict(data))
+        write_sealed_json(self.data_file, asdict(data))
 
     def read_data(self) -> RunData:
         """The facts about the images.
@@ -205,7 +213,7 @@ class RunDirectory:
         Raises:
             VitrellisError: If the file is missing or damaged.
         """
-        return parse(RunData, read_json(self.data_file), self.data_file)
+        return parse(RunData, read_sealed_json(self.data_file), self.data_file)
 
     def checked_images(self) -> CheckedImages | None:
         """The check for images that cannot be read; None without one, or without a run.
@@ -216,15 +224,21 @@ class RunDirectory:
         return self.read_data().checked_images if self.data_file.is_file() else None
 
 
-def find_run(path: Path) -> RunDirectory:
+def find_run(path: Path, *, checks_recipe: bool = True) -> RunDirectory:
     """The run in a directory.
 
+    Args:
+        path: The directory.
+        checks_recipe: Whether to refuse a run whose recipe is damaged.
+
     Raises:
-        VitrellisError: If there is none; runs nearby are listed.
+        VitrellisError: If there is none; runs nearby are listed. If its recipe is damaged.
     """
     path = path.expanduser()
     run = RunDirectory(path)
     if run.exists():
+        if checks_recipe:
+            check_text(run.recipe_file)
         return run
     near = _runs_near(path)
     hint = (

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from vitrellis.data.augmentation.resampling import Interpolation
 from vitrellis.data.eval_transform import CropMode, EvalTransform
-from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import (
     check_finite_outputs,
@@ -29,7 +28,9 @@ from vitrellis.models import (
 from vitrellis.models.support.factory import PRUNING, known_grids, prunes_itself
 from vitrellis.models.support.positions import MadeFor, position_grids, resample_positions
 from vitrellis.models.support.variations import NOT_TIMMS
-from vitrellis.runs.atomic import atomic_write, write_json
+from vitrellis.models.support.weights import CHECKSUM, tensors_digest
+from vitrellis.runs.atomic import atomic_write
+from vitrellis.runs.checksums import read_sealed_json, write_sealed_json
 from vitrellis.runs.results import parse
 
 PREDICT_BATCH_SIZE = 256
@@ -133,13 +134,32 @@ class Trained:
                     f"{_name(names, number)}: should be uint8 of shape "
                     f"({settings.channels}, H, W), is {image.dtype} of shape {tuple(image.shape)}"
                 )
+        out = torch.empty(len(images), settings.channels, *settings.img_size, dtype=torch.uint8)
+        resize = settings.transform().resize_and_crop
+        for number, image in enumerate(images):
+            out[number] = resize(image.cpu())
+        return self.predict_resized(out, names)
+
+    @torch.no_grad()
+    def predict_resized(self, images: Tensor, names: Sequence[str] | None = None) -> Tensor:
+        """The class probabilities of images that are resized and cropped as the preprocessing says.
+
+        Args:
+            images: uint8 `(N, C, h, w)` on the CPU.
+            names: The names of the images, for messages; by default their numbers.
+
+        Returns:
+            `(N, K)`, on the model's device.
+
+        Raises:
+            VitrellisError: If the model has diverged, as `predict` says.
+        """
         check_finite_weights(self.model.state_dict(), f"the model ({self.architecture})")
         device = next(self.model.parameters()).device
-        transform = settings.transform()
+        normalize = self.preprocessing.transform().normalize
         parts = [torch.empty(0, len(self.class_names), device=device)]
         for start in range(0, len(images), PREDICT_BATCH_SIZE):
-            part = images[start : start + PREDICT_BATCH_SIZE]
-            seen = transform([image.cpu() for image in part]).to(device)
+            seen = normalize(images[start : start + PREDICT_BATCH_SIZE]).to(device)
             logits: Tensor = self.model(seen).float()
             check_finite_outputs(
                 self.model,
@@ -217,8 +237,9 @@ def save_model(
             "position_grids": position_grids(model),
         },
     }
-    atomic_write(folder / "model.safetensors", lambda path: save_file(state, path))
-    write_json(folder / "config.json", config)
+    about = {CHECKSUM: tensors_digest(state)}  # with two keys, their order would be by chance
+    atomic_write(folder / "model.safetensors", lambda path: save_file(state, path, about))
+    write_sealed_json(folder / "config.json", config)
 
 
 def load_exported(folder: Path | str, *, img_size: int | tuple[int, int] | None = None) -> Trained:
@@ -279,7 +300,7 @@ def _read_config(path: Path) -> _Written:
             f"{path.parent}: holds no model (no {path.name}). A run writes `model` after the first "
             "validated epoch, and `last` when training ends"
         )
-    config = read_json(path)
+    config = read_sealed_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("vitrellis"), dict):
         raise VitrellisError(
             f"{path}: was not written by Vitrellis (it has no 'vitrellis' section). timm reads "

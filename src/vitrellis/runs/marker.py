@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import VitrellisError
-from vitrellis.runs.atomic import write_json
+from vitrellis.runs.checksums import read_sealed_json, write_sealed_json
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.results import RunData, parse
 
@@ -57,7 +57,7 @@ def write_marker(run: RunDirectory, *, is_being_emptied: bool = False) -> None:
         is_being_emptied: Whether its files are about to be deleted.
     """
     about = {"about": "This folder is a run of Vitrellis, which writes and deletes files in it."}
-    write_json(run.marker_file, about | asdict(Marker(is_being_emptied=is_being_emptied)))
+    write_sealed_json(run.marker_file, about | asdict(Marker(is_being_emptied=is_being_emptied)))
 
 
 def read_marker(run: RunDirectory) -> Marker | None:
@@ -70,7 +70,7 @@ def read_marker(run: RunDirectory) -> Marker | None:
     if not file.is_file():
         return None
     try:
-        marker = parse(Marker, read_json(file), file)
+        marker = parse(Marker, read_sealed_json(file), file)
     except VitrellisError as error:
         raise VitrellisError(
             f"{error}. Delete this file: the run is known by its other files as well"

@@ -2,7 +2,8 @@
 
 A store is a folder. `features.json` holds its key and the number of images that are done.
 `logits.npy` and a `map_N.npy` for each block hold one row for each training image; they are mapped
-into memory, so that they may be larger than the memory. A store that was interrupted is resumed.
+into memory, so that they may be larger than the memory. `crc32.npy` holds a checksum of each row in
+each of them, which is checked when the row is read. A store that was interrupted is resumed.
 
 The method was published for locality guidance (github.com/lkhl/tiny-transformers), where the maps
 of images without augmentation are stored, and crops and flips are applied to the maps, too.
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tokenize
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,16 +31,28 @@ from torch import Tensor
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.augmentation.warps import sample_maps
 from vitrellis.data.canvas import ProgressCallback
-from vitrellis.data.formats.json_files import read_json
 from vitrellis.data.loader import Batch, EvalLoader
 from vitrellis.errors import VitrellisError
 from vitrellis.models import check_finite_outputs
 from vitrellis.objectives import Needs, TeacherOutput
-from vitrellis.runs.atomic import write_json
+from vitrellis.runs.checksums import read_sealed_json, write_sealed_json
+from vitrellis.runs.results import parse
 from vitrellis.teachers.teacher import Teacher
 
 SAVE_EVERY = 32
 """The number of batches between two writes to the disk."""
+
+PROGRESS = "features.json"
+"""The file with the key of a store and the number of images that are done."""
+
+CHECKSUMS = "crc32"
+"""The name of the array of checksums."""
+
+CHECKED_TOGETHER = 256
+"""The number of rows that `PrecomputedOutputs.check` reads at once."""
+
+DAMAGED_NPY = (EOFError, KeyError, SyntaxError, TypeError, UnicodeDecodeError, tokenize.TokenError)
+"""The errors that numpy raises on a damaged header, besides ValueError."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,8 @@ class PrecomputedOutputs:
         self.key = key
         self.count = count
         self._files: dict[str, np.memmap] = {}
+        self._names = ("logits", *(f"map_{block}" for block in key.blocks))
+        self._has_checksums = True
         self.num_done = self._read_progress()
 
     @property
@@ -141,15 +158,43 @@ class PrecomputedOutputs:
         maps = {b: self._take(f"map_{b}", rows, indices.device) for b in needs.teacher_blocks}
         return TeacherOutput(logits, maps)
 
+    def check(self) -> None:
+        """Reads everything that is stored.
+
+        Raises:
+            VitrellisError: If a file or a row of it is damaged.
+        """
+        for name in self._names if self.num_done else ():
+            for first in range(0, self.num_done, CHECKED_TOGETHER):
+                self._rows(name, np.arange(first, min(first + CHECKED_TOGETHER, self.num_done)))
+
     def _take(self, name: str, rows: np.ndarray, device: torch.device) -> Tensor:
-        return torch.from_numpy(self._open(name)[rows]).to(device, torch.float32)
+        return torch.from_numpy(self._rows(name, rows)).to(device, torch.float32)
+
+    def _rows(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Some rows of a file, if they are as they were written."""
+        values = self._open(name)[rows]
+        if self._has_checksums:
+            column = self._names.index(name)
+            wrong = np.flatnonzero(_crc32(values) != self._open(CHECKSUMS)[rows, column])
+            if len(wrong):
+                raise VitrellisError(
+                    f"{self.folder / name}.npy: damaged: what is stored for image "
+                    f"{rows[wrong[0]]} is not what was written (another checksum). Delete "
+                    f"{self.folder}, and the outputs are computed again"
+                )
+        return values
 
     def _open(self, name: str) -> np.memmap:
         if name not in self._files:
             path = self.folder / f"{name}.npy"
             try:
-                self._files[name] = np.lib.format.open_memmap(path, mode="r+")
-            except (OSError, ValueError) as error:
+                mapped = np.lib.format.open_memmap(path, mode="r+")
+                expected = np.dtype(np.uint32 if name == CHECKSUMS else self.key.precision)
+                if mapped.dtype != expected or not mapped.ndim or len(mapped) != self.count:
+                    raise ValueError(f"it holds {mapped.dtype} of shape {mapped.shape}")
+                self._files[name] = mapped
+            except (*DAMAGED_NPY, OSError, ValueError) as error:
                 raise VitrellisError(
                     f"{path}: missing or damaged ({error}). Delete {self.folder}, and the outputs "
                     "are computed again"
@@ -158,26 +203,36 @@ class PrecomputedOutputs:
 
     def _write(self, name: str, values: Tensor, first: int) -> None:
         path = self.folder / f"{name}.npy"
-        if name not in self._files and not path.exists():
-            shape = (self.count, *values.shape[1:])
-            try:
-                self._files[name] = np.lib.format.open_memmap(
-                    path, mode="w+", dtype=self.key.precision, shape=shape
-                )
-            except OSError as error:
-                raise VitrellisError(f"could not write {path}: {error.strerror}") from error
+        self._create(name, (self.count, *values.shape[1:]), self.key.precision)
         largest = np.finfo(self.key.precision).max
         if values.abs().max() > largest:
             raise VitrellisError(
                 f"{path}: not written, because {name} reach {values.abs().max().item():.3g}, and "
                 f"{self.key.precision} ends at {largest:.3g}. Use offline_precision: float32"
             )
-        self._open(name)[first : first + len(values)] = values.float().cpu().numpy()
+        rows = values.float().cpu().numpy().astype(self.key.precision)
+        self._open(name)[first : first + len(values)] = rows
+        if self._has_checksums:
+            self._create(CHECKSUMS, (self.count, len(self._names)), "uint32")
+            column = self._names.index(name)
+            self._open(CHECKSUMS)[first : first + len(values), column] = _crc32(rows)
+
+    def _create(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        """Makes the file of an array, if it is missing."""
+        path = self.folder / f"{name}.npy"
+        if name in self._files or path.exists():
+            return
+        try:
+            self._files[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        except OSError as error:
+            raise VitrellisError(f"could not write {path}: {error.strerror}") from error
 
     def _save(self, num_done: int) -> None:
         for mapped in self._files.values():
             mapped.flush()
-        write_json(self.folder / "features.json", self._description() | {"done": num_done})
+        checked = {"checksums": True} if self._has_checksums else {}
+        values = self._description() | checked | {"done": num_done}
+        write_sealed_json(self.folder / PROGRESS, values)
         self.num_done = num_done
 
     def _description(self) -> dict[str, object]:
@@ -185,16 +240,17 @@ class PrecomputedOutputs:
 
     def _read_progress(self) -> int:
         """The number of images whose outputs are stored; 0 if there is no store yet."""
-        path = self.folder / "features.json"
+        path = self.folder / PROGRESS
         if not path.exists():
             return 0
         try:
-            values = read_json(path)
+            values = read_sealed_json(path)
         except VitrellisError as error:
             raise VitrellisError(f"{error}. Delete {self.folder}") from error
         if not isinstance(values, dict) or not isinstance(values.get("done"), int):
             raise VitrellisError(f"{path}: damaged (done is missing). Delete {self.folder}")
         num_done: int = values.pop("done")
+        self._has_checksums = values.pop("checksums", False) is True
         if values != self._description():
             raise VitrellisError(
                 f"{self.folder}: holds outputs of another teacher, or of other images. Delete it"
@@ -239,6 +295,40 @@ class PrecomputedTeacher:
             for block, maps in output.maps.items()
         }
         return TeacherOutput(output.logits, maps)
+
+
+def check_store(folder: Path) -> int:
+    """Reads a store whose key is not known.
+
+    Args:
+        folder: A folder with a `features.json`.
+
+    Returns:
+        The number of images whose outputs are stored.
+
+    Raises:
+        VitrellisError: If a file of it is damaged or missing.
+    """
+    path = folder / PROGRESS
+    values = read_sealed_json(path)
+    about = parse(_Described, values, path)
+    key = PrecomputedKey(about.teacher, about.images, about.shown, about.blocks, about.precision)
+    store = PrecomputedOutputs(folder, key, about.count)
+    store.check()
+    return store.num_done
+
+
+@dataclass(frozen=True)
+class _Described(PrecomputedKey):
+    """The content of `features.json`, as far as it tells a store from another."""
+
+    count: int
+
+
+def _crc32(rows: np.ndarray) -> np.ndarray:
+    """`(N,)` uint32: a checksum of the bytes of each row."""
+    whole = np.ascontiguousarray(rows)
+    return np.array([zlib.crc32(row.data) for row in whole], dtype=np.uint32)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

@@ -102,23 +102,23 @@ def test_a_part_that_is_complete_or_wrong(
 
 def test_another_checksum_is_refused_and_removed(server: FaultyServer, tmp_path: Path) -> None:
     server.files["/a.bin"] = b"<html>log in first</html>"
-    with pytest.raises(VitrellisError, match="has another checksum than the published file"):
+    with pytest.raises(VitrellisError, match="has another checksum than the published"):
         fetch(remote(server), tmp_path, silent)
     assert not list((tmp_path / "sub").iterdir())
 
 
 def test_a_file_that_the_server_does_not_have(server: FaultyServer, tmp_path: Path) -> None:
     where = tmp_path / "sub/a.bin"
-    with pytest.raises(VitrellisError, match=rf"gone: the server answered 404 .*put it at {where}"):
+    with pytest.raises(VitrellisError, match=rf"(?s)gone: the server answered 404 .*->  {where}"):
         fetch(remote(server, f"{server.address}/gone"), tmp_path, silent)
-    assert not list((tmp_path / "sub").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_network(server: FaultyServer, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{free.getsockname()[1]}/a.bin"
-    with pytest.raises(VitrellisError, match=r"could not be reached \(.*refused\).*put it at"):
+    with pytest.raises(VitrellisError, match=r"(?s)could not be reached \(.*refused\).*put it"):
         fetch(remote(server, dead), tmp_path, silent)
     fetch(remote(server, dead, f"{server.address}/a.bin"), tmp_path, silent)  # a mirror has it
     assert (tmp_path / "sub/a.bin").read_bytes() == CONTENT

@@ -103,6 +103,33 @@ def test_files_that_are_no_arrays(tmp_path: Path) -> None:
         load_source("arrays", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["{'descr': '|u1', 'fortran_order': False, 'shape': (4", "{'descr': \u00b6", "9" * 400],
+)
+def test_headers_that_are_damaged(tmp_path: Path, header: str) -> None:
+    """What numpy's parser of headers raises on damage is SyntaxError, OverflowError and others."""
+    np.save(tmp_path / "labels.npy", np.arange(4) % 2)
+    np.save(tmp_path / "images.npy", pixels(4, 5, 5))
+    content = (tmp_path / "images.npy").read_bytes()
+    changed = header.encode("latin1").ljust(118)[:118]
+    (tmp_path / "images.npy").write_bytes(content[:10] + changed + content[128:])
+    with pytest.raises(VitrellisError, match=r"images\.npy: is no \.npy file, or damaged"):
+        load_source("arrays", tmp_path)
+    shape = content[:128].replace(b"(4, 5, 5)", b"(9" + b"9" * 25 + b",)", 1)[:128]
+    (tmp_path / "images.npy").write_bytes(shape + content[128:])
+    with pytest.raises(VitrellisError, match=r"images\.npy: is no \.npy file, or damaged"):
+        load_source("arrays", tmp_path)
+
+
+def test_a_class_number_that_no_set_has(tmp_path: Path) -> None:
+    """Names for three thousand million classes would not fit into memory."""
+    labels = np.array([0, 1, 3_000_000_000, 1])
+    np.savez(tmp_path / "set.npz", images=pixels(4, 5, 5), labels=labels)
+    with pytest.raises(VitrellisError, match="has the class number 3,000,000,000, with 4 images"):
+        load_source("arrays", tmp_path)
+
+
 def test_medmnist(tmp_path: Path) -> None:
     np.savez(tmp_path / "breastmnist.npz", **archive(28, 28))
     np.savez(tmp_path / "breastmnist_64.npz", **archive(64, 64))

@@ -30,7 +30,6 @@ def as_pixels(path: Path, channels: int | None = None) -> npt.NDArray[np.uint8]:
     header = read_header(path)
     assert header.size == tuple(image.shape[1:])
     assert image.dtype == torch.uint8
-    assert image.is_contiguous()
     if channels is None:
         assert header.channels == len(image)
     array: npt.NDArray[np.uint8] = image.permute(1, 2, 0).numpy()

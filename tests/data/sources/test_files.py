@@ -138,6 +138,14 @@ def test_files_that_are_not_opened_must_be_there(tmp_path: Path) -> None:
         ImageFiles.unopened(tmp_path, ["c.png", "d.png"], 3, named_in=tmp_path / "list.txt")
 
 
+def test_links_to_themselves_and_endless_names_are_bad(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("b.png")
+    names = ["a.png", "b.png", 300 * "c"]
+    images = ImageFiles.unopened(tmp_path, names, 3, named_in=tmp_path / "list.txt")
+    assert list(images.bad) == [1, 2]
+
+
 def test_their_fingerprint_follows_names_and_lengths(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     first = ImageFiles.unopened(
@@ -160,3 +168,12 @@ def test_their_fingerprint_follows_names_and_lengths(tmp_path: Path) -> None:
         )
         == 3
     )
+
+
+def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    (tmp_path / "array.npy").symlink_to(pipe)
+    for path in (pipe, tmp_path / "array.npy"):
+        with pytest.raises(VitrellisError, match=f"{path.name}: is a pipe or a device"):
+            inspect_files([path])

@@ -108,6 +108,7 @@ def test_domain_net(tmp_path: Path) -> None:
         ("b/2.jpg 0\nc/1.jpg 1\nb/2.jpg 0\n", r"names b/2\.jpg, which is in train\.txt twice"),
         ("b/2.jpg 0\na/2.jpg 1\n", r"test\.txt: names a/2\.jpg, which is in train\.txt too"),
         ("b/2.jpg 0\nc/1.jpg 1\n", "label 2 in the test split; with 2 classes"),
+        (f"b/2.jpg 0\nc/1.jpg {10**30}\n", r"train\.txt: has the class number 1,000,000,000"),
         ("b/2.jpg 0\nc/9.jpg 1\na/1.jpg 2\n", r"c/9\.jpg: no such file"),
     ],
 )

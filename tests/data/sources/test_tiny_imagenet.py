@@ -68,3 +68,11 @@ def test_wrong_annotations(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(VitrellisError, match=r"val_annotations\.txt: no such file"):
         load_source("tiny-imagenet", folder)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "n1\0"])
+def test_numbers_that_are_no_names_of_folders(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path)
+    (folder / "wnids.txt").write_text(f"n02124075\n{name}\n")
+    with pytest.raises(VitrellisError, match=r"wnids\.txt: names .* outside"):
+        load_source("tiny-imagenet", folder)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 import torch
 from PIL import Image
@@ -67,7 +71,10 @@ def test_splits_and_labels(shards: Path) -> None:
         ({"1.png": png(1), "1.json": b"{"}, "is not JSON"),
         ({"1.png": png(1), "1.json": b'{"label": "cat"}'}, "has no class number from 0 under"),
         ({"1.png": png(1), "1.jpg": png(1), "1.cls": b"0"}, "the sample 1 has a second image"),
-        ({"1.png": png(1), "1.cls": b"7", "2.png": png(1), "2.cls": b"7"}, "no training image of"),
+        (
+            {"1.png": png(1), "1.cls": b"7", "2.png": png(1), "2.cls": b"7"},
+            "has the class number 7, with 6 images in all",
+        ),
     ],
 )
 def test_shards_that_are_wrong(shards: Path, members: dict[str, bytes], message: str) -> None:
@@ -126,10 +133,17 @@ class RangeHandler(SimpleHTTPRequestHandler):
 def server(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     requests: list[str] = []
     handler = type("Handler", (RangeHandler,), {"requests": requests})
-    served = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
-    thread = threading.Thread(target=served.serve_forever, daemon=True)
+    with serving(partial(handler, directory=str(tmp_path))) as address:
+        yield address, requests
+
+
+@contextmanager
+def serving(handler: Any) -> Iterator[str]:
+    """The address of a server on this machine, which ends with the block."""
+    served = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{served.server_address[1]}", requests
+    yield f"http://127.0.0.1:{served.server_address[1]}"
     served.shutdown()
     served.server_close()
     thread.join()
@@ -162,5 +176,54 @@ def test_addresses_that_are_wrong(shards: Path, server: tuple[str, list[str]]) -
         load_source("webdataset", shards, args={"url": address})
     with pytest.raises(VitrellisError, match=r"cannot be listed|cannot be read|holds no"):
         load_source("webdataset", None, args={"url": f"{address}/gone"})
-    with pytest.raises(VitrellisError, match="cannot be read"):
+    with pytest.raises(UsageError, match=r"is no address that can be read .*nothing"):
         load_source("webdataset", None, args={"url": "nothing://host/set"})
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_an_object_store(shards: Path, tmp_path: Path, is_packed: bool) -> None:
+    """fsspec's store in memory has the interface of s3fs and gcsfs."""
+    store = fsspec.filesystem("memory")
+    local = shards
+    if is_packed:
+        local = tmp_path / "packed"
+        pack(load_source("webdataset", shards), local, form="tar")
+    base = f"memory://bucket-{is_packed}/set"
+    for file in local.iterdir():
+        store.pipe_file(f"{base}/{file.name}", file.read_bytes())
+    ours = load_source("webdataset", None, args={"url": base})
+    expected = load_source("webdataset", local)
+    assert list(ours.splits) == list(expected.splits)
+    for name, split in expected.splits.items():
+        assert torch.equal(split.labels, ours.splits[name].labels)
+        for index in range(len(split)):
+            assert torch.equal(split.images[index], ours.splits[name].images[index])
+    store.rm(f"{base}/val_0.tar" if not is_packed else f"{base}/val-000000.tar")
+    assert ours.val is not None
+    with pytest.raises(VitrellisError, match=r"val.*\.tar: no such file"):
+        ours.val.images[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "extra"), [("s3://bucket/set", "s3"), ("gs://bucket/set", "gcs"), ("az://b/s", None)]
+)
+def test_a_store_whose_package_is_missing(
+    url: str, extra: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("s3fs", "gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, package, None)
+    remedy = rf"pip install 'vitrellis\[{extra}\]'" if extra else "Install adlfs"
+    with pytest.raises(VitrellisError, match=f"needs one more package: {remedy}"):
+        load_source("webdataset", None, args={"url": url})
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_server_that_refuses(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: RangeHandler) -> None:
+        self.send_error(status)
+
+    monkeypatch.setattr(RangeHandler, "do_GET", refuse)
+    monkeypatch.setattr(RangeHandler, "do_HEAD", refuse)
+    handler = type("Handler", (RangeHandler,), {"requests": []})
+    with serving(handler) as address, pytest.raises(VitrellisError, match=f"{address}.*{status}"):
+        load_source("webdataset", None, args={"url": f"{address}/set"})

@@ -2,7 +2,7 @@
 
 Two ways lead to a resized crop. Small results, and those on other devices, are matrix products of
 a whole batch. Large results on a CPU are made one by one by torch's resizing of bytes, which is
-Pillow's to the grey level, and several times as fast. The two differ by a level at most.
+what torchvision does with tensors, to the bit, and several times as fast.
 
 The products are exact: weights are rounded to multiples of 2^-14 and the results of the first
 of the two passes to whole grey levels (as Pillow and torchvision do, with 22 and up to 15 bits), so

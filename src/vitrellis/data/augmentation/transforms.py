@@ -17,6 +17,7 @@ from torch import Tensor
 from vitrellis.data.augmentation.crops import CropAndFlip
 from vitrellis.data.augmentation.resampling import Interpolation, cached_parts
 from vitrellis.data.augmentation.steps import NormalizedStep, PixelStep
+from vitrellis.data.augmentation.threads import in_threads
 from vitrellis.data.augmentation.view import View
 from vitrellis.data.augmentation.warps import combined
 from vitrellis.data.canvas import Fit
@@ -146,8 +147,13 @@ class Normalize:
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 of the same shape."""
         out = torch.empty(images.shape, device=images.device)
-        for part in cached_parts(len(images), images.shape[1:].numel(), images.device):
-            self.into(out[part], out[part].copy_(images[part]))
+
+        def fill(rows: slice) -> None:
+            share, own = out[rows], images[rows]
+            for part in cached_parts(len(own), own.shape[1:].numel(), own.device):
+                self.into(share[part], share[part].copy_(own[part]))
+
+        in_threads(len(images), images.device, fill)
         return out
 
     def into(self, out: Tensor, levels: Tensor) -> None:

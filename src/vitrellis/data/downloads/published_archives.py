@@ -75,20 +75,35 @@ def download(name: str, folder: Path, downloading: Downloading) -> Downloaded:
     present: list[Path] = []
     for file in archive.files:
         place = folder / file.name
-        goal = place.parent / archive.unpacked[file.name] if file.name in archive.unpacked else None
-        if goal is not None and goal.is_dir():
+        goal = _goal(archive, file, folder)
+        if goal.is_dir():
             present.append(goal)
             continue
         if is_there(file, folder):
             present.append(place)
         else:
             with downloading(place.name) as progress:
-                fetch(file, folder, progress)
+                fetch(file, folder, progress, missing=_missing(archive, folder))
             fetched.append(place)
-        if goal is not None:
+        if goal != place:
             with downloading(f"unpacking {place.name}") as progress:
                 _unpack(place, goal, progress)
     return Downloaded(tuple(fetched), tuple(present), archive.command.format(root=folder))
+
+
+def _missing(archive: PublishedArchive, folder: Path) -> list[RemoteFile]:
+    """The files that are still to be downloaded."""
+    return [
+        file
+        for file in archive.files
+        if not is_there(file, folder) and not _goal(archive, file, folder).is_dir()
+    ]
+
+
+def _goal(archive: PublishedArchive, file: RemoteFile, folder: Path) -> Path:
+    """What a file becomes: the folder that is in it, or itself."""
+    place = folder / file.name
+    return place.parent / archive.unpacked.get(file.name, place.name)
 
 
 def _unpack(archive: Path, goal: Path, progress: ByteProgress) -> None:

@@ -13,6 +13,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -52,13 +53,16 @@ def is_there(file: RemoteFile, folder: Path) -> bool:
     return bool(check_integrity(folder / file.name, file.md5))
 
 
-def fetch(file: RemoteFile, folder: Path, progress: ByteProgress) -> None:
+def fetch(
+    file: RemoteFile, folder: Path, progress: ByteProgress, *, missing: Sequence[RemoteFile] = ()
+) -> None:
     """Downloads a file, or the rest of it.
 
     Args:
         file: The file.
         folder: The folder into which it goes; it is made if it is missing.
         progress: Called as bytes arrive.
+        missing: All files that are to be downloaded; a message says how to get them by hand.
 
     Raises:
         VitrellisError: If no address can be reached, one answers with an error, the connection
@@ -67,23 +71,23 @@ def fetch(file: RemoteFile, folder: Path, progress: ByteProgress) -> None:
     """
     place = folder / file.name
     part = place.with_name(place.name + ".part")
+    by_hand = _by_hand(missing or (file,), folder)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as output:
             _lock(output, part)
             resumed = output.tell() > 0
-            _from_any(file, folder, output, progress)
+            _from_any(file, output, progress, by_hand)
             output.flush()
             if not check_integrity(part, file.md5) and resumed:
                 _empty(output)  # what was there may have been of another file
-                _from_any(file, folder, output, progress)
+                _from_any(file, output, progress, by_hand)
                 output.flush()
         if not check_integrity(part, file.md5):
             part.unlink()
             raise VitrellisError(
-                f"{file.urls[0]}: what was downloaded has another checksum than the published file "
-                f"({file.md5}), so it was removed. A proxy may have answered in its place; "
-                f"{_by_hand(file, folder)}"
+                f"{file.urls[0]}: what came has another checksum than the published file "
+                f"({file.md5}), and was removed. A proxy may have answered in its place. {by_hand}"
             )
         part.replace(place)
     except OSError as error:
@@ -99,7 +103,7 @@ def _lock(output: IO[bytes], part: Path) -> None:
         raise VitrellisError(f"{part}: another process is downloading it; wait for it") from None
 
 
-def _from_any(file: RemoteFile, folder: Path, output: IO[bytes], progress: ByteProgress) -> None:
+def _from_any(file: RemoteFile, output: IO[bytes], progress: ByteProgress, by_hand: str) -> None:
     """Appends what is missing, from the first address that serves it."""
     reasons = []
     for url in file.urls:
@@ -118,10 +122,12 @@ def _from_any(file: RemoteFile, folder: Path, output: IO[bytes], progress: ByteP
     output.flush()
     if output.tell() == 0:
         Path(output.name).unlink()
-        raise VitrellisError(f"{'; '.join(reasons)}. {_by_hand(file, folder)}")
+        with suppress(OSError):  # not empty
+            Path(output.name).parent.rmdir()
+        raise VitrellisError(f"{'; '.join(reasons)}. {by_hand}")
     raise VitrellisError(
         f"{'; '.join(reasons)}. {output.tell():,} bytes are kept in {output.name}, and the same "
-        f"command continues after them. {_by_hand(file, folder)}"
+        f"command continues after them. {by_hand}"
     )
 
 
@@ -160,6 +166,8 @@ def _asked(url: str, have: int) -> http.client.HTTPResponse | None:
         raise _UnreachableError(f"the server answered {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, OSError):
+            reason = reason.strerror or reason
         raise _UnreachableError(f"could not be reached ({reason})") from None
     return answer
 
@@ -184,10 +192,13 @@ def _first_byte(answer: http.client.HTTPResponse) -> int | None:
     return int(found[1]) if found else None
 
 
-def _by_hand(file: RemoteFile, folder: Path) -> str:
-    place = folder / file.name
-    wrong = f" (the file there now has another checksum than {file.md5})" if place.exists() else ""
+def _by_hand(missing: Sequence[RemoteFile], folder: Path) -> str:
+    lines = []
+    for file in missing:
+        place = folder / file.name
+        wrong = f" (the file there now has another checksum than {file.md5})"
+        lines.append(f"\n  {file.urls[0]}  ->  {place}{wrong if place.exists() else ''}")
     return (
-        f"Without a network, fetch {file.urls[0]} elsewhere, put it at {place}{wrong}, "
-        "and type the same command again, which checks it"
+        "Without a network, fetch elsewhere what is missing, put it here, and type the same "
+        f"command again, which checks it:{''.join(lines)}"
     )

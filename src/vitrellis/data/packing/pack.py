@@ -23,7 +23,7 @@ from vitrellis.data.packing.lmdb_file import INDEX_KEY, LmdbFile, image_key, imp
 from vitrellis.data.packing.pack_index import PackIndex, SplitIndex, read_index
 from vitrellis.data.packing.tar_shards import INDEX_FILE, TarShards, place_key
 from vitrellis.data.source import Images, Source, Subset
-from vitrellis.data.sources.decoding import decode_image
+from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, decode_image
 from vitrellis.data.sources.encoded import EncodedImages
 from vitrellis.data.sources.files import ImageFiles
 from vitrellis.errors import UsageError, VitrellisError
@@ -37,6 +37,17 @@ CHECKSUMS_FILE = "SHA256SUMS"
 _AT_ONCE = 500  # images in a transaction
 _MAP_SIZE = 1 << 41  # bytes that the file may grow to; it takes only what it holds
 _JPEG_QUALITY = 95
+_MAGIC = {
+    b"\xff\xd8": ".jpg",
+    b"\x89PNG": ".png",
+    b"BM": ".bmp",
+    b"GIF8": ".gif",
+    b"RIFF": ".webp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+    np.lib.format.MAGIC_PREFIX: ".npy",
+}
+"""The endings of names, by the first bytes of the files."""
 
 
 class _Encoded(NamedTuple):
@@ -276,8 +287,18 @@ def _own_file(images: Images, number: int) -> tuple[bytes | None, str]:
         except OSError as error:
             raise VitrellisError(f"{path}: cannot be read: {error.strerror}") from None
     if isinstance(images, EncodedImages):
-        return images.encoded(number), Path(images.name(number)).suffix.lower() or ".img"
+        content = images.encoded(number)
+        return content, _suffix_of(content, images.name(number))
     return None, ""
+
+
+def _suffix_of(content: bytes, name: str) -> str:
+    """The usual ending of an image file's name, which images in a container may lack."""
+    suffix = Path(name).suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return suffix
+    found = (ending for magic, ending in _MAGIC.items() if content.startswith(magic))
+    return next(found, ".img")
 
 
 def _shrunk(pixels: Tensor, size: int) -> tuple[bytes, str]:

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
-
+from vitrellis.data.packing.storage import filesystem_of, storage_errors
 from vitrellis.errors import VitrellisError
 
 INDEX_FILE = "index.json.gz"
@@ -74,9 +73,10 @@ class TarShards:
         Raises:
             VitrellisError: If it is missing or damaged.
         """
+        damage: tuple[type[Exception], ...] = (tarfile.TarError, EOFError, *storage_errors())
         try:
             with (
-                fsspec.open(self.where(shard), "rb") as file,
+                self._file(shard) as file,
                 tarfile.open(fileobj=file, mode="r:") as archive,
             ):
                 for member in archive:
@@ -85,11 +85,15 @@ class TarShards:
                         yield TarMember(member.name, place)
         except FileNotFoundError:
             raise VitrellisError(f"{self.where(shard)}: no such file") from None
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except damage as error:
             raise VitrellisError(
                 f"{self.where(shard)}: is no tar file, or damaged or cut off ({error}). "
                 "Compressed shards cannot be read in any order; unpack them to .tar"
             ) from None
+
+    def _file(self, shard: int) -> Any:
+        filesystem, path = filesystem_of(self.where(shard))
+        return filesystem.open(path, "rb")
 
     def _bytes(self, shard: int, offset: int, length: int) -> bytes:
         if self._process != os.getpid():
@@ -101,12 +105,12 @@ class TarShards:
                     file.seek(offset)
                     return file.read(length)
             if self._filesystem is None:
-                self._filesystem, _ = fsspec.core.url_to_fs(self.base)
+                self._filesystem, _ = filesystem_of(self.base)
             content: bytes = self._filesystem.cat_file(where, start=offset, end=offset + length)
             return content
         except FileNotFoundError:
             raise VitrellisError(f"{where}: no such file") from None
-        except OSError as error:
+        except storage_errors() as error:
             raise VitrellisError(f"{where}: cannot be read ({error})") from None
 
     def __getstate__(self) -> dict[str, Any]:

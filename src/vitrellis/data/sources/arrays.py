@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from vitrellis.data.channels import to_channels
 from vitrellis.data.source import Source, Split
-from vitrellis.data.sources.names_in_files import class_names_in
+from vitrellis.data.sources.decoding import DAMAGE
+from vitrellis.data.sources.names_in_files import check_class_numbers, class_names_in
 from vitrellis.errors import UsageError, VitrellisError
 
 ChannelsAt = Literal["first", "last"]
@@ -115,13 +117,13 @@ def open_npz(file: Path) -> tuple[Callable[[str], _Array], list[str]]:
         keys = list(archive.files)
     except FileNotFoundError:
         raise VitrellisError(f"{file}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (zipfile.BadZipFile, AttributeError, *DAMAGE) as error:
         raise VitrellisError(f"{file}: is no .npz archive, or damaged ({error})") from None
 
     def read(key: str) -> _Array:
         try:
             array: _Array = archive[key]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, *DAMAGE) as error:
             raise VitrellisError(f"{file}: {key} cannot be read ({error})") from None
         return array
 
@@ -236,7 +238,7 @@ def _npy(folder: Path) -> tuple[Callable[[str], _Array], list[str]]:
     def read(key: str) -> _Array:
         try:
             array: _Array = np.lib.format.open_memmap(files[key], mode="r")
-        except (OSError, ValueError, EOFError) as error:
+        except DAMAGE as error:
             raise VitrellisError(f"{files[key]}: is no .npy file, or damaged ({error})") from None
         return array
 
@@ -267,7 +269,9 @@ def _labels(array: _Array, where: str) -> Tensor:
 
 
 def _class_names(splits: Mapping[str, Split], names_file: Path) -> tuple[str, ...]:
-    highest = max(int(split.labels.max()) for split in splits.values())
+    labels = [label for split in splits.values() for label in split.labels.tolist()]
+    check_class_numbers(labels, names_file.parent)
+    highest = max(labels)
     if not names_file.is_file():
         return tuple(str(number) for number in range(highest + 1))
     return class_names_in(names_file.read_text(errors="replace"), highest, names_file)

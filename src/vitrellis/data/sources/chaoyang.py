@@ -63,6 +63,12 @@ def _read_split(folder: Path, name: str, channels: int | None, key: str) -> Spli
     file = folder / name
     rows = records(read_json(file), {"name": str, key: int}, file, "its list of images")
     paths = [row["name"] for row in rows]
+    outside = [row[key] for row in rows if not 0 <= row[key] < len(CLASS_NAMES)]
+    if outside:
+        raise VitrellisError(
+            f"{file}: has {key} {outside[0]}; with {len(CLASS_NAMES)} classes labels are 0 to "
+            f"{len(CLASS_NAMES) - 1}"
+        )
     images = ImageFiles.unopened(folder, paths, channels or 3, named_in=file)
     return Split(images, torch.tensor([row[key] for row in rows], dtype=torch.int64))
 

@@ -1,16 +1,18 @@
 """One image file: its header, and its pixels as a tensor.
 
-Pillow decodes; `.npy` arrays `(H, W)` or `(H, W, C)` of uint8 stand for images with any number of
-channels. Photos are turned upright as their EXIF data says (in a PNG, only if it precedes the
-pixels, because finding it elsewhere means decoding them). Transparent parts become white. 16-bit
-grey is scaled to 8 bits, from a range of levels that can be named (data of 10 or 12 bits need it).
-Of animations and multi-page files, the first picture is read. A TIFF with more bands than colours
-is refused, because Pillow would drop them.
+Pillow decodes, and simplejpeg most JPEG files, to the same pixels (`photographs.py`). `.npy` arrays
+`(H, W)` or `(H, W, C)` of uint8 stand for images with any number of channels. Photos are turned
+upright as their EXIF data says (in a PNG, only if it precedes the pixels, because finding it
+elsewhere means decoding them). Transparent parts become white. 16-bit grey is scaled to 8 bits,
+from a range of levels that can be named (data of 10 or 12 bits need it). Of animations and
+multi-page files, the first picture is read. A TIFF with more bands than colours is refused, because
+Pillow would drop them.
 """
 
 from __future__ import annotations
 
 import io
+import stat
 import struct
 import tokenize
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from vitrellis.data.channels import to_channels
+from vitrellis.data.sources.photographs import decode_photograph, turned
 from vitrellis.errors import VitrellisError
 
 IMAGE_SUFFIXES = frozenset(
@@ -52,8 +55,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# The errors that Pillow's and numpy's readers raise on damaged files, found by damaging files
-_DAMAGE = (
+DAMAGE = (
     OSError,
     EOFError,
     ValueError,
@@ -64,8 +66,10 @@ _DAMAGE = (
     OverflowError,
     struct.error,
     tokenize.TokenError,
+    MemoryError,  # for arrays as large as a damaged header says
     Image.DecompressionBombError,
 )
+"""The errors that Pillow's and numpy's readers raise on damaged files, found by damaging files."""
 
 
 class Header(NamedTuple):
@@ -91,7 +95,7 @@ def read_header(path: Path) -> Header:
             return Header(_upright_size(image), _own_channels(image, str(path)))
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -114,7 +118,7 @@ def decode_header(content: bytes, name: str) -> Header:
             return Header(_upright_size(image), _own_channels(image, name))
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(Path(name), error) from None
 
 
@@ -132,7 +136,7 @@ def deep_levels(path: Path) -> tuple[int, int] | None:
                 return None
             levels = np.asarray(image)
             return int(levels.min()), int(levels.max())
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -148,7 +152,7 @@ def read_image(
             off. None for 0 and 65,535.
 
     Returns:
-        uint8 `(C, H, W)`.
+        uint8 `(C, H, W)`; in memory the channels of a pixel may be side by side.
 
     Raises:
         VitrellisError: If it is missing, no image, damaged, or cannot have so many channels.
@@ -159,11 +163,10 @@ def read_image(
             pixels = pixels.permute(2, 0, 1).contiguous()  # (C, H, W)
             return pixels if channels is None else to_channels(pixels, channels, str(path))
         with _opened(path) as image:
-            own = _own_channels(image, str(path))
-            return _pixels(_upright(image), own, channels, str(path), value_range)
+            return _file_pixels(image, channels, str(path), value_range)
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -187,11 +190,22 @@ def decode_image(content: bytes, channels: int | None, name: str) -> Tensor:
             pixels = torch.from_numpy(np.array(_as_image(array, Path(name)))).permute(2, 0, 1)
             return to_channels(pixels.contiguous(), channels or len(pixels), name)
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            return image_pixels(_upright(image), channels, name)
+            return _file_pixels(image, channels, name, None)
     except VitrellisError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(Path(name), error) from None
+
+
+def _file_pixels(
+    image: Image.Image, channels: int | None, name: str, value_range: tuple[int, int] | None
+) -> Tensor:
+    own = _own_channels(image, name)
+    photograph = decode_photograph(image)
+    if photograph is None:
+        return _pixels(_upright(image), own, channels, name, value_range)
+    pixels = turned(photograph, orientation_of(image))
+    return pixels if channels is None else to_channels(pixels, channels, name)
 
 
 def image_pixels(image: Image.Image, channels: int | None, name: str) -> Tensor:
@@ -228,12 +242,25 @@ def _pixels(
     else:
         array = np.array(image.convert("L" if num_channels == 1 else "RGB"))
     pixels = torch.from_numpy(array.reshape(*array.shape[:2], num_channels))  # (H, W, C)
-    pixels = pixels.permute(2, 0, 1).contiguous()  # (C, H, W)
+    pixels = pixels.permute(2, 0, 1)  # (C, H, W)
     return pixels if channels is None else to_channels(pixels, channels, name)
+
+
+def check_is_regular(path: Path) -> None:
+    """Refuses pipes, sockets and devices: reading one may wait for ever, or never end.
+
+    Raises:
+        VitrellisError: If it is one of these.
+        OSError: If there is no such file, or it may not be looked at.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise VitrellisError(f"{path}: is a pipe or a device and not an image file; remove it")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    check_is_regular(path)
     # as a stream: of a path, Pillow maps uncompressed TIFF files into memory with the size that
     # they have when they are upright, which mixes up the pixels of those that lie on their side
     with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
@@ -242,6 +269,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _open_array(path: Path) -> npt.NDArray[np.uint8]:
     """The array in a `.npy` file, `(H, W, C)`, mapped rather than read; never a pickle."""
+    check_is_regular(path)
     return _as_image(np.lib.format.open_memmap(path, mode="r"), path)
 
 
@@ -321,6 +349,8 @@ def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 if there is none, or damaged EXIF data."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1
+    if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
+        return 1  # known without asking Pillow, which takes a tenth of the time of decoding
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except (SyntaxError, ValueError, TypeError, KeyError, struct.error, OSError):

@@ -125,6 +125,8 @@ def _inspect(path: Path) -> Facts:
         header, error = read_header(path), ""
     except VitrellisError as reason:
         header, error = None, str(reason)
+    if header is None and not path.is_file():  # a pipe, whose reader would wait for ever
+        return Facts(None, b"", error)
     try:
         return Facts(header, digest_of_ends(path), error)
     except OSError as reason:
@@ -151,7 +153,7 @@ def _lengths(root: Path, paths: Sequence[str]) -> list[int | None]:
     for path in paths:
         try:
             lengths.append((root / path).stat().st_size)
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # missing, or a link to itself, or a name that is too long
             lengths.append(None)
     return lengths
 

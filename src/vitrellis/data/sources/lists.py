@@ -15,7 +15,7 @@ import torch
 
 from vitrellis.data.source import Source, Split, root_folder
 from vitrellis.data.sources.files import ImageFiles
-from vitrellis.data.sources.names_in_files import class_names_in
+from vitrellis.data.sources.names_in_files import check_class_numbers, class_names_in
 from vitrellis.errors import UsageError, VitrellisError
 
 _LINE = "a path, a space and a class number"
@@ -101,6 +101,8 @@ def _load(
             continue
         rows_of[split] = _read_list(list_folder / file)
     _refuse_repeats(rows_of, files, list_folder)
+    labels = [label for rows in rows_of.values() for _, label in rows]
+    check_class_numbers(labels, list_folder / files["train"])
     class_names = _class_names(rows_of["train"], list_folder / "classes.txt")
     splits = {
         split: Split(

@@ -83,7 +83,14 @@ def load_source(
             raise UsageError(f"data.args.{argument}: source {name!r} takes no arguments")
         if argument not in known:
             raise unknown_name(f"argument of source {name!r} (data.args)", argument, known)
-    source = SOURCES[name](root, channels, **(args or {}))
+    try:
+        source = SOURCES[name](root, channels, **(args or {}))
+    except UsageError:
+        raise
+    except VitrellisError as error:
+        if root is None or str(root.expanduser()) in str(error):
+            raise
+        raise VitrellisError(f"{root}: {error}") from error
     return source if keep_bad else refuse_known_bad(source)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from vitrellis.errors import VitrellisError
@@ -19,6 +19,20 @@ SPLIT_WORDS = {
     "testing": "test",
 }
 """The words for the three splits, in lower case."""
+
+
+def check_class_numbers(numbers: Collection[int], label: str | Path) -> None:
+    """Refuses class numbers that cannot be: as every class has an image, none is so high.
+
+    Raises:
+        VitrellisError: If one is negative, or not below the number of images.
+    """
+    if numbers and (min(numbers) < 0 or max(numbers) >= len(numbers)):
+        wrong = min(numbers) if min(numbers) < 0 else max(numbers)
+        raise VitrellisError(
+            f"{label}: has the class number {wrong:,}, with {len(numbers):,} images in all; class "
+            "numbers go from 0 up, and each has an image"
+        )
 
 
 def class_names_in(text: str, highest: int, label: str | Path) -> tuple[str, ...]:

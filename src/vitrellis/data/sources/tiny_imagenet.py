@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from vitrellis.data.source import Source, Split, root_folder
-from vitrellis.data.sources.files import ImageFiles, is_image, visible
+from vitrellis.data.sources.files import ImageFiles, is_image, path_below, visible
 from vitrellis.data.sources.names_in_files import synset_names
 from vitrellis.errors import VitrellisError
 
@@ -61,7 +61,7 @@ def _find_folder(root: Path | None) -> Path:
 
 
 def _training(folder: Path, wnid: str) -> list[str]:
-    images = folder / "train" / wnid / "images"
+    images = folder / "train" / path_below(folder, wnid, folder / "wnids.txt") / "images"
     return [path.name for path in visible(images) if is_image(path)]
 
 

@@ -14,16 +14,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import fsspec
 import torch
 
 from vitrellis.data.channels import common_channels
 from vitrellis.data.packing.pack_index import read_index
+from vitrellis.data.packing.storage import filesystem_of, storage_errors
 from vitrellis.data.packing.tar_shards import INDEX_FILE, MemberPlace, TarShards, place_key
 from vitrellis.data.source import Source, Split
 from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, decode_image
 from vitrellis.data.sources.encoded import EncodedImages
-from vitrellis.data.sources.names_in_files import SPLIT_WORDS, class_names_in
+from vitrellis.data.sources.names_in_files import SPLIT_WORDS, check_class_numbers, class_names_in
 from vitrellis.data.sources.packed import source_of_index
 from vitrellis.errors import UsageError, VitrellisError
 
@@ -112,21 +112,22 @@ def _folder(root: Path | None) -> Path:
 
 def _optional_file(where: str) -> bytes | None:
     """The bytes of a file, or None if there is none."""
+    filesystem, path = filesystem_of(where)
     try:
-        with fsspec.open(where, "rb") as file:
+        with filesystem.open(path, "rb") as file:
             content: bytes = file.read()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, ImportError) as error:
+    except storage_errors() as error:
         raise VitrellisError(f"{where}: cannot be read ({error})") from None
     return content
 
 
 def _shard_names(base: str) -> list[str]:
+    filesystem, folder = filesystem_of(base)
     try:
-        filesystem, folder = fsspec.core.url_to_fs(base)
         paths = filesystem.ls(folder, detail=False)
-    except (OSError, ValueError, ImportError) as error:
+    except storage_errors() as error:
         raise VitrellisError(f"{base}: its files cannot be listed ({error})") from None
     names = sorted(PurePosixPath(path).name for path in paths)
     shards = [name for name in names if name.endswith(".tar")]
@@ -188,7 +189,9 @@ def _json_label(content: bytes, where: str) -> int:
 
 
 def _class_names(base: str, samples: Mapping[str, list[_Sample]]) -> tuple[str, ...]:
-    highest = max(sample.label for part in samples.values() for sample in part)
+    labels = [sample.label for part in samples.values() for sample in part]
+    check_class_numbers(labels, base)
+    highest = max(labels)
     content = _optional_file(f"{base}/classes.txt")
     if content is None:
         return tuple(str(number) for number in range(highest + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import hashlib
 import logging
 import pathlib
 import pickle
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -31,6 +32,9 @@ WRAPPERS = ("state_dict", "model_state", "model")
 
 EMA_WRAPPERS = ("model_ema", "ema_state", "state_dict_ema")
 """Keys under which they keep a moving average of them."""
+
+CHECKSUM = "vitrellis_sha256"
+"""The key in the metadata of a safetensors file under which we write the digest of its tensors."""
 
 SAFE_GLOBALS: list[Any] = [
     argparse.Namespace,
@@ -78,9 +82,11 @@ def read_state_dict(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
         raise VitrellisError(f"{path}: no such file of weights")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _checked(load_file(path), path)
         with torch.serialization.safe_globals(SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except VitrellisError:
+        raise
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"{named[1]}, which is" if named else "something"
@@ -106,6 +112,46 @@ def read_state_dict(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     if not averages:
         raise VitrellisError(f"{path}: holds no moving average ({', '.join(EMA_WRAPPERS)})")
     return unwrap(content[averages[0]], str(path))
+
+
+def tensors_digest(state: Mapping[str, Tensor]) -> str:
+    """A hexadecimal digest of names, types, shapes and values.
+
+    Args:
+        state: Tensors by name.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        values = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def has_checksum(path: Path) -> bool:
+    """Whether a safetensors file says what its tensors should be.
+
+    Args:
+        path: A file that `read_state_dict` has read.
+    """
+    with safe_open(path, "pt") as file:
+        return CHECKSUM in (file.metadata() or {})
+
+
+def _checked(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, if they are those that were written.
+
+    Raises:
+        VitrellisError: If the file has a checksum of other tensors.
+    """
+    with safe_open(path, "pt") as file:
+        stored = (file.metadata() or {}).get(CHECKSUM)
+    if stored is not None and stored != tensors_digest(state):
+        raise VitrellisError(
+            f"{path}: damaged: its tensors are not those that were written (another checksum). "
+            "Restore it from a copy, or train it again"
+        )
+    return state
 
 
 def unwrap(content: object, label: str) -> dict[str, Tensor]:

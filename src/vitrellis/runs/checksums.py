@@ -1,0 +1,204 @@
+"""Checksums of the files that a run reads back. Each is in the file itself, which can be moved.
+
+JSON has a key for it, YAML a last line that is a comment, a line of `metrics.jsonl` a CRC, and a
+checkpoint, which is a zip archive, the archive's comment. Weights have theirs in the metadata of
+safetensors (`vitrellis.models.support.weights`). Files of earlier versions have none, and are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitrellis.data.formats.json_files import read_json
+from vitrellis.errors import VitrellisError
+from vitrellis.runs.atomic import as_json, atomic_write, write_json
+
+KEY = "sha256"
+"""The key of the checksum in a JSON file."""
+
+LINE_KEY = "crc32"
+"""The key of the checksum in a line of `metrics.jsonl`."""
+
+_COMMENT = "# sha256 "
+_END_OF_ZIP = b"PK\x05\x06"
+_END_LENGTH = 22
+_SEAL = b"sha256 "
+_SEAL_LENGTH = len(_SEAL) + 64
+
+
+def write_sealed_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes values as JSON with their checksum, whole or not at all.
+
+    Args:
+        path: The file. Missing folders are made.
+        values: Dictionaries, lists, strings and numbers, without the key `sha256`.
+
+    Raises:
+        VitrellisError: For the reasons of `write_json`.
+    """
+    plain = json.loads(as_json(values, str(path)))
+    write_json(path, {**values, KEY: _digest_of_values(plain)})
+
+
+def read_sealed_json(path: Path) -> Any:
+    """The content of a JSON file, without its checksum.
+
+    Raises:
+        VitrellisError: If the file is missing or damaged, or the checksum is of another content.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict) or KEY not in values:
+        return values
+    stored = values.pop(KEY)
+    if stored != _digest_of_values(values):
+        raise VitrellisError(
+            f"{path}: damaged: its content is not what was written (another checksum). Restore it "
+            f"from a copy; if it was changed on purpose, delete its key {KEY!r}"
+        )
+    return values
+
+
+def has_sealed_json(path: Path) -> bool:
+    """Whether a JSON file has a checksum.
+
+    Raises:
+        VitrellisError: If the file is missing or damaged.
+    """
+    values = read_json(path)
+    return isinstance(values, dict) and KEY in values
+
+
+def sealed_line(values: Mapping[str, Any], label: str) -> str:
+    """Values as a line of JSON with their checksum, without the line break.
+
+    Args:
+        values: The content of the line.
+        label: The file, for the message.
+
+    Raises:
+        VitrellisError: If a number is NaN or infinite, naming its key.
+    """
+    plain = json.loads(as_json(values, label))
+    return as_json({**values, LINE_KEY: _crc_of_values(plain)}, label)
+
+
+def unsealed_line(values: Any) -> Any:
+    """The content of a line without its checksum.
+
+    Args:
+        values: The value of the line.
+
+    Raises:
+        VitrellisError: If the checksum is of another content.
+    """
+    if not isinstance(values, dict) or LINE_KEY not in values:
+        return values
+    rest = {key: value for key, value in values.items() if key != LINE_KEY}
+    if values[LINE_KEY] != _crc_of_values(rest):
+        raise VitrellisError("its content is not what was written: another checksum")
+    return rest
+
+
+def write_sealed_text(path: Path, text: str) -> None:
+    """Writes a text in which `#` begins a comment, with its checksum in a last line.
+
+    Args:
+        path: The file. Missing folders are made.
+        text: The content, which ends with a line break.
+
+    Raises:
+        VitrellisError: For the reasons of `atomic_write`.
+    """
+    sealed = f"{text}{_COMMENT}{hashlib.sha256(text.encode()).hexdigest()}\n"
+    atomic_write(path, lambda temporary: temporary.write_bytes(sealed.encode()))
+
+
+def check_text(path: Path) -> bool:
+    """Makes sure that a text is what `write_sealed_text` wrote.
+
+    Returns:
+        Whether it has a checksum.
+
+    Raises:
+        VitrellisError: If the file cannot be read, or the checksum is of another content.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise VitrellisError(f"{path}: cannot be read ({error.strerror})") from error
+    text, found, last = content.rpartition(_COMMENT.encode())
+    if not found:
+        return False
+    if last.strip().decode(errors="replace") != hashlib.sha256(text).hexdigest():
+        raise VitrellisError(
+            f"{path}: damaged: its content is not what was written (another checksum). Restore it "
+            "from a copy; if it was changed on purpose, delete its last line"
+        )
+    return True
+
+
+def seal_zip(path: Path) -> None:
+    """Adds a checksum of all its bytes to a zip archive, as the archive's comment.
+
+    Args:
+        path: An archive without a comment, such as `torch.save` writes.
+    """
+    with path.open("r+b") as file:
+        file.seek(-_END_LENGTH, 2)
+        end = file.read()
+        assert end.startswith(_END_OF_ZIP), "no zip archive, or one with a comment"
+        assert end.endswith(b"\0\0"), "a zip archive with a comment"
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(-2, 2)
+        file.write(struct.pack("<H", _SEAL_LENGTH) + _SEAL + digest.encode())
+
+
+def check_zip(path: Path) -> bool:
+    """Makes sure that an archive is what `seal_zip` sealed.
+
+    Returns:
+        Whether it has a checksum.
+
+    Raises:
+        OSError: If it cannot be read.
+        VitrellisError: If the checksum is of other bytes.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - _SEAL_LENGTH))
+        seal = file.read()
+        if size < _SEAL_LENGTH + _END_LENGTH or not seal.startswith(_SEAL):
+            return False
+        digest = hashlib.sha256()
+        file.seek(0)
+        left = size - _SEAL_LENGTH - 2
+        while left > 0:
+            part = file.read(min(left, 1 << 20))
+            digest.update(part)
+            left -= len(part)
+        digest.update(b"\0\0")
+        if file.read(2) != struct.pack("<H", _SEAL_LENGTH):
+            raise VitrellisError(f"{path}: damaged: the end of the archive was changed")
+    if seal.removeprefix(_SEAL).decode(errors="replace") != digest.hexdigest():
+        raise VitrellisError(f"{path}: damaged: its bytes are not those that were written")
+    return True
+
+
+def _digest_of_values(values: object) -> str:
+    return hashlib.sha256(_plain(values)).hexdigest()
+
+
+def _crc_of_values(values: object) -> str:
+    return f"{zlib.crc32(_plain(values)):08x}"
+
+
+def _plain(values: object) -> bytes:
+    """The same bytes for equal JSON values, whatever the order of their keys."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
