@@ -10,6 +10,9 @@ workers: with photographs held in memory, as they are (`input.canvas=original`) 
 default); read from disk; and squashed onto one canvas of 1.15 times the model's side, from which
 all crops were cut until November 2026. Rounds alternate; ratios are taken within a round.
 
+Speed is in images per second of processor time, over this process and those that read for it, which
+other work on the machine disturbs less than the clock (Linux only).
+
 Sharpness is the mean absolute difference of neighbouring pixels of many crops, over torchvision's.
 """
 
@@ -17,6 +20,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +45,8 @@ BATCH_SIZE = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NUM_VIEWS = 2048
 """Crops whose sharpness is measured."""
+IDLE_SECONDS = 0.02
+"""Processor time within a second, below which nothing is prepared any more."""
 
 
 class Crops(NamedTuple):
@@ -59,14 +66,14 @@ def main() -> None:
     parser.add_argument("--smallest", type=float, default=0.08, help="share of the area of a crop")
     parser.add_argument("--images", type=int, default=768, help="how many are used")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each side in a round")
+    parser.add_argument("--batches", type=int, default=8, help="of each side in a round")
     arguments = parser.parse_args()
-    torch.set_num_threads(WORKERS)
+    torch.set_num_threads(1)  # of the rest; threads that wait for each other use up time
     whole = load_source("folder", arguments.folder).train
     count = min(arguments.images, len(whole))
     chosen = torch.arange(count) * len(whole) // count
     print(f"{count} photographs, batches of {BATCH_SIZE}, {WORKERS} threads or workers")
-    print("| side | loader | images/s | over torchvision | sharpness |")
+    print("| side | loader | images per processor second | over torchvision | sharpness |")
     print("|---:|---|---:|---:|---:|")
     for side in arguments.sides:
         crops = Crops(side, arguments.smallest)
@@ -75,7 +82,7 @@ def main() -> None:
         speeds: dict[str, list[float]] = {name: [] for name in batches}
         for _ in range(arguments.rounds):
             for name, side_batches in batches.items():
-                speeds[name].append(images_per_second(side_batches, arguments.seconds))
+                speeds[name].append(images_per_second(side_batches, arguments.batches))
         theirs, their_sharpness = speeds["torchvision"], sharpness(batches["torchvision"])
         for name, mine in speeds.items():
             ratios = [ours / other for ours, other in zip(mine, theirs, strict=True)]
@@ -148,14 +155,32 @@ def their_batches(folder: Path, chosen: Tensor, crops: Crops) -> Iterator[Tensor
             yield batch
 
 
-def images_per_second(batches: Iterator[Tensor], seconds: float) -> float:
-    """The speed, after a warm-up of a few batches."""
-    for _ in range(2 * WORKERS + 1):  # what was prepared while the other side ran
+def images_per_second(batches: Iterator[Tensor], count: int) -> float:
+    """The speed of so many batches, in images per second of processor time."""
+    for _ in range(2 * WORKERS + 1):  # what was prepared before
         next(batches)
-    seen, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
-        seen += len(next(batches))
-    return seen / elapsed
+    start = settled_seconds()
+    seen = sum(len(next(batches)) for _ in range(count))
+    return seen / (settled_seconds() - start)
+
+
+def settled_seconds() -> float:
+    """Processor time of this process and its children, once they have no batch left to prepare."""
+    before, now = -1.0, processor_seconds()
+    while now - before > IDLE_SECONDS:
+        time.sleep(1)
+        before, now = now, processor_seconds()
+    return now
+
+
+def processor_seconds() -> float:
+    """Seconds of processor time that this process and its children have used."""
+    pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # in user mode and in the system
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def sharpness(batches: Iterator[Tensor]) -> float:

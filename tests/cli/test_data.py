@@ -73,6 +73,31 @@ def test_files_that_cannot_be_read_are_all_named(photos: Path, tmp_path: Path) -
     assert "worse.png: is not an image" in page.read_text()
 
 
+def test_damaged_files_do_not_hide_the_rest(photos: Path) -> None:
+    for name in ("train/cat/3.png", "train/cat/7.png"):
+        content = (photos / name).read_bytes()
+        (photos / name).write_bytes(content[: len(content) // 2])
+    shutil.copy(photos / "train/cat/0.png", photos / "test/cat/9.png")
+    out, err = run_here("data", "inspect", str(photos), code=1)
+    assert "14 train, 5 test; 2 classes" in out
+    assert "files that cannot be read: 2" in out
+    assert "the same image in several splits: 1" in out
+    assert "or leave them out in training: data.on_bad_image=skip" in out
+    assert err.startswith("error: 2 of 19 images cannot be read:\n")
+
+
+def test_damaged_images_in_a_container_are_named(photos: Path, tmp_path: Path) -> None:
+    run_here("data", "pack", str(photos), str(tmp_path / "shards"))
+    shard = tmp_path / "shards/train-000000.tar"
+    content = bytearray(shard.read_bytes())
+    start = content.index(b"IDAT") + 100
+    content[start : start + 200] = bytes(200)
+    shard.write_bytes(content)
+    out, _ = run_here("data", "inspect", str(tmp_path / "shards"), code=1)
+    assert "14 train, 4 test; 2 classes" in out
+    assert "files that cannot be read: 1" in out
+
+
 def test_the_page_shows_pictures_and_escapes_names(photos: Path, tmp_path: Path) -> None:
     (photos / "train/cat").rename(photos / "train/<b>&cat")
     (photos / "test/cat").rename(photos / "test/<b>&cat")

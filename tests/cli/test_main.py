@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -72,6 +74,21 @@ def test_a_long_error_is_not_broken_into_lines(
 ) -> None:
     run_with(monkeypatch, VitrellisError("word " * 100 + "end"))
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_error_of_the_system_names_the_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_with(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "a.png")) == 1
+    assert capsys.readouterr().err == "error: a.png: No space left on device\n"
+
+
+def test_names_that_are_too_long_for_the_system(tmp_path: Path) -> None:
+    name = "a" * 300
+    for words in (["eval", name], ["train", "demo-alone", "--out", name]):
+        message = run_here(*words, cwd=tmp_path, code=1).err
+        assert message.startswith(f"error: {name}")
+        assert message.endswith(": File name too long\n")
 
 
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

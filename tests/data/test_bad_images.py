@@ -125,6 +125,39 @@ def test_other_containers(tmp_path: Path) -> None:
     assert "is damaged" in bad.reason
 
 
+def test_bad_images_of_shards_that_others_wrote(tmp_path: Path) -> None:
+    """The first images of such shards are decoded when they are opened."""
+    pack(load_source("folder", photos(tmp_path / "whole", torn=False)), tmp_path / "s", form="tar")
+    (tmp_path / "s/index.json.gz").unlink()
+    (shard,) = (tmp_path / "s").glob("train*.tar")
+    content = bytearray(shard.read_bytes())
+    start = content.index(b"IDAT") + 20
+    content[start : start + 200] = bytes(200)
+    shard.write_bytes(content)
+    with pytest.raises(
+        VitrellisError, match=r"000000000\.png: is damaged .* leaves such images out"
+    ):
+        load_source("webdataset", tmp_path / "s")
+    torn = load_source("webdataset", tmp_path / "s", keep_bad=True)
+    kept = without_bad_images(torn, greatest_fraction=0.01)
+    assert len(kept.train) == len(torn.train) - 1
+    assert kept.channels == 1
+
+
+def test_damaged_images_of_16_bits_are_all_named(tmp_path: Path) -> None:
+    """Their levels are looked for before training, for which they are decoded."""
+    for n in range(8):
+        file = tmp_path / "photos" / "ab"[n % 2] / f"{n}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        levels = np.random.default_rng(n).integers(0, 65536, (28, 28), np.uint16)
+        Image.fromarray(levels).save(file)
+        if n in (3, 6):
+            file.write_bytes(file.read_bytes()[:900])
+    said = train(tmp_path / "photos", tmp_path / "run", code=1)
+    assert "2 of 8 images cannot be read:" in said
+    assert all(f"{n}.png: is damaged" in said for n in (3, 6))
+
+
 def test_missing_files_of_a_list_are_bad_images(tmp_path: Path) -> None:
     root = photos(tmp_path, torn=False)
     names = sorted(path.relative_to(root).as_posix() for path in (root / "train").rglob("*.png"))

@@ -137,3 +137,38 @@ def test_json_with_nan_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"top1": NaN}')
     with pytest.raises(VitrellisError, match=r"a\.json: is not JSON.*NaN"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    """What it leads to is replaced; the link, and whatever else it is used for, stays."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.txt").write_text("old")
+    for name, target in (("link", "disk/a.txt"), ("new", "disk/b.txt")):
+        (tmp_path / name).symlink_to(target)
+        atomic_write(tmp_path / name, lambda temporary: temporary.write_text("new"))
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / target).read_text() == "new"
+    assert sorted(path.name for path in tmp_path.rglob("*.txt")) == ["a.txt", "b.txt"]
+
+
+def test_a_pipe_and_a_device_are_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(os.devnull)
+    for path in (tmp_path / "pipe", tmp_path / "link", Path(os.devnull)):
+        with pytest.raises(VitrellisError, match="is a device or a pipe"):
+            atomic_write(path, lambda temporary: temporary.write_text("new"))
+        assert path.exists()
+        assert not path.is_file()
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_have_the_mode_that_the_umask_leaves(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        weights = {"a": torch.ones(2)}
+        atomic_write(tmp_path / "weights", lambda path: save_file(weights, path))
+        atomic_write(tmp_path / "text", lambda path: path.write_text("new"))
+    finally:
+        os.umask(before)
+    for name in ("weights", "text"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode

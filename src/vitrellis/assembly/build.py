@@ -27,7 +27,7 @@ from vitrellis.data.canvas import (
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
-from vitrellis.models import create_model, has_distillation_head, set_heads_apart
+from vitrellis.models import check_arguments, create_model, has_distillation_head, set_heads_apart
 from vitrellis.recipe import Recipe, TeacherSection, View
 from vitrellis.runs.exported import Preprocessing, Trained
 from vitrellis.teachers.teacher import Teacher
@@ -166,6 +166,7 @@ def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) 
     Raises:
         UsageError: If the model's name or an argument of it is wrong.
     """
+    check_arguments(recipe.model.args, "model.args")
     student = create_model(
         recipe.model.name,
         num_classes=source.num_classes,

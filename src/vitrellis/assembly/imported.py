@@ -23,7 +23,12 @@ from vitrellis.assembly.build import (
 from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError, VitrellisError
-from vitrellis.models import create_model, load_reference_weights, read_state_dict
+from vitrellis.models import (
+    check_arguments,
+    create_model,
+    load_reference_weights,
+    read_state_dict,
+)
 from vitrellis.models.support.factory import known_grids
 from vitrellis.models.support.interop import check_source, norm_eps_of, published_state
 from vitrellis.models.support.positions import Grid, MadeFor
@@ -74,6 +79,7 @@ def import_checkpoint(
     if run.path.exists() and any(run.path.iterdir()) and not _is_half_imported(run):
         raise UsageError(f"{out}: is not empty. Use another --out")
     recipe = _recipe(checkpoint, source, model, overrides)
+    check_arguments(recipe.model.args, "model.args")
     stored = read_state_dict(checkpoint, ema=ema)
     state = published_state(stored, source)
     num_classes = _num_classes(recipe, state, str(checkpoint))

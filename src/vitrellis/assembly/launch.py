@@ -125,7 +125,8 @@ def _finish(recipe: Recipe, opened: _OpenRun, objects: UserObjects) -> Finished:
     """Trains a run to its end, if it is not complete."""
     run = opened.run
     if run.results_file.exists():
-        opened.console.print(f"{recipe.name}: complete, in {run.path}", highlight=False)
+        complete = f"{recipe.name}: complete, in {run.path}"
+        opened.console.print(complete, highlight=False, markup=False, soft_wrap=True)
     else:
         train_student(
             recipe,

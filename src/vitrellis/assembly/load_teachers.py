@@ -23,7 +23,7 @@ from vitrellis.data.canvas import Canvas, OnCanvas, ProgressCallback
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
-from vitrellis.models import check_finite_weights, create_model
+from vitrellis.models import check_arguments, check_finite_weights, create_model
 from vitrellis.objectives import Objective
 from vitrellis.recipe import Recipe, TeacherSection
 from vitrellis.runs.atomic import atomic_write
@@ -275,6 +275,7 @@ def _of_timm(
     if settings.pretrained:
         mean, std = pretrained_normalization(settings.model, student.channels, "teacher.model")
         preprocessing = replace(preprocessing, mean=tuple(mean), std=tuple(std))
+    check_arguments(settings.args, "teacher.args")
     model = create_model(
         settings.model,
         num_classes=source.num_classes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitrellis.data.bad_images import without_bad_images
+from vitrellis.data.bad_images import naming_all_bad_images, without_bad_images
 from vitrellis.data.canvas import ProgressCallback
 from vitrellis.data.long_tail import LongTail
 from vitrellis.data.source import CheckedImages, Source
@@ -42,7 +42,8 @@ def build_source(
         loaded = without_bad_images(
             loaded, greatest_fraction=data.max_bad_fraction, known=known, progress=progress
         )
-    loaded = with_value_range(loaded, data.value_range)
+    with naming_all_bad_images(loaded):
+        loaded = with_value_range(loaded, data.value_range)
     seed = recipe.seed if data.seed is None else data.seed
     if data.folds is not None and data.fold is not None:
         loaded = with_fold(loaded, folds=data.folds, fold=data.fold, seed=seed)

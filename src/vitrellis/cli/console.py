@@ -22,10 +22,10 @@ from vitrellis.errors import VitrellisError
 
 _WIDE = 1000  # columns; no table of ours needs as many
 
-console = Console()
+console = Console(markup=False)  # names of files and classes may have [brackets]
 """The console for standard output."""
 
-error_console = Console(stderr=True)
+error_console = Console(stderr=True, markup=False)
 """The console for standard error."""
 
 
@@ -92,11 +92,11 @@ def new_table(*columns: str) -> Table:
 def print_table(table: Table) -> None:
     """Prints a table from `new_table`."""
     if console.is_terminal:
-        console.print(table, markup=False)
+        console.print(table)
         return
-    plain = Console(width=_WIDE, file=io.StringIO())
+    plain = Console(width=_WIDE, file=io.StringIO(), markup=False)
     with plain.capture() as captured:
-        plain.print(table, markup=False)
+        plain.print(table)
     for line in captured.get().splitlines():
         typer.echo(line.rstrip())
 

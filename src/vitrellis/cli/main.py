@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -27,6 +27,7 @@ from vitrellis.cli.export import export
 from vitrellis.cli.features import features
 from vitrellis.cli.import_checkpoint import import_checkpoint
 from vitrellis.cli.models import models
+from vitrellis.cli.output import Output
 from vitrellis.cli.predict import predict
 from vitrellis.cli.recipes import recipes
 from vitrellis.cli.show import show
@@ -79,19 +80,35 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     rank = _rank()
+    output = Output()
     try:
         with _first_process_prints(rank):
             app(prog_name="vitrellis")
     except VitrellisError as error:
-        if rank == 0 or not error.is_shared:
-            fail(error, process=rank)
-        sys.exit(error.exit_code)
+        _end(error, rank)
+    except OSError as error:
+        failed = output.error()
+        if failed is None and error.filename is None:
+            raise
+        named = VitrellisError(f"{os.fsdecode(error.filename or '')}: {error.strerror}")
+        _end(failed or named, rank)
     except SystemExit as end:
+        failed = output.error()
+        if failed is not None:
+            _end(failed, rank)
         if end.code == _EXIT_OF_AN_INTERRUPTED_COMMAND:
-            if rank == 0:
-                fail(VitrellisError("interrupted"))
-            sys.exit(VitrellisError.exit_code)
+            _end(VitrellisError("interrupted"), rank, is_shared=True)
         raise
+
+
+def _end(error: VitrellisError, rank: int, *, is_shared: bool | None = None) -> NoReturn:
+    """Prints an error, once for all processes if they share it, and ends this one."""
+    if is_shared is None:
+        is_shared = error.is_shared
+    if rank == 0 or not is_shared:
+        with contextlib.suppress(OSError):  # standard error is full, too: nobody can be told
+            fail(error, process=rank)
+    sys.exit(error.exit_code)
 
 
 def _rank() -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,26 +27,10 @@ from vitrellis.data.source import (
     TensorImages,
 )
 from vitrellis.data.sources.arrays import ArrayImages
-from vitrellis.data.sources.encoded import EncodedImages
-from vitrellis.data.sources.files import ImageFiles
+from vitrellis.data.sources.unreadable import known_bad, listed, refusal_of, short
 from vitrellis.errors import UsageError, VitrellisError
 
 ProgressCallback = Callable[[int, int], None]
-
-_SHOWN = 10
-_REMEDY = "; remove it or replace it"
-
-
-def refuse_known_bad(source: Source) -> Source:
-    """The source itself, if no image was found to be bad when it was opened.
-
-    Raises:
-        VitrellisError: If there are such images: names up to ten, and counts them.
-    """
-    bad = _known_bad(source)
-    if bad:
-        raise _refusal(bad, source)
-    return source
 
 
 def check_images(source: Source, progress: ProgressCallback | None = None) -> CheckedImages:
@@ -56,7 +40,7 @@ def check_images(source: Source, progress: ProgressCallback | None = None) -> Ch
         source: The source, as its loader returned it.
         progress: Called with the number of images that are done, and of all images.
     """
-    known = {(one.split, one.index): one for one in _known_bad(source)}
+    known = {(one.split, one.index): one for one in known_bad(source)}
     places = [
         (name, split.images, index)
         for name, split in source.splits.items()
@@ -102,14 +86,14 @@ def without_bad_images(
     if len(known.bad) > allowed:
         raise VitrellisError(
             f"{len(known.bad):,} of {total:,} images cannot be read, and "
-            f"data.max_bad_fraction={greatest_fraction:g} allows {allowed:,}:{_listed(known.bad)}"
+            f"data.max_bad_fraction={greatest_fraction:g} allows {allowed:,}:{listed(known.bad)}"
         )
     splits = {name: _kept(name, split, known.bad) for name, split in source.splits.items()}
     counts = Counter(one.split for one in known.bad)
     of_splits = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     note = (
         f"{len(known.bad):,} of {total:,} images cannot be read and are left out ({of_splits}), "
-        f"the first is {_short(known.bad[0])}"
+        f"the first is {short(known.bad[0])}"
     )
     kept = source.with_splits(train=splits["train"], val=splits.get("val"), test=splits.get("test"))
     return replace(kept, notes=(*source.notes, note)).checked()
@@ -128,7 +112,7 @@ def naming_all_bad_images(source: Source) -> Iterator[None]:
         bad = check_images(source).bad
         if not bad:
             raise
-        raise _refusal(bad, source) from error
+        raise refusal_of(bad, source) from error
 
 
 def _names_an_image(message: str, source: Source) -> bool:
@@ -137,45 +121,6 @@ def _names_an_image(message: str, source: Source) -> bool:
         for split in source.splits.values()
         for index in range(len(split))
     )
-
-
-def _refusal(bad: Sequence[BadImage], source: Source) -> VitrellisError:
-    way_out = "data.on_bad_image=skip leaves such images out"
-    if len(bad) == 1:
-        return VitrellisError(f"{bad[0].reason}. {way_out}")
-    total = sum(len(split) for split in source.splits.values())
-    return VitrellisError(
-        f"{len(bad):,} of {total:,} images cannot be read:{_listed(bad)}\n"
-        f"Remove them or replace them; {way_out}"
-    )
-
-
-def _listed(bad: Sequence[BadImage]) -> str:
-    lines = [f"\n  {_short(one)}" for one in bad[:_SHOWN]]
-    more = f"\n  and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
-    return "".join(lines) + more
-
-
-def _short(one: BadImage) -> str:
-    return one.reason.removesuffix(_REMEDY)
-
-
-def _known_bad(source: Source) -> list[BadImage]:
-    return [
-        BadImage(name, index, split.images.name(index), reason)
-        for name, split in source.splits.items()
-        for index, reason in _reasons(split.images).items()
-    ]
-
-
-def _reasons(images: Images) -> Mapping[int, str]:
-    """What was found out about images when they were opened, by their numbers."""
-    if isinstance(images, ImageFiles | EncodedImages):
-        return images.bad
-    if not isinstance(images, Subset) or not (reasons := _reasons(images.base)):
-        return {}
-    numbers = enumerate(images.indices.tolist())
-    return {place: reasons[index] for place, index in numbers if index in reasons}
 
 
 def _tried(split: str, images: Images, index: int) -> BadImage | None:

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from vitrellis.data.main_guard import check_main_guard
 from vitrellis.errors import VitrellisError
 
 _WORKERS_OUTLIVE_SIGTERM = sys.platform == "linux"  # where the sender of a signal is known
@@ -37,6 +38,8 @@ class ReadingProcesses(Generic[Request, Result]):
     """
 
     def __init__(self, answer: Callable[[Request], Result], *, workers: int, pinned: bool) -> None:
+        if workers > 0:
+            check_main_guard()
         self._schedule: _Schedule[Request] = _Schedule()
         with warnings.catch_warnings():
             # the user has said how many; reading may well wait for disks rather than compute

@@ -3,6 +3,7 @@
 Importing this room registers our models with timm.
 """
 
+from vitrellis.models.support.arguments import check_arguments
 from vitrellis.models.support.factory import (
     IN_TIMM,
     check_takes_images,
@@ -34,6 +35,7 @@ from vitrellis.models.support.weights import load_initial, load_strictly, read_s
 __all__ = [
     "IN_TIMM",
     "block_channels",
+    "check_arguments",
     "check_finite_outputs",
     "check_finite_weights",
     "check_takes_images",

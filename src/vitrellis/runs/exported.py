@@ -18,6 +18,7 @@ from vitrellis.data.augmentation.resampling import Interpolation
 from vitrellis.data.eval_transform import CropMode, EvalTransform
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import (
+    check_arguments,
     check_finite_outputs,
     check_finite_weights,
     create_model,
@@ -266,6 +267,7 @@ def load_exported(folder: Path | str, *, img_size: int | tuple[int, int] | None 
     }
     name = written.architecture
     try:
+        check_arguments(written.model_args, "model_args")
         model = create_model(name, num_classes=len(written.class_names), **arguments)
     except UsageError as error:
         if img_size is not None:

@@ -59,7 +59,7 @@ class Display:
         self._recent: deque[tuple[float, int]] = deque(maxlen=200)
         self._last_line = 0.0
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from vitrellis.data.augmentation import transforms
 from vitrellis.data.augmentation.color_jitter import Blur, ColorJitter, Greyscale
 from vitrellis.data.augmentation.crops import crop_boxes
 from vitrellis.data.augmentation.erasing import Cutout
@@ -119,9 +120,13 @@ def test_a_sample_becomes_the_same_bits_in_any_company(
             assert torch.equal(transform(stored[part], KEYS[part]), whole[part]), f"{crop}"
 
 
+@pytest.mark.parametrize("size", [(64, 64), (148, 150)])
 @pytest.mark.parametrize("crop", CROPS)
-def test_the_number_of_threads_changes_nothing(crop: dict[str, Any]) -> None:
-    transform, threads = augment(size=(64, 64), **crop, **EVERYTHING), torch.get_num_threads()
+def test_the_number_of_threads_changes_nothing(
+    crop: dict[str, Any], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transforms, "PART_NUMBERS", 1 << 18)  # several parts for each thread
+    transform, threads = augment(size=size, **crop, **EVERYTHING), torch.get_num_threads()
     results = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)

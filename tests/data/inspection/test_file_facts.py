@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -89,3 +90,8 @@ def test_arrays(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((5, 6, 4), np.uint8))
     facts = facts_of(tmp_path / "a.npy")
     assert (facts.format, facts.mode, facts.size) == ("NPY", "4 channels", (5, 6))
+
+
+def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "is a pipe or a device" in (facts_of(tmp_path / "pipe.png").error or "")

@@ -16,7 +16,6 @@ from torch import Tensor
 from vitrellis.data.augmentation.blur import blur
 from vitrellis.data.augmentation.resampling import Interpolation, replace_rows
 from vitrellis.data.augmentation.steps import PixelStep
-from vitrellis.data.augmentation.threads import in_threads
 from vitrellis.data.augmentation.tones import TONES
 from vitrellis.data.augmentation.warps import AXES, WARPS, combined, slide, warp, warp_by_pillow
 from vitrellis.data.randomness import uniform
@@ -95,18 +94,18 @@ def apply_layers(images: Tensor, layers: Layers, fill: Tensor) -> None:
         fill: `(C,)` float32, the grey levels that warps put outside of the image.
     """
     if images.device.type == "cpu" and images.shape[1:].numel() >= LARGE_IMAGE:
-        in_threads(len(images), images.device, lambda rows: _one_by_one(images, layers, fill, rows))
+        _one_by_one(images, layers, fill)
         return
     for layer in range(layers.operations.shape[1]):
         is_bicubic = None if layers.is_bicubic is None else layers.is_bicubic[:, layer]
         operate(images, layers.operations[:, layer], layers.strengths[:, layer], fill, is_bicubic)
 
 
-def _one_by_one(images: Tensor, layers: Layers, fill: Tensor, rows: slice) -> None:
-    """`apply_layers` for a share of the batch: each image goes through all layers."""
+def _one_by_one(images: Tensor, layers: Layers, fill: Tensor) -> None:
+    """`apply_layers`, each image through all layers before the next."""
     size = (images.shape[-2], images.shape[-1])
     operations = layers.operations.tolist()
-    for row in range(rows.start, rows.stop):
+    for row in range(len(images)):
         image = images[row : row + 1]
         for layer, operation in enumerate(operations[row]):
             if operation == NOTHING:

@@ -20,8 +20,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitrellis.data.augmentation.threads import in_threads
-
 Interpolation = Literal["bilinear", "bicubic"]
 
 CACHED_NUMBERS = 1 << 19
@@ -75,13 +73,7 @@ def crop_resize(
             [d for d, is_on in ((3, x), (2, y)) if is_on]
             for x, y in zip(flip_x.tolist(), flip_y.tolist(), strict=True)
         ]
-        in_threads(
-            batch,
-            images.device,
-            lambda rows: _resize_one_by_one(
-                images, boxes.tolist(), flips, interpolation, out, finish, rows
-            ),
-        )
+        _resize_one_by_one(images, boxes.tolist(), flips, interpolation, out, finish)
         return out
     numbers = max(channels * size[0] * size[1], size[0] * height, size[1] * width)
     for part in cached_parts(batch, numbers, images.device):
@@ -105,11 +97,9 @@ def _resize_one_by_one(
     interpolation: Interpolation,
     out: Tensor,
     finish: Callable[[Tensor, Tensor], object],
-    rows: slice,
 ) -> None:
-    """`crop_resize` for a share of the batch; `flips` are the dimensions that are mirrored."""
-    for row in range(rows.start, rows.stop):
-        top, left, tall, wide = boxes[row]
+    """`crop_resize` into `out`; `flips` are the dimensions that are mirrored."""
+    for row, (top, left, tall, wide) in enumerate(boxes):
         crop = images[row : row + 1, :, top : top + tall, left : left + wide]
         # the order of channels for which torch has its fastest kernel
         crop = crop.contiguous(memory_format=torch.channels_last)

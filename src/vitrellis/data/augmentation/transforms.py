@@ -8,7 +8,7 @@ same on every device and the CPU never waits for an accelerator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,11 @@ from vitrellis.data.augmentation.threads import in_threads
 from vitrellis.data.augmentation.view import View
 from vitrellis.data.augmentation.warps import combined
 from vitrellis.data.canvas import Fit
+
+SHARED_NUMBERS = 1 << 17
+"""Numbers of results from which threads of a CPU share a batch."""
+PART_NUMBERS = 1 << 22
+"""Most numbers of results that a thread makes at once; their memory is used again and again."""
 
 
 class TrainTransform:
@@ -69,10 +74,7 @@ class TrainTransform:
         Returns:
             float32 `(B, C, h, w)`, normalised.
         """
-        keys = keys.cpu()
-        # normalised at once where no step comes between; no longer the caller's memory
-        finish = None if self._on_pixels else self._normalize.into
-        return self._after(self.geometry(images, keys, finish), keys)
+        return self._in_parts(self._whole, images, keys.cpu())
 
     def after_cut(self, images: Tensor, keys: Tensor) -> Tensor:
         """Augments images that a `Cutter` has brought to the model's size.
@@ -86,7 +88,31 @@ class TrainTransform:
         """
         if self.geometry.crop != "resized":  # flips, and crops within a border, are still to come
             return self(images, keys)
-        return self._after(images, keys.cpu())
+        return self._in_parts(self._after, images, keys.cpu())
+
+    def _in_parts(
+        self, augment: Callable[[Tensor, Tensor], Tensor], images: Tensor, keys: Tensor
+    ) -> Tensor:
+        """The results of `augment`; of a large batch on a CPU, each thread makes a share."""
+        numbers = images.shape[1] * self.size[0] * self.size[1]  # of each result
+        is_small = len(images) * numbers < SHARED_NUMBERS
+        if images.device.type != "cpu" or is_small or torch.get_num_threads() == 1:
+            return augment(images, keys)
+        out = torch.empty(len(images), images.shape[1], *self.size)
+        length = max(1, PART_NUMBERS // numbers)
+
+        def fill(rows: slice) -> None:
+            for start in range(rows.start, rows.stop, length):
+                part = slice(start, min(start + length, rows.stop))
+                out[part] = augment(images[part], keys[part])
+
+        in_threads(len(images), images.device, fill)
+        return out
+
+    def _whole(self, images: Tensor, keys: Tensor) -> Tensor:
+        # normalised at once where no step comes between; no longer the caller's memory
+        finish = None if self._on_pixels else self._normalize.into
+        return self._after(self.geometry(images, keys, finish), keys)
 
     def _after(self, images: Tensor, keys: Tensor) -> Tensor:
         self._fill = self._fill.to(images.device)
@@ -147,13 +173,8 @@ class Normalize:
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` to float32 of the same shape."""
         out = torch.empty(images.shape, device=images.device)
-
-        def fill(rows: slice) -> None:
-            share, own = out[rows], images[rows]
-            for part in cached_parts(len(own), own.shape[1:].numel(), own.device):
-                self.into(share[part], share[part].copy_(own[part]))
-
-        in_threads(len(images), images.device, fill)
+        for part in cached_parts(len(images), images.shape[1:].numel(), images.device):
+            self.into(out[part], out[part].copy_(images[part]))
         return out
 
     def into(self, out: Tensor, levels: Tensor) -> None:

@@ -14,7 +14,7 @@ import imagehash
 from PIL import Image
 from torch import Tensor
 
-from vitrellis.data.sources.decoding import DEEP_GREY, orientation_of, read_image
+from vitrellis.data.sources.decoding import DEEP_GREY, check_is_regular, orientation_of, read_image
 from vitrellis.errors import VitrellisError
 
 ProgressCallback = Callable[[int, int], None]
@@ -107,7 +107,10 @@ def perceptual_hash(image: Image.Image) -> int:
 
 def _examine(path: Path) -> FileFacts:
     try:
+        check_is_regular(path)
         content = path.read_bytes()
+    except VitrellisError as error:
+        return FileFacts(path, 0, "", error=str(error))
     except OSError as error:
         return FileFacts(path, 0, "", error=f"{path}: cannot be read: {error.strerror}")
     digest = hashlib.sha256(content).hexdigest()

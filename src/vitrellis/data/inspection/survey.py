@@ -20,9 +20,10 @@ from vitrellis.data.inspection.file_facts import (
     pillow_image,
 )
 from vitrellis.data.inspection.lookalikes import alike
-from vitrellis.data.source import Source
+from vitrellis.data.source import BadImage, Source
 from vitrellis.data.sources import load_source
 from vitrellis.data.sources.files import list_images
+from vitrellis.data.sources.unreadable import refusal_of
 from vitrellis.errors import VitrellisError
 
 Reading = Callable[[str], AbstractContextManager[ProgressCallback]]
@@ -102,7 +103,7 @@ def survey(layout: str, root: Path, arguments: dict[str, Any], reading: Reading)
         oddities=_oddities(list(facts.values())),
     )
     try:
-        source = load_source(layout, root, args=arguments)
+        source = load_source(layout, root, args=arguments, keep_bad=True)
     except VitrellisError as error:
         return replace(found, error=str(error))
     members = [
@@ -110,7 +111,11 @@ def survey(layout: str, root: Path, arguments: dict[str, Any], reading: Reading)
         for name, split in source.splits.items()
         for index, label in enumerate(split.labels)
     ]
-    digests, looks, sizes = _looks(source, members, facts, reading)
+    seen = _look(source, members, facts, reading)
+    unreadable = list(found.unreadable)
+    for one in seen.bad:
+        if Path(one.name) not in facts:
+            unreadable.append(FileFacts(Path(one.name), 0, "", error=one.reason))
     return replace(
         found,
         class_names=source.class_names,
@@ -119,10 +124,12 @@ def survey(layout: str, root: Path, arguments: dict[str, Any], reading: Reading)
             for name, split in source.splits.items()
         },
         channels=source.channels,
-        sizes=sizes,
-        same=tuple(same(members, digests)),
-        alike=tuple(alike(members, looks, digests)),
+        sizes=seen.sizes,
+        unreadable=tuple(unreadable),
+        same=tuple(same(seen.members, seen.digests)),
+        alike=tuple(alike(seen.members, seen.looks, seen.digests)),
         notes=source.notes,
+        error=str(refusal_of(seen.bad, source)) if seen.bad else None,
     )
 
 
@@ -134,25 +141,50 @@ def _oddities(facts: Sequence[FileFacts]) -> dict[str, list[Path]]:
     return by_kind
 
 
-def _looks(
+@dataclass
+class _Seen:
+    """The images that can be read, what is compared of them, and those that cannot be read."""
+
+    members: list[Member] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    looks: list[int] = field(default_factory=list)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    bad: list[BadImage] = field(default_factory=list)
+
+
+def _look(
     source: Source, members: Sequence[Member], facts: dict[Path, FileFacts], reading: Reading
-) -> tuple[list[str], list[int], Counter[tuple[int, int]]]:
+) -> _Seen:
     """A digest, a perceptual hash, and the sizes of all images, from files or from pixels."""
-    digests: list[str] = []
-    looks: list[int] = []
-    sizes: Counter[tuple[int, int]] = Counter()
+    seen = _Seen()
     with reading("comparing images") as progress:
         for number, member in enumerate(members, start=1):
             known = facts.get(Path(member.name))
-            if known is not None and known.look is not None and known.size is not None:
-                digest, look, size = known.digest, known.look, known.size
+            try:
+                digest, look, size = _facts_of(source, member, known)
+            except VitrellisError as error:
+                seen.bad.append(BadImage(member.split, member.index, member.name, str(error)))
             else:
-                pixels = source.splits[member.split].images[member.index]  # (C, H, W)
-                digest = hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
-                look = perceptual_hash(pillow_image(pixels))
-                size = (pixels.shape[1], pixels.shape[2])
-            digests.append(digest)
-            looks.append(look)
-            sizes[size] += 1
+                seen.members.append(member)
+                seen.digests.append(digest)
+                seen.looks.append(look)
+                seen.sizes[size] += 1
             progress(number, len(members))
-    return digests, looks, sizes
+    return seen
+
+
+def _facts_of(
+    source: Source, member: Member, known: FileFacts | None
+) -> tuple[str, int, tuple[int, int]]:
+    """Digest, perceptual hash and size `(H, W)` of an image.
+
+    Raises:
+        VitrellisError: If it cannot be read.
+    """
+    if known is not None and known.error is not None:
+        raise VitrellisError(known.error)
+    if known is not None and known.look is not None and known.size is not None:
+        return known.digest, known.look, known.size
+    pixels = source.splits[member.split].images[member.index]  # (C, H, W)
+    digest = hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
+    return digest, perceptual_hash(pillow_image(pixels)), (pixels.shape[1], pixels.shape[2])

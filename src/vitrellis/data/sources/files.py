@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitrellis.data.channels import common_channels
 from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, Header, read_header, read_image
+from vitrellis.data.sources.stored_paths import StoredPaths
 from vitrellis.errors import VitrellisError
 
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
@@ -186,7 +187,7 @@ class ImageFiles:
     """
 
     root: Path
-    paths: tuple[str, ...]
+    paths: StoredPaths
     channels: int
     size: tuple[int, int] | None
     digest: str
@@ -212,7 +213,7 @@ class ImageFiles:
             digest.update(fact.digest)
         size = next(iter(sizes)) if len(sizes) == 1 else None
         bad = {index: fact.error for index, fact in enumerate(facts) if fact.header is None}
-        return cls(root, relative, channels, size, digest.hexdigest(), bad=bad)
+        return cls(root, StoredPaths(relative), channels, size, digest.hexdigest(), bad=bad)
 
     @classmethod
     def unopened(
@@ -253,7 +254,7 @@ class ImageFiles:
             raise VitrellisError(f"{bad[0]}{more}")
         digest = hashlib.sha256("\n".join(paths).encode(errors="surrogateescape"))
         digest.update(",".join(map(str, lengths)).encode())
-        return cls(root, tuple(paths), channels, size, digest.hexdigest(), bad=bad)
+        return cls(root, StoredPaths(paths), channels, size, digest.hexdigest(), bad=bad)
 
     def __len__(self) -> int:
         return len(self.paths)

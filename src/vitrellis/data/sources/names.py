@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vitrellis.data.bad_images import refuse_known_bad
 from vitrellis.data.source import Source
+from vitrellis.data.sources.unreadable import refuse_known_bad
 from vitrellis.errors import UsageError, VitrellisError, unknown_name
 
 

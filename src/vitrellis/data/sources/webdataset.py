@@ -70,21 +70,17 @@ def load_webdataset(
     if not samples["train"] and not samples["val"] + samples["test"]:
         raise VitrellisError(f"{base}: its shards hold no images")
     names = _class_names(base, samples)
-    probed = samples["train"][:_PROBED]
-    examples: dict[int, str] = {}
-    for sample in probed:
-        content = shards.read(place_key(sample.image))
-        examples.setdefault(len(decode_image(content, None, sample.name)), sample.name)
-    channels = channels or (common_channels(examples) if examples else 3)
+    own, bad = _probed(shards, samples["train"][:_PROBED])
     splits = {
         split: Split(
             EncodedImages(
                 shards,
                 [place_key(sample.image) for sample in part],
                 [sample.name for sample in part],
-                channels,
+                channels or own,
                 None,
                 "\n".join(shards.shards),
+                bad if split == "train" else {},
             ),
             torch.tensor([sample.label for sample in part], dtype=torch.int64),
         )
@@ -96,6 +92,21 @@ def load_webdataset(
     return Source(
         "webdataset", names, splits["train"], splits.get("val"), splits.get("test")
     ).checked()
+
+
+def _probed(shards: TarShards, samples: list[_Sample]) -> tuple[int, dict[int, str]]:
+    """The number of channels of the first images, and why some of them cannot be read."""
+    examples: dict[int, str] = {}
+    bad: dict[int, str] = {}
+    for index, sample in enumerate(samples):
+        try:
+            content = shards.read(place_key(sample.image))
+            examples.setdefault(len(decode_image(content, None, sample.name)), sample.name)
+        except VitrellisError as error:
+            bad[index] = str(error)
+    if samples and not examples:
+        raise VitrellisError(bad[0])
+    return common_channels(examples) if examples else 3, bad
 
 
 def _folder(root: Path | None) -> Path:
