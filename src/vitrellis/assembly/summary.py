@@ -84,15 +84,12 @@ def _photographs(loader: TrainLoader) -> list[str]:
     """What random crops are cut from, unless it is small images of one size."""
     if not isinstance(loader.canvas, OwnShape):
         return []
-    covered = loader.canvas.covered
-    reduced = (
-        "" if covered is None else f", and if large reduced to cover {covered[0]} x {covered[1]}"
-    )
     place = "held in memory" if loader.is_held else "read from their files in every epoch"
-    shape = (
-        "with the photographs' own shape, " if loader.transform.geometry.ratio_of == "image" else ""
-    )
-    return [f"{shape}cut from photographs that are {place}{reduced}"]
+    covered = loader.canvas.covered
+    reduced = ", large ones reduced to cover {} x {} pixels".format(*covered) if covered else ""
+    is_squashed = loader.transform.geometry.ratio_of == "image"
+    squashed = "; squashed as in evaluation" if is_squashed else ""
+    return [f"cut from photographs {place}{reduced}{squashed}"]
 
 
 def _average(recipe: Recipe, steps: int) -> list[str]:
