@@ -81,6 +81,8 @@ def write_crops(photographs: Path, out: Path, count: int) -> None:
 def read_epoch(folder: Path, answer: Connection) -> None:
     """Sends the figures of a row."""
     torch.set_num_threads(1)
+    # as in a run of its own on Linux; this process was spawned, and would spawn its workers, too
+    multiprocessing.set_start_method("fork", force=True)
     at_first = mebibytes()
     source = load_source("folder", folder)
     opened = mebibytes()
