@@ -136,6 +136,7 @@ def our_trainer(
         guided=guided,
         optimizer=optimization.build_optimizer(recipe, guided),
         gradient=optimization.build_gradient(recipe, guided, Teachers({})),
+        keep_rate=None,
         learning_rate=optimization.build_learning_rate(recipe, loader),
         loader=loader,
         validation=None,

@@ -89,6 +89,9 @@ NonNegative = Annotated[_Float, Field(ge=0)]
 Fraction = Annotated[_Float, Field(ge=0, le=1)]
 """A number between zero and one, both included."""
 
+PositiveFraction = Annotated[_Float, Field(gt=0, le=1)]
+"""A number above zero and at most one."""
+
 ProperFraction = Annotated[_Float, Field(ge=0, lt=1)]
 """A number between zero and one, one excluded."""
 

@@ -15,7 +15,11 @@ from torch import nn
 import vitrellis
 from tests.training.command import FEW_IMAGES, write_few_images
 from tests.training.tiny import guided_weights, tiny
-from vitrellis.assembly.term_notes import notes_on_gradients, notes_on_portions
+from vitrellis.assembly.term_notes import (
+    notes_on_gradients,
+    notes_on_portions,
+    notes_on_pruned_maps,
+)
 from vitrellis.errors import UsageError
 from vitrellis.objectives import (
     DKD,
@@ -29,6 +33,7 @@ from vitrellis.objectives import (
     Term,
 )
 from vitrellis.recipe import load_recipe
+from vitrellis.recipe.pruning_section import Pruning
 from vitrellis.training.portions import Portions
 
 BLOCKS: dict[str, Any] = {
@@ -131,3 +136,24 @@ def test_a_head_that_is_missing_is_refused_before_a_teacher_is_trained(tmp_path:
     with pytest.raises(UsageError, match=r"objective\.kd\.head"):
         vitrellis.train(recipe, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("weight", "block", "is_named"),
+    [
+        (2.0, 3, True),
+        (2.0, 2, False),  # the layer before the first that leaves tokens out
+        (OffAfter(2.0, epoch=5), 3, False),
+        (OffAfter(2.0, epoch=6), 3, True),
+        (Ramp(0.0, to=1.0, epochs=9), 3, True),
+    ],
+)
+def test_maps_in_which_tokens_are_missing_are_named(
+    weight: Any, block: int, is_named: bool
+) -> None:
+    pruning = Pruning(from_epoch=5, until_epoch=8)
+    term = LocalityGuidance(weight=weight, **(BLOCKS | {"student_blocks": [block]}))
+    notes = notes_on_pruned_maps([term, KD(weight=1)], pruning, epochs=10)
+    assert len(notes) == is_named
+    assert all("locality" in note and "block 3" in note and "epoch 6" in note for note in notes)
+    assert all("off_after: 5" in note for note in notes)

@@ -92,7 +92,7 @@ def test_sections_are_explained_and_said_to_be_off_where_they_are() -> None:
     assert "arXiv 2010.01412" in rows["optimizer.sam"].meaning
     off = {key for key, row in rows.items() if row.default}
     guided = {f"objective.{term.key}" for term in TERMS} - {"objective.cross_entropy"}
-    assert off == {"data.long_tail", "teacher", "deferred", "optimizer.sam"} | guided
+    assert off == {"data.long_tail", "teacher", "deferred", "pruning", "optimizer.sam"} | guided
     for term in TERMS:
         first_line = str(term.__doc__).splitlines()[0]
         assert rows[f"objective.{term.key}"].meaning.startswith(first_line)

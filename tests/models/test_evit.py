@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import Attention, ParallelScalingBlock
 from torch import Tensor
 
+from tests.parity.rule import FOLDER
+from vitrellis.errors import UsageError
 from vitrellis.models import create_model, forward_with_maps
-from vitrellis.models.evit import EViT, EViTDistilled, num_kept, scatter
+from vitrellis.models.evit import EViT, EViTDistilled, attend_and_rank, num_kept, scatter
 
 PLAIN = "evit_deit_tiny_patch16_224"
 DISTILLED = "evit_deit_tiny_distilled_patch16_224"
@@ -142,3 +146,119 @@ def test_pruned_tokens_pass_gradients_through_the_fused_one() -> None:
     assert images.grad is not None
     by_patch = images.grad.unfold(2, 16, 16).unfold(3, 16, 16).abs().amax(dim=(1, 4, 5))
     assert (by_patch > 0).all()
+
+
+def test_token_counts_of_the_published_code_along_its_schedule() -> None:
+    cases = json.loads((FOLDER / "pruning.json").read_text())["token_counts_during_schedule"]
+    assert len(cases) == 2
+    for case in cases:
+        for _, rate, expected in case["rows"]:
+            left, counts = case["patches"], []
+            for layer in range(12):
+                kept = num_kept(rate if layer in case["drop_loc"] else 1.0, left)
+                if kept + case["fuse_token"] < left:
+                    left = kept + case["fuse_token"]
+                counts.append(left)
+            assert counts == expected, (case["name"], rate)
+
+
+@pytest.mark.parametrize(
+    ("plain", "evit"),
+    [
+        ("deit_tiny_patch16_224", PLAIN),
+        ("vit_tiny_patch16_224", PLAIN),
+        ("deit_tiny_distilled_patch16_224", DISTILLED),
+    ],
+)
+@torch.no_grad()
+def test_a_plain_vit_becomes_an_evit_of_the_same_weights(plain: str, evit: str) -> None:
+    settings: dict[str, Any] = {"keep_rate": 0.5, "drop_layers": (2, 5), "fuse_token": False}
+    ours, converted = build(evit, **settings), build(plain, **settings)
+    converted.load_state_dict(ours.state_dict())
+    images = pictures()
+    assert torch.equal(converted(images), ours(images))
+    assert converted.pruning_arguments() == ours.pruning_arguments()
+    for mine, theirs in zip(
+        forward_with_maps(converted, images, [1, 7])[1],
+        forward_with_maps(ours, images, [1, 7])[1],
+        strict=True,
+    ):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("deit3_small_patch16_224", {"depth": 2}),  # layer scale, no position of the class token
+        ("vit_small_patch14_reg4_dinov2", {"depth": 2, "patch_size": 16}),  # register tokens
+        ("vit_base_patch16_clip_224", {"depth": 2}),  # a norm before the blocks
+        ("vit_tiny_patch16_224", {"depth": 2, "qk_norm": True, "scale_attn_norm": True}),
+    ],
+)
+@torch.no_grad()
+def test_any_plain_vit_of_timm(name: str, arguments: dict[str, Any]) -> None:
+    """Whatever else there is in a block: at keep rate 1 it is timm's model, and below it prunes."""
+    plain = timm.create_model(name, num_classes=5, img_size=SIZE, **arguments).eval()
+    model = build(name, keep_rate=0.4, drop_layers=(0,), fuse_token=False, **arguments)
+    model.load_state_dict(plain.state_dict())
+    pruned = model(pictures())
+    assert [len(p[0]) for p in model.kept_positions(pictures())] == [10, 10]
+    block: Any = model.blocks[0]
+    tokens = torch.randn(2, 7, model.embed_dim)
+    torch.testing.assert_close(attend_and_rank(block.attn, tokens)[0], block.attn(tokens))
+    model.set_keep_rate(1.0)
+    torch.testing.assert_close(model(pictures()), plain(pictures()))
+    assert not torch.allclose(pruned, plain(pictures()), atol=1e-6)  # layer scale begins at 1e-6
+
+
+def test_gated_attention_is_timms() -> None:
+    torch.manual_seed(0)
+    attention = Attention(32, num_heads=4, gated=True, norm_layer=torch.nn.LayerNorm).eval()
+    tokens = torch.randn(2, 7, 32)
+    out, ranking = attend_and_rank(attention, tokens)
+    torch.testing.assert_close(out, attention(tokens))
+    torch.testing.assert_close(ranking.sum(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("dhvt_micro_patch4", "the layers of DHVT"),
+        ("vit_base_patch16_siglip_224", "no class token"),
+        ("convit_tiny", "the layers of ConVit"),
+        ("resnet18", "the layers of ResNet"),
+    ],
+)
+def test_a_model_that_cannot_leave_tokens_out_is_refused(name: str, reason: str) -> None:
+    with torch.device("meta"), pytest.raises(UsageError, match=reason) as caught:
+        create_model(name, num_classes=5, keep_rate=0.5)
+    assert str(caught.value).startswith(f"{name}: ")
+    assert "deit_tiny_patch16_224" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"global_pool": "avg"}, "global_pool=token"),
+        ({"patch_drop_rate": 0.1}, "patch_drop_rate"),
+        ({"block_fn": ParallelScalingBlock}, "its blocks are not timm's plain ones"),
+        ({"drop_layers": [12]}, "there is no layer 12, only 0 to 11"),
+    ],
+)
+def test_a_form_of_vit_that_cannot_leave_tokens_out(arguments: dict[str, Any], reason: str) -> None:
+    with torch.device("meta"), pytest.raises(UsageError, match=reason):
+        create_model("vit_tiny_patch4_32", num_classes=5, keep_rate=0.5, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("rate", "layers", "expected"),
+    [(0.7, (1, 2), 0.7), (1.0, (1,), 1.0), ([1.0, 0.5, 0.8], (), [1.0, 0.5, 0.8])],
+)
+def test_arguments_make_the_same_model_again(
+    rate: Any, layers: tuple[int, ...], expected: Any
+) -> None:
+    model = build("vit_tiny_patch16_224", depth=3, keep_rate=rate, drop_layers=layers)
+    arguments = model.pruning_arguments()
+    assert arguments["keep_rate"] == expected
+    again = build("vit_tiny_patch16_224", depth=3, **arguments)
+    assert (again.keep_rate, again.drop_layers) == (model.keep_rate, model.drop_layers)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 from tests.training.command import write_few_images
@@ -96,8 +96,8 @@ def signal_after(epoch: int, step: int, number: int = signal.SIGTERM) -> Iterato
     """
     advance = Display.advance
 
-    def signalling(self: Display, at_epoch: int, at_step: int, num_images: int, lr: float) -> None:
-        advance(self, at_epoch, at_step, num_images, lr)
+    def signalling(self: Display, at_epoch: int, at_step: int, *figures: Any) -> None:
+        advance(self, at_epoch, at_step, *figures)
         if (at_epoch, at_step) == (epoch, step):
             os.kill(os.getpid(), number)
 

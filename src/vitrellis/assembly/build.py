@@ -177,7 +177,7 @@ def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) 
         weights_img_size=recipe.model.weights_img_size,
         weights_ema=recipe.model.weights_ema,
         zero_head=recipe.model.zero_head,
-        **recipe.model.arguments,
+        **recipe.model_arguments,
     )
     if has_distillation_head(student):
         set_heads_apart(student)

@@ -91,7 +91,7 @@ def import_checkpoint(
         num_classes=num_classes,
         img_size=preprocessing.img_size,
         in_chans=preprocessing.channels,
-        **recipe.model.arguments,
+        **recipe.model_arguments,
     )
     grids = _grids(recipe, built, preprocessing, checkpoint)
     load_reference_weights(built, stored, source, label=str(checkpoint), grids=grids)
@@ -159,7 +159,7 @@ def _evaluation(source: str, size: list[int]) -> dict[str, object]:
 
 def _num_classes(recipe: Recipe, state: dict[str, Tensor], label: str) -> int:
     """The number of classes, from the shape of the classifier's weight."""
-    name, args = recipe.model.name, recipe.model.arguments
+    name, args = recipe.model.name, recipe.model_arguments
     with torch.device("meta"):
         model: Any = create_model(name, num_classes=1, **args)
     classifier = model.pretrained_cfg["classifier"]
@@ -182,7 +182,7 @@ def _num_classes(recipe: Recipe, state: dict[str, Tensor], label: str) -> int:
 def _arguments(recipe: Recipe, source: str, model: nn.Module) -> dict[str, Any]:
     """The arguments that the model is built with when the run is read."""
     norm_eps = norm_eps_of(source, model)
-    return recipe.model.arguments | ({} if norm_eps is None else {"norm_eps": norm_eps})
+    return recipe.model_arguments | ({} if norm_eps is None else {"norm_eps": norm_eps})
 
 
 def _grids(
@@ -192,7 +192,7 @@ def _grids(
     size = recipe.model.weights_img_size
     if size is None:
         return {}
-    arguments = recipe.model.arguments | {
+    arguments = recipe.model_arguments | {
         "img_size": preprocessing.img_size,
         "in_chans": preprocessing.channels,
     }

@@ -1,4 +1,4 @@
-"""From a recipe to the optimizer of a run, its gradient and its learning rate."""
+"""From a recipe to the optimizer of a run, its gradient and its schedules."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from vitrellis.data.loader import TrainLoader
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.guided import GuidedStudent
+from vitrellis.training.keep_rate import KeepRateSchedule
 from vitrellis.training.optimizers import (
     LearningRate,
     classifier_names,
@@ -71,4 +72,18 @@ def build_learning_rate(recipe: Recipe, loader: TrainLoader) -> LearningRate:
         shift_cosine=schedule.shift_cosine,
         milestones=schedule.milestones,
         factors=schedule.factors,
+    )
+
+
+def build_keep_rate(recipe: Recipe, loader: TrainLoader) -> KeepRateSchedule | None:
+    """The keep rate of token pruning over the run, None without pruning."""
+    pruning = recipe.pruning
+    if pruning is None:
+        return None
+    return KeepRateSchedule(
+        keep_rate=pruning.keep_rate,
+        from_epoch=pruning.from_epoch,
+        until_epoch=pruning.until_epoch,
+        steps_per_epoch=loader.steps_per_epoch,
+        levels=recipe.pruning_levels,
     )

@@ -20,6 +20,7 @@ from vitrellis.data.bad_images import naming_all_bad_images
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
+from vitrellis.models.evit import EViT
 from vitrellis.objectives import Term
 from vitrellis.recipe import Recipe
 from vitrellis.runs.directory import RunDirectory
@@ -74,13 +75,14 @@ class Parts:
             )
 
     def export(self, model: nn.Module, folder: Path) -> None:
-        """Writes a student in timm's local format."""
+        """Writes a student in timm's local format, with the keep rate that it has now."""
+        pruning = model.pruning_arguments() if isinstance(model, EViT) else {}
         save_model(
             model,
             folder,
             architecture=self.recipe.model.name,
             num_classes=self.source.num_classes,
-            model_args=self.recipe.model.arguments,
+            model_args=self.recipe.model_arguments | pruning,
             class_names=self.source.class_names,
             preprocessing=self.preprocessing,
         )

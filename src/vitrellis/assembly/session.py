@@ -84,6 +84,7 @@ def _trainer(parts: Parts, fabric: Fabric, writer: RunWriter, display: Display) 
         optimizer=optimization.build_optimizer(recipe, guided),
         gradient=optimization.build_gradient(recipe, guided, parts.teachers),
         learning_rate=optimization.build_learning_rate(recipe, parts.loader),
+        keep_rate=optimization.build_keep_rate(recipe, parts.loader),
         loader=parts.loader,
         validation=parts.evaluation(val) if val is not None else None,
         teachers=parts.teachers,

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.fabric import Fabric
 
+from vitrellis.analysis.cost import count_macs
 from vitrellis.assembly.pretrained import pretrained_notes
-from vitrellis.assembly.term_notes import notes_on_gradients, notes_on_portions
+from vitrellis.assembly.term_notes import (
+    notes_on_gradients,
+    notes_on_portions,
+    notes_on_pruned_maps,
+)
 from vitrellis.data.canvas import OwnShape
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.source import UNBALANCED, Source
+from vitrellis.models.evit import EViT
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.runs.results import Results
 from vitrellis.teachers.evaluation import evaluate_teachers
@@ -46,6 +52,7 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         *(f"             + {term}" for term in terms[1:]),
         *(f"             {note}" for note in _notes_on_terms(parts, fabric)),
         *_last_phase(recipe),
+        *_pruning(parts),
         f"  augmented  {recipe.augmentation.summary()}",
         *(f"             {note}" for note in _photographs(parts.loader)),
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
@@ -77,15 +84,12 @@ def _photographs(loader: TrainLoader) -> list[str]:
     """What random crops are cut from, unless it is small images of one size."""
     if not isinstance(loader.canvas, OwnShape):
         return []
-    covered = loader.canvas.covered
-    reduced = (
-        "" if covered is None else f", and if large reduced to cover {covered[0]} x {covered[1]}"
-    )
     place = "held in memory" if loader.is_held else "read from their files in every epoch"
-    shape = (
-        "with the photographs' own shape, " if loader.transform.geometry.ratio_of == "image" else ""
-    )
-    return [f"{shape}cut from photographs that are {place}{reduced}"]
+    covered = loader.canvas.covered
+    reduced = ", large ones reduced to cover {} x {} pixels".format(*covered) if covered else ""
+    is_squashed = loader.transform.geometry.ratio_of == "image"
+    squashed = "; squashed as in evaluation" if is_squashed else ""
+    return [f"cut from photographs {place}{reduced}{squashed}"]
 
 
 def _average(recipe: Recipe, steps: int) -> list[str]:
@@ -180,7 +184,30 @@ def _notes_on_terms(parts: Parts, fabric: Fabric) -> list[str]:
     dependent = notes_on_portions(
         terms, models, accumulate=training.accumulate, world_size=fabric.world_size
     )
-    return [f"warning: {note}" for note in silent] + [f"note: {note}" for note in dependent]
+    notes = [f"warning: {note}" for note in silent] + [f"note: {note}" for note in dependent]
+    pruning = parts.recipe.pruning
+    if pruning is not None:
+        pruned = notes_on_pruned_maps(terms, pruning, training.epochs)
+        notes += [f"note: {note}" for note in pruned]
+    return notes
+
+
+def _pruning(parts: Parts) -> list[str]:
+    """The layers that leave tokens behind, their schedule, and the multiply-adds that it saves."""
+    pruning, student = parts.recipe.pruning, parts.guided.student
+    if pruning is None:
+        return []
+    assert isinstance(student, EViT), "built with the arguments of the section"
+    shape = (parts.preprocessing.channels, *parts.preprocessing.img_size)
+    macs = []
+    for rate in (1.0, pruning.keep_rate):
+        student.set_keep_rate(rate)
+        macs.append(count_macs(student, shape) / 1e6)
+    return [
+        f"  pruning    {pruning.describe(parts.recipe.pruning_levels)}",
+        f"             {macs[0]:,.0f} million multiply-adds per image, {macs[1]:,.0f} in the end; "
+        "`vitrellis bench` measures the speed",
+    ]
 
 
 def _last_phase(recipe: Recipe) -> list[str]:

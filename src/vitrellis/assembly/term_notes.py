@@ -1,4 +1,4 @@
-"""Notes on terms for a run's summary: which teach nothing, and which depend on the portions."""
+"""Notes on terms for a run's summary: which teach nothing, depend on portions, or lack tokens."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitrellis.objectives import Term
+from vitrellis.recipe.pruning_section import Pruning
 
 
 def notes_on_gradients(terms: Sequence[Term], *, num_classes: int, epochs: int) -> list[str]:
@@ -60,3 +61,30 @@ def notes_on_portions(
         f"that the result depends on {' and '.join(keys)}"
         for what in compared
     ]
+
+
+def notes_on_pruned_maps(terms: Sequence[Term], pruning: Pruning, epochs: int) -> list[str]:
+    """The terms that read maps of the student in which places are empty, while tokens are pruned.
+
+    A weight that adapts to the losses is taken to stay on.
+
+    Args:
+        terms: The terms of the run.
+        pruning: The recipe's section.
+        epochs: The number of epochs of the run.
+    """
+    start, first = pruning.from_epoch, pruning.layers[0]
+    notes = []
+    for term in terms:
+        behind = [block for block in term.needs.student_blocks if block >= first]
+        if behind and any(term.weight(epoch) for epoch in range(start, epochs)):
+            blocks = f"block{'s' * (len(behind) > 1)} {', '.join(map(str, behind))}"
+            ended = "pruning.from_epoch, and end it there"
+            if start > 0:
+                ended = f"{term.key}.weight={{value: {term.weight(0):g}, off_after: {start}}}"
+            notes.append(
+                f"{term.key}: reads maps of {blocks}, where tokens are missing from epoch "
+                f"{start + 1} on, as layer {first} leaves some out; their places are 0. To guide "
+                f"first and prune then: {ended}"
+            )
+    return notes

@@ -13,7 +13,10 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 
+from vitrellis.errors import UsageError
 from vitrellis.models import merge_heads
+from vitrellis.models.evit import EViT
+from vitrellis.models.support.factory import prunes_itself
 from vitrellis.runs.exported import Trained, save_model
 
 
@@ -26,7 +29,17 @@ def write_timm(trained: Trained, folder: Path) -> None:
     Args:
         trained: The model.
         folder: Where to write.
+
+    Raises:
+        UsageError: If it leaves tokens out and timm's model of its name does not.
     """
+    name = trained.architecture
+    if isinstance(trained.model, EViT) and not prunes_itself(name.split(".")[0]):
+        raise UsageError(
+            f"{name}: leaves tokens out (keep rate {trained.model_args.get('keep_rate')}), which "
+            "timm's model of this name cannot, so that timm would read another model. Export "
+            "ONNX or torch-export, or train an evit_deit_* model"
+        )
     model, model_args = copy.deepcopy(trained.model), dict(trained.model_args)
     if merge_heads(model):
         model_args.pop("distillation_head")

@@ -5,8 +5,9 @@ reorganizations", ICLR 2022, https://arxiv.org/abs/2202.07800.
 Original code: github.com/youweiliang/evit.
 
 No parameters are added: weights of timm's DeiT of the same shape load unchanged, and the other way
-round. In a shrinking layer, tokens are ranked by the attention that the class token pays them,
-after the softmax and averaged over heads; `ceil(rate * n)` of n stay.
+round. `prune_tokens` makes any plain ViT or DeiT of timm leave tokens behind in the same way. In a
+shrinking layer, tokens are ranked by the attention that the class token pays them, after the
+softmax and averaged over heads; `ceil(rate * n)` of n stay.
 
 How we differ from the original: images that are not square; a distilled form (its own mixed up
 samples), in which the distillation token is no candidate and is never dropped; dropout does not
@@ -34,10 +35,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vitrellis.errors import UsageError
 from vitrellis.models.support.taps import chosen_indices
 from vitrellis.models.support.variations import DEIT_CLASS_TOKEN_STD
 
-__all__ = ["EViT", "EViTDistilled", "checkpoint_filter_fn", "default_cfgs"]
+__all__ = ["EViT", "EViTDistilled", "checkpoint_filter_fn", "default_cfgs", "prune_tokens"]
 
 FUSED = -1
 """The position of a token that stands for several patches."""
@@ -45,65 +47,65 @@ FUSED = -1
 KeepRate = float | Sequence[float]
 
 
-class RankingAttention(Attention):
-    """timm's attention, which can also say what the class token attends to."""
+def attend_and_rank(attention: Attention, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The attention of timm, and what the class token attends to.
 
-    def forward_ranking(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The output `(B, N, D)` for `(B, N, D)`, and the class token's attention `(B, N)`.
+    Args:
+        attention: The layer.
+        x: `(B, N, D)`, the class token first.
 
-        The attention is after the softmax over all tokens, averaged over heads.
-        """
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
-        dropout = self.attn_drop.p if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        cls_attention = (q[:, :, :1] @ k.mT * self.scale).softmax(dim=-1)  # (B, h, 1, N)
-        out = self.proj(out.transpose(1, 2).flatten(-2))
-        return self.proj_drop(out), cls_attention.mean(dim=1).squeeze(1)
+    Returns:
+        The layer's output, `(B, N, D)`, and the class token's attention, `(B, N)`: after the
+        softmax over all tokens, averaged over heads.
+    """
+    qkv = attention.qkv(x).unflatten(-1, (3, attention.num_heads, attention.head_dim))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    cls_attention = (q[:, :, :1] @ k.mT * attention.scale).softmax(dim=-1)  # (B, h, 1, N)
+    out = attention.norm(out.transpose(1, 2).flatten(-2))
+    if attention.gate is not None:
+        out = out * attention.gate(x).sigmoid()
+    out = attention.proj_drop(attention.proj(out))
+    return out, cls_attention.mean(dim=1).squeeze(1)
 
 
-class ShrinkingBlock(Block):
-    """timm's block, which can leave tokens behind between attention and feed-forward."""
+def forward_shrinking(
+    block: Block, x: Tensor, positions: Tensor, kept: int, fuse: bool
+) -> tuple[Tensor, Tensor]:
+    """The block of timm, which leaves tokens behind between attention and feed-forward.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **(kwargs | {"attn_layer": RankingAttention}))
+    Args:
+        block: The block.
+        x: `(B, P + n, D)`: prefix tokens, then n others.
+        positions: `(B, n)`, where the others were in the image.
+        kept: The number of the n tokens that stay.
+        fuse: Add one token that is the sum of the dropped ones, weighted by attention.
 
-    def forward_shrinking(
-        self, x: Tensor, positions: Tensor, kept: int, fuse: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Attention, then a choice of tokens, then feed-forward.
-
-        Args:
-            x: `(B, P + n, D)`: prefix tokens, then n others.
-            positions: `(B, n)`, where the others were in the image.
-            kept: The number of the n tokens that stay.
-            fuse: Add one token that is the sum of the dropped ones, weighted by attention.
-
-        Returns:
-            The tokens that are left, `(B, P + kept, D)` or one more, in falling order of attention
-            behind the prefix, and their positions.
-        """
-        num_prefix = x.shape[1] - positions.shape[1]
-        assert isinstance(self.attn, RankingAttention)
-        attended, cls_attention = self.attn.forward_ranking(self.norm1(x))
-        x = x + self.drop_path1(self.ls1(attended))
-        prefix, tokens, cls_attention = (
-            x[:, :num_prefix],
-            x[:, num_prefix:],
-            cls_attention[:, num_prefix:],
-        )
-        order = cls_attention.topk(
-            cls_attention.shape[1], dim=1
-        ).indices  # sorted; ONNX has no argsort
-        tokens = tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-        positions = positions.gather(1, order)[:, :kept]
-        parts = [prefix, tokens[:, :kept]]
-        if fuse:
-            weights = cls_attention.gather(1, order)[:, kept:].unsqueeze(-1)  # (B, n - kept, 1)
-            parts.append((weights * tokens[:, kept:]).sum(dim=1, keepdim=True))
-            positions = F.pad(positions, (0, 1), value=FUSED)
-        x = torch.cat(parts, dim=1)
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x)))), positions
+    Returns:
+        The tokens that are left, `(B, P + kept, D)` or one more, in falling order of attention
+        behind the prefix, and their positions.
+    """
+    num_prefix = x.shape[1] - positions.shape[1]
+    attention: Any = block.attn
+    attended, cls_attention = attend_and_rank(attention, block.norm1(x))
+    x = x + block.drop_path1(block.ls1(attended))
+    prefix, tokens, cls_attention = (
+        x[:, :num_prefix],
+        x[:, num_prefix:],
+        cls_attention[:, num_prefix:],
+    )
+    order = cls_attention.topk(cls_attention.shape[1], dim=1).indices  # sorted; ONNX has no argsort
+    tokens = tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    positions = positions.gather(1, order)[:, :kept]
+    parts = [prefix, tokens[:, :kept]]
+    if fuse:
+        weights = cls_attention.gather(1, order)[:, kept:].unsqueeze(-1)  # (B, n - kept, 1)
+        parts.append((weights * tokens[:, kept:]).sum(dim=1, keepdim=True))
+        positions = F.pad(positions, (0, 1), value=FUSED)
+    x = torch.cat(parts, dim=1)
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))), positions
 
 
 class EViT(VisionTransformer):
@@ -129,11 +131,33 @@ class EViT(VisionTransformer):
     ) -> None:
         if kwargs.get("patch_drop_rate"):
             raise ValueError("patch_drop_rate: EViT chooses its tokens itself; leave it at 0")
-        super().__init__(**kwargs, block_fn=ShrinkingBlock)
+        super().__init__(**kwargs)
         trunc_normal_(self.cls_token, std=DEIT_CLASS_TOKEN_STD)
+        self.set_pruning(keep_rate, drop_layers, fuse_token)
+
+    def set_pruning(
+        self, keep_rate: KeepRate, drop_layers: Sequence[int], fuse_token: bool
+    ) -> None:
+        """Changes what is left behind, and where; the arguments are those of the class.
+
+        Raises:
+            ValueError: If `set_keep_rate` refuses the rate, or there is no such layer.
+        """
         self.drop_layers = tuple(drop_layers)
         self.fuse_token = fuse_token
         self.set_keep_rate(keep_rate)
+
+    def pruning_arguments(self) -> dict[str, Any]:
+        """The arguments of `create_model` for a model that prunes as this one does now."""
+        rates = list(enumerate(self.keep_rate))
+        at_layers = {rate for layer, rate in rates if layer in self.drop_layers}
+        elsewhere = {rate for layer, rate in rates if layer not in self.drop_layers}
+        is_one_rate = len(at_layers) == 1 and elsewhere <= {1.0}
+        return {
+            "keep_rate": at_layers.pop() if is_one_rate else list(self.keep_rate),
+            "drop_layers": list(self.drop_layers),
+            "fuse_token": self.fuse_token,
+        }
 
     def set_keep_rate(self, keep_rate: KeepRate) -> None:
         """Changes the share of tokens that is kept from now on.
@@ -225,8 +249,8 @@ class EViT(VisionTransformer):
             kept = num_kept(rate, before)
             # with one token less and one fused instead, nothing would be saved
             shrinks = kept + self.fuse_token < before
-            arguments = (x, positions, kept, self.fuse_token) if shrinks else (x,)
-            run: Any = block.forward_shrinking if shrinks else block
+            arguments = (block, x, positions, kept, self.fuse_token) if shrinks else (x,)
+            run: Any = forward_shrinking if shrinks else block
             if self.grad_checkpointing and self.training:
                 out = checkpoint(run, *arguments, use_reentrant=False)
             else:
@@ -239,6 +263,59 @@ class EViT(VisionTransformer):
 
 class EViTDistilled(EViT, VisionTransformerDistilled):
     """The same with a distillation token, which is never left behind, and a head for it."""
+
+
+def prune_tokens(
+    model: nn.Module,
+    name: str,
+    *,
+    keep_rate: KeepRate = 0.7,
+    drop_layers: Sequence[int] = (3, 6, 9),
+    fuse_token: bool = True,
+) -> None:
+    """Makes a plain Vision Transformer of timm an EViT, in place; its weights stay as they are.
+
+    Args:
+        model: A model of timm's classes for ViT and DeiT, with a class token.
+        name: Its name, for messages.
+        keep_rate: As for `EViT`, and so are the others.
+        drop_layers: Layers that shrink.
+        fuse_token: Sum up what is left behind in one more token.
+
+    Raises:
+        UsageError: If tokens cannot be left out of the model, with the reason.
+        ValueError: If the rate or a layer does not fit.
+    """
+    obstacle = _obstacle(model)
+    if obstacle is not None:
+        raise UsageError(
+            f"{name}: tokens cannot be left out of it, because {obstacle}. Use a plain ViT or DeiT "
+            "with a class token, such as deit_tiny_patch16_224 or vit_tiny_patch4_32, or leave out "
+            "pruning (model.args.keep_rate, drop_layers, fuse_token)"
+        )
+    pruned: Any = model
+    is_distilled = isinstance(model, VisionTransformerDistilled)
+    pruned.__class__ = EViTDistilled if is_distilled else EViT
+    pruned.set_pruning(keep_rate, drop_layers, fuse_token)
+
+
+def _obstacle(model: Any) -> str | None:
+    """The reason why tokens cannot be left out of a model, None if they can."""
+    if type(model) not in (VisionTransformer, VisionTransformerDistilled):
+        return f"the layers of {type(model).__name__} may need every patch in its place"
+    if model.cls_token is None:
+        return "it has no class token, whose attention ranks the patches"
+    if model.global_pool != "token" or model.attn_pool is not None:
+        return (
+            "it does not classify by its class token, whose attention ranks the patches; "
+            "model.args.global_pool=token changes that"
+        )
+    if not isinstance(model.patch_drop, nn.Identity):
+        return "it drops patches at random; leave out patch_drop_rate"
+    for block in model.blocks:
+        if type(block) is not Block or type(block.attn) is not Attention:
+            return "its blocks are not timm's plain ones"
+    return None
 
 
 def num_kept(rate: float, num_tokens: int) -> int:
@@ -263,9 +340,12 @@ def scatter(tokens: Tensor, positions: Tensor, num_patches: int) -> Tensor:
 def _rates(keep_rate: KeepRate, depth: int, drop_layers: Sequence[int]) -> tuple[float, ...]:
     """One keep rate for each layer."""
     if isinstance(keep_rate, int | float):
-        outside = [layer for layer in drop_layers if not 0 <= layer < depth]
-        if outside:
-            raise ValueError(f"drop_layers: there is no layer {outside[0]}, only 0 to {depth - 1}")
+        for layer in drop_layers:
+            if not 0 <= layer < depth:
+                raise ValueError(
+                    f"drop_layers: there is no layer {layer}, only 0 to {depth - 1} "
+                    "(in a recipe: pruning.layers)"
+                )
         rates = [keep_rate if layer in drop_layers else 1.0 for layer in range(depth)]
     else:
         rates = [float(rate) for rate in keep_rate]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from vitrellis.objectives import DeferredSection, Head
 from vitrellis.recipe.image_sections import Augmentation, Data, Input
 from vitrellis.recipe.objective_section import ObjectiveSection
+from vitrellis.recipe.pruning_section import COMPILED_LEVELS, Pruning
 from vitrellis.recipe.sections import Machine, Model, OptimizerSection, Schedule, Training
 from vitrellis.recipe.teacher_sections import NamedTeacher, TeacherSection
 from vitrellis.settings import Index, Section
@@ -51,6 +52,8 @@ class Recipe(Section):
     """The terms of the loss."""
     deferred: DeferredSection | None = None
     """A last phase, in which classes count the same."""
+    pruning: Pruning | None = None
+    """Training with token pruning."""
     optimizer: OptimizerSection = OptimizerSection()
     """How the weights are updated."""
     schedule: Schedule = Schedule()
@@ -59,6 +62,16 @@ class Recipe(Section):
     """The length of training, the batches, the precision and the choice of the best epoch."""
     machine: Machine = Machine()
     """The hardware that the run uses. It is not part of the run's identity."""
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """All settings of the student's architecture besides its name, those of pruning too."""
+        return self.model.arguments | (self.pruning.arguments if self.pruning is not None else {})
+
+    @property
+    def pruning_levels(self) -> int | None:
+        """The number of equal parts in which the keep rate falls; None if it is smooth."""
+        return COMPILED_LEVELS if self.training.compile else None
 
     @property
     def all_teachers(self) -> Mapping[str, TeacherSection]:
@@ -193,6 +206,24 @@ class Recipe(Section):
                 "distillation head, and no term has it. Set objective.hard.head=distillation, or "
                 "use class"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_pruning(self) -> Self:
+        pruning, epochs = self.pruning, self.training.epochs
+        if pruning is None:
+            return self
+        if pruning.until_epoch >= epochs:
+            raise ValueError(
+                f"pruning.until_epoch: {pruning.until_epoch} is too late for training.epochs "
+                f"{epochs}; no epoch would have the keep rate {pruning.keep_rate:g}. Give fewer"
+            )
+        for key in pruning.arguments:
+            if key in self.model.args:
+                raise ValueError(
+                    f"model.args.{key}: given beside the section pruning, which sets it. Leave out "
+                    "one of them (pruning: null keeps the rate of model.args throughout)"
+                )
         return self
 
     @model_validator(mode="after")

@@ -42,7 +42,8 @@ def suggestions(found: Survey) -> tuple[str | None, list[str]]:
     if any(group.has_several_labels for group in found.same):
         advice.append("decide on one label for each image that has several")
     if found.error is not None:
-        return None, [*advice, f"training cannot begin: {found.error}"]
+        reason = found.error.partition("\n")[0].rstrip(":")  # the rest names single images
+        return None, [*advice, f"training cannot begin: {reason}"]
     words = ["vitrellis", "train"]
     if found.layout in _OWN_LAYOUTS:
         words += ["photos"]

@@ -36,6 +36,8 @@ class EpochRow:
         val_top1: The validation accuracy; None if this epoch was not validated.
         val_balanced: The class-balanced validation accuracy; None likewise.
         val_loss: The mean cross-entropy of the validation images; None likewise.
+        keep_rate: The keep rate of token pruning at the last step, with which the epoch was
+            validated; None without a schedule of it.
     """
 
     epoch: int
@@ -50,9 +52,10 @@ class EpochRow:
     val_top1: float | None = None
     val_balanced: float | None = None
     val_loss: float | None = None
+    keep_rate: float | None = None
 
     def to_json(self) -> dict[str, object]:
-        """The line's content; an epoch that was not validated has no `val_` keys."""
+        """The line's content; what is None is left out."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 

@@ -91,12 +91,23 @@ class Display:
             f"{self._title}  warning: {text}", highlight=False, markup=False, soft_wrap=True
         )
 
-    def advance(self, epoch: int, step: int, num_images: int, lr: float) -> None:
-        """Shows that a step is done; `step` counts from 1, `num_images` is its number of images."""
+    def advance(
+        self, epoch: int, step: int, num_images: int, lr: float, keep_rate: float | None = None
+    ) -> None:
+        """Shows that a step is done.
+
+        Args:
+            epoch: The number of the epoch, 0-based.
+            step: The number of the step in the epoch, from 1.
+            num_images: The number of its images.
+            lr: Its learning rate.
+            keep_rate: Its keep rate of token pruning; None without.
+        """
         self._recent.append((time.perf_counter(), num_images))
         text = ""
         if self._console.is_terminal:
             text = f"epoch {epoch + 1}/{self._epochs}  {self._parts}lr {lr:.2g}  "
+            text += _kept(keep_rate)
             text += f"{self._images_per_second():,.0f} img/s"
         self._bar.update(self._task, completed=epoch * self._steps_per_epoch + step, text=text)
 
@@ -117,9 +128,10 @@ class Display:
         now = time.monotonic()
         if not self._console.is_terminal and (is_last or now - self._last_line >= PLAIN_INTERVAL):
             self._last_line = now
+            speed = f"{_kept(row.keep_rate)}{row.images_per_second:,.0f} img/s"
             self._console.print(
                 f"{self._title}  epoch {row.epoch + 1}/{self._epochs}  loss {row.loss:.3f}  "
-                f"{self._parts}lr {row.lr:.2g}  {row.images_per_second:,.0f} img/s  "
+                f"{self._parts}lr {row.lr:.2g}  {speed}  "
                 f"{self._time_left()}",
                 soft_wrap=True,
                 highlight=False,
@@ -129,3 +141,8 @@ class Display:
     def _time_left(self) -> str:
         left = self._bar.tasks[0].time_remaining
         return "" if left is None else f"{left:.0f} s left"
+
+
+def _kept(keep_rate: float | None) -> str:
+    """The keep rate, where there is one."""
+    return "" if keep_rate is None else f"keep {keep_rate:.3f}  "

@@ -27,6 +27,7 @@ from vitrellis.training.display import Display
 from vitrellis.training.divergence import AGREE_EVERY, DivergenceGuard
 from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
+from vitrellis.training.keep_rate import KeepRateSchedule
 from vitrellis.training.optimizers import LearningRate, body_lr
 from vitrellis.training.portions import Portions
 from vitrellis.training.sam import Gradient
@@ -77,6 +78,7 @@ class Trainer:
         optimizer: The optimizer of everything that `guided` learns.
         gradient: Computes the gradient that the optimizer applies.
         learning_rate: The learning rate of every step.
+        keep_rate: The keep rate of every step, if the student prunes tokens by a schedule.
         loader: The training batches.
         validation: The images that the best epoch is chosen on; with None, none is chosen.
         teachers: The teachers, possibly none.
@@ -100,6 +102,7 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         gradient: Gradient,
         learning_rate: LearningRate,
+        keep_rate: KeepRateSchedule | None,
         loader: TrainLoader,
         validation: EvalLoader | None,
         teachers: Teachers,
@@ -122,6 +125,7 @@ class Trainer:
         self.optimizer: _FabricOptimizer = wrapped
         self.gradient = gradient
         self.learning_rate = learning_rate
+        self.keep_rate = keep_rate
         self.loader = loader
         self.validation = validation
         self.teachers = teachers
@@ -179,9 +183,10 @@ class Trainer:
         started = time.perf_counter()
         for batch in self.loader.epoch(epoch, progress.step):
             lr = self.learning_rate.set(self.optimizer.optimizer, epoch, progress.step)
+            keep_rate = self._prune(epoch, progress.step)
             self._train_step(batch, needs, epoch)
             progress.step += 1
-            self.display.advance(epoch, progress.step, batch.size, lr)
+            self.display.advance(epoch, progress.step, batch.size, lr, keep_rate)
             should_save, should_stop = self._agree(stop)
             if should_save or should_stop:
                 progress.seconds += time.perf_counter() - started
@@ -191,6 +196,17 @@ class Trainer:
                 started = time.perf_counter()
         self.guard.check_losses(epoch)
         progress.seconds += time.perf_counter() - started
+
+    def _prune(self, epoch: int, step: int) -> float | None:
+        """Sets the keep rate of a step, which evaluation after it has as well.
+
+        Returns:
+            The rate; None without a schedule.
+        """
+        if self.keep_rate is None:
+            return None
+        models = [self.student] if self.ema is None else [self.student, self.ema.module]
+        return self.keep_rate.set(models, epoch, step)
 
     def _seed(self, seed: int) -> None:
         """Seeds dropout and the like; torch.manual_seed walks the stack for GPUs not in use."""
@@ -247,11 +263,14 @@ class Trainer:
             parts=parts,
             weights=weights,
             train_top1=means["correct"],
+            keep_rate=self._prune(epoch, self.loader.steps_per_epoch - 1),  # no step, if resumed
             **self._validate(epoch),
         )
         progress.epoch, progress.step, progress.seconds_before = epoch + 1, 0, progress.seconds
         self._sums = {}
         figure = row.val_top1 if self.select_by == "val_top1" else row.val_balanced
+        if self.keep_rate is not None and not self.keep_rate.has_ended(epoch):
+            figure = None  # the best model is one that prunes as the recipe wants it
         if figure is not None and (progress.best_figure is None or figure > progress.best_figure):
             progress.best_figure, progress.best_epoch = figure, epoch
             progress.best_top1 = row.val_top1
@@ -287,6 +306,8 @@ class Trainer:
                 name: torch.tensor(value, dtype=torch.float64, device=device)
                 for name, value in self.progress.sums.items()
             }
+        if self.progress.epoch > 0:  # a run that is done but for its last model trains no step
+            self._prune(self.progress.epoch - 1, self.loader.steps_per_epoch - 1)
         self.writer.forget_epochs(from_epoch=self.progress.epoch)
         return is_resumed
 

@@ -235,3 +235,13 @@ def test_a_pickle_in_an_array_is_never_run(tmp_path: Path) -> None:
         VitrellisError, match=r"0\.npy: is damaged \(Object arrays cannot be loaded"
     ):
         load_source("webdataset", tmp_path)
+
+
+def test_another_file_at_the_same_path_is_read_anew(tmp_path: Path) -> None:
+    for shade in (10, 20):
+        images = torch.full((4, 1, 5, 5), shade, dtype=torch.uint8)
+        (tmp_path / "set.lmdb").unlink(missing_ok=True)
+        source = from_tensors(images, torch.tensor([0, 1, 0, 1]))
+        pack(source, tmp_path / "set.lmdb", form="lmdb")
+        read = load_source("lmdb", tmp_path / "set.lmdb").train.images
+        assert set(read[0].flatten().tolist()) == {shade}

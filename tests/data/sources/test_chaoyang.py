@@ -93,3 +93,11 @@ def test_a_label_that_is_no_class(tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text(json.dumps([rows[0] | {"label": 4}]))
     with pytest.raises(VitrellisError, match=r"test\.json: has label 4; with 4 classes"):
         load_source("chaoyang", tmp_path)
+
+
+def test_half_a_character_is_no_name(tmp_path: Path) -> None:
+    write(tmp_path)
+    rows = json.loads((tmp_path / "test.json").read_text())
+    (tmp_path / "test.json").write_text(json.dumps([rows[0] | {"name": "test/\ud83d.jpg"}]))
+    with pytest.raises(VitrellisError, match=r"test\.json: names 'test/.*outside"):
+        load_source("chaoyang", tmp_path)

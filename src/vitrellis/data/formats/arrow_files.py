@@ -194,6 +194,6 @@ class ArrowImages:
         if path is None:
             raise VitrellisError(f"{where}: holds no image in column {self.column!r}")
         raise VitrellisError(
-            f"{where}: only names the file {path!r}, which lay on another machine; save the "
-            "dataset again with save_to_disk, which puts the images into it"
+            f"{where}: only names the file {path!r}, and holds no image; save the dataset with "
+            "save_to_disk, which puts the images into it"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vitrellis.errors import VitrellisError
 
@@ -29,6 +29,10 @@ class LmdbFile:
         self.path = path
         if not path.is_file():
             raise VitrellisError(f"{path}: no such file")
+        known = _opened.get(str(path.resolve()))
+        if known is not None and known.identity != _identity(path):
+            known.environment.close()  # another file has taken its place
+            del _opened[str(path.resolve())]
         self._environment()
 
     def read(self, key: str) -> bytes:
@@ -76,11 +80,11 @@ class LmdbFile:
     def _environment(self) -> Any:
         """The file as this process has opened it."""
         key = str(self.path.resolve())
-        process, environment = _opened.get(key, (None, None))
-        if process == os.getpid():
-            return environment
-        if environment is not None:
-            environment.close()  # a parent's, which must not be used behind a fork
+        known = _opened.get(key)
+        if known is not None and known.process == os.getpid():
+            return known.environment
+        if known is not None:
+            known.environment.close()  # a parent's, which must not be used behind a fork
         lmdb = import_lmdb(self.path)
         try:
             environment = lmdb.open(key, subdir=False, readonly=True, lock=False, readahead=False)
@@ -96,12 +100,25 @@ class LmdbFile:
                 f"{self.path}: has {self.path.stat().st_size:,} of its {length:,} bytes; it was "
                 "cut off. Pack it again"
             )
-        _opened[key] = (os.getpid(), environment)
+        _opened[key] = _Opened(os.getpid(), _identity(self.path), environment)
         return environment
 
 
-_opened: dict[str, tuple[int, Any]] = {}
-"""The open files by their paths, with the process that opened each: LMDB allows one a process."""
+class _Opened(NamedTuple):
+    """An open file, the process that opened it, and what tells it from another at its path."""
+
+    process: int
+    identity: tuple[int, int, int]
+    environment: Any
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    facts = path.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+_opened: dict[str, _Opened] = {}
+"""The open files by their paths: LMDB allows one a process."""
 
 
 def import_lmdb(path: Path) -> Any:

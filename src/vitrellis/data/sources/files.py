@@ -74,7 +74,7 @@ def path_below(root: Path, path: str, file: Path | str) -> str:
     on_windows = os.name == "nt"
     pure = PureWindowsPath(path) if on_windows else PurePosixPath(path)
     depth = 0
-    is_below = not pure.anchor and "\0" not in path
+    is_below = not pure.anchor and "\0" not in path and _can_be_stored(path)
     for part in pure.parts:
         depth += -1 if part == ".." else 1
         is_below = is_below and depth >= 0
@@ -83,6 +83,15 @@ def path_below(root: Path, path: str, file: Path | str) -> str:
             f"{file}: names {path!r}, which is outside {root}; paths are below that folder"
         )
     return path
+
+
+def _can_be_stored(path: str) -> bool:
+    """Whether a file system can have this name: JSON may hold halves of characters."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:

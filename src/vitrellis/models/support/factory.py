@@ -15,6 +15,7 @@ from timm.layers import to_2tuple
 from torch import nn
 
 from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.models.evit import EViT, prune_tokens
 from vitrellis.models.support.heads import add_distillation_head, head_modules
 from vitrellis.models.support.positions import (
     Grid,
@@ -52,6 +53,10 @@ IN_TIMM = (
 
 REFUSALS = (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
 """The errors by which timm's and torch's models refuse an argument, or a size of images."""
+
+
+PRUNING = ("keep_rate", "drop_layers", "fuse_token")
+"""The arguments of EViT, by which any plain ViT of timm leaves tokens behind, too."""
 
 
 _NOT_BUILT_WITH = ("distillation_head", "normalize_features", "stride_1x1", *NOT_TIMMS)
@@ -104,7 +109,8 @@ def create_model(
             for DeiT, as published (timm has 1e-6), and the model's own for others.
         normalize_features: Let the classifier take features of length 1, as PaCo can.
         stride_1x1: Give the first convolution of each bottleneck the stride, not the second.
-        **kwargs: Further arguments of the model, such as `drop_path_rate`.
+        **kwargs: Further arguments of the model, such as `drop_path_rate`. Any plain ViT of timm
+            takes `keep_rate`, `drop_layers` and `fuse_token`, as an EViT does (`prune_tokens`).
 
     Raises:
         UsageError: If the name or an argument is unknown, or there are no published weights.
@@ -158,6 +164,15 @@ def takes_img_size(architecture: str) -> bool:
     """
     cfg = timm.get_pretrained_cfg(architecture)
     return cfg is not None and cfg.fixed_input_size
+
+
+def prunes_itself(architecture: str) -> bool:
+    """Whether timm builds the model with the arguments of `PRUNING`, as it does an EViT.
+
+    Args:
+        architecture: A model name without the tag of its weights.
+    """
+    return timm.model_entrypoint(architecture).__module__ == EViT.__module__
 
 
 def known_grids(
@@ -249,8 +264,13 @@ def check_takes_images(
 def _build(name: str, **kwargs: Any) -> nn.Module:
     """A model of timm's registry, with errors that say what the user can do."""
     architecture = name.split(".")[0]
+    pruning = {}
+    if not prunes_itself(architecture):
+        pruning = {key: kwargs.pop(key) for key in PRUNING if key in kwargs}
     try:
         model = timm.create_model(name, **kwargs)
+        if pruning:
+            prune_tokens(model, name, **pruning)
     except OSError as error:
         if not kwargs.get("pretrained"):
             raise
