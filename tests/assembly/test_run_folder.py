@@ -205,8 +205,8 @@ def test_a_run_that_is_deleted_while_it_trains_says_so(tmp_path: Path, way: str)
     run = RunDirectory(tmp_path / "run")
     advance = Display.advance
 
-    def deleting(self: Display, epoch: int, step: int, num_images: int, lr: float) -> None:
-        advance(self, epoch, step, num_images, lr)
+    def deleting(self: Display, epoch: int, step: int, *rest: Any) -> None:
+        advance(self, epoch, step, *rest)
         if (epoch, step) == (1, 1) and way == "moved":
             run.path.rename(tmp_path / "elsewhere")
         elif (epoch, step) == (1, 1):

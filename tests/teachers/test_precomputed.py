@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -275,6 +277,22 @@ def test_a_stopped_store_goes_on_and_is_equal(
     assert theirs.logits is not None
     assert torch.equal(mine.logits, theirs.logits)
     assert torch.equal(mine.maps[2], theirs.maps[2])
+
+
+def test_a_full_disk_is_noticed_before_rows_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of a memory map that finds no room would end the process, without a word."""
+
+    def full(handle: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.posix_fallocate", full)
+        with pytest.raises(VitrellisError, match=r"logits\.npy: No space left.*Make room"):
+            filled(tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert filled(tmp_path).is_complete
 
 
 def test_a_store_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -17,11 +17,15 @@ ALONE += ["schedule.warmup_epochs=0", "machine.threads=1", "machine.accelerator=
 ALONE += ["model.name=vit_micro_patch7_28", "data.train_size=null"]
 
 
+OFFLINE = [*WORDS, "teacher.offline=true"]
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A guided run and an unguided one that nobody disturbed, and one of a longer recipe."""
+    """Runs that nobody disturbed: guided, online and offline, unguided, and of another seed."""
     folder = tmp_path_factory.mktemp("reference")
     run(*WORDS, "--out", "runs/guided", cwd=folder)
+    run(*OFFLINE, "--out", "runs/offline", cwd=folder)
     run(*ALONE, "--out", "runs/alone", cwd=folder)
     run(*ALONE, "seed=5", "--out", "runs/other", cwd=folder)
     return folder
@@ -96,7 +100,9 @@ def test_before_the_deletion_nothing_is_lost(reference: Path, tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("words", "out"), [(ALONE, "alone"), (WORDS, "guided")], ids=["alone", "guided"]
+    ("words", "out"),
+    [(ALONE, "alone"), (WORDS, "guided"), (OFFLINE, "offline")],
+    ids=["alone", "guided", "offline"],
 )
 def test_every_change_of_a_run(reference: Path, tmp_path: Path, words: list[str], out: str) -> None:
     words = [*words, "--out", f"runs/{out}"]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tokenize
 import zlib
 from collections.abc import Mapping
@@ -222,10 +223,17 @@ class PrecomputedOutputs:
         path = self.folder / f"{name}.npy"
         if name in self._files or path.exists():
             return
+        unfinished = path.with_name(f".{path.name}.tmp")
         try:
-            self._files[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+            np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape).flush()
+            _reserve(unfinished)
+            unfinished.replace(path)
         except OSError as error:
-            raise VitrellisError(f"could not write {path}: {error.strerror}") from error
+            unfinished.unlink(missing_ok=True)
+            raise VitrellisError(
+                f"could not write {path}: {error.strerror}. Make room, and run the same command "
+                "again"
+            ) from error
 
     def _save(self, num_done: int) -> None:
         for mapped in self._files.values():
@@ -323,6 +331,16 @@ class _Described(PrecomputedKey):
     """The content of `features.json`, as far as it tells a store from another."""
 
     count: int
+
+
+def _reserve(file: Path) -> None:
+    """Makes room on the disk for a whole file.
+
+    Where it was missing when a page of a memory map is written, the system would end the process.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def _crc32(rows: np.ndarray) -> np.ndarray:
