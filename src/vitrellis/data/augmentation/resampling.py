@@ -6,8 +6,9 @@ what torchvision does with tensors, to the bit, and several times as fast.
 
 The products are exact: weights are rounded to multiples of 2^-14 and the results of the first
 of the two passes to whole grey levels (as Pillow and torchvision do, with 22 and up to 15 bits), so
-that every sum fits the 24 bits of a float32 and its terms can be added in any order. The bits of a
-result then depend neither on the other images of the batch nor on the device.
+that every sum fits the 24 bits of a float32 and its terms can be added in any order. The bits of
+such a result then depend neither on the other images of the batch nor on the device. A large result
+depends on whether the device is a CPU.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from vitrellis.data.channels import common_channels
+from vitrellis.data.source import Split
 from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, Header, read_header, read_image
 from vitrellis.data.sources.stored_paths import StoredPaths
 from vitrellis.errors import VitrellisError
@@ -179,6 +180,36 @@ def channels_of(paths: Sequence[Path], facts: Sequence[Facts]) -> int:
         if fact.header is not None:
             examples.setdefault(fact.header.channels, str(path))
     return common_channels(examples)
+
+
+def file_splits(
+    root: Path,
+    paths: Mapping[str, Sequence[Path]],
+    labels: Mapping[str, Tensor],
+    channels: int | None,
+) -> dict[str, Split]:
+    """The splits of a dataset whose images are files; all headers are read at once.
+
+    Args:
+        root: The folder that contains the files.
+        paths: The files of each split.
+        labels: `(N,)` int64 class numbers of each split's files.
+        channels: Channels of every image; None for those that suit all files.
+
+    Raises:
+        VitrellisError: If no file can be read, or numbers of channels are mixed.
+    """
+    everything = [path for part in paths.values() for path in part]
+    facts = inspect_files(everything)
+    channels = channels_of(everything, facts) if channels is None else channels
+    splits: dict[str, Split] = {}
+    start = 0
+    for name, part in paths.items():
+        stop = start + len(part)
+        images = ImageFiles.of(root, part, facts[start:stop], channels)
+        splits[name] = Split(images, labels[name])
+        start = stop
+    return splits
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,11 @@ from pathlib import Path
 
 import torch
 
-from vitrellis.data.source import Source, Split, root_folder
+from vitrellis.data.source import Source, root_folder
 from vitrellis.data.sources.decoding import IMAGE_SUFFIXES
 from vitrellis.data.sources.files import (
-    ImageFiles,
     Listing,
-    channels_of,
-    inspect_files,
+    file_splits,
     is_image,
     list_images,
     visible,
@@ -68,16 +66,8 @@ def load_folder(root: Path | None, channels: int | None = None, *, val_is: str =
         _check_against(classes_of["train"], classes, split_folders[split])
     class_names = tuple(classes_of["train"])
     paths = {split: _paths(classes) for split, classes in classes_of.items()}
-    everything = [path for split in paths.values() for path in split]
-    facts = inspect_files(everything)
-    channels = channels_of(everything, facts) if channels is None else channels
-    splits: dict[str, Split] = {}
-    start = 0
-    for split, classes in classes_of.items():
-        stop = start + len(paths[split])
-        images = ImageFiles.of(folder, paths[split], facts[start:stop], channels)
-        splits[split] = Split(images, _labels(classes, class_names))
-        start = stop
+    labels = {split: _labels(classes, class_names) for split, classes in classes_of.items()}
+    splits = file_splits(folder, paths, labels, channels)
     return Source(
         name="folder",
         class_names=class_names,

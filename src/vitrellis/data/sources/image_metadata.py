@@ -13,11 +13,9 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from vitrellis.data.formats.tables import TableRow, read_table
-from vitrellis.data.source import Source, Split
+from vitrellis.data.source import Source
 from vitrellis.data.sources.files import (
-    ImageFiles,
-    channels_of,
-    inspect_files,
+    file_splits,
     path_below,
     visible,
 )
@@ -80,16 +78,13 @@ def load_image_metadata(folder: Path, channels: int | None, *, label_column: str
     _refuse_repeats([path for part in paths.values() for path in part], where)
     class_names = class_names_of([row for part in rows.values() for row in part], label_at, where)
     number = {name: index for index, name in enumerate(class_names)}
-    everything = [path for part in paths.values() for path in part]
-    facts = inspect_files(everything)
-    channels = channels_of(everything, facts) if channels is None else channels
-    splits: dict[str, Split] = {}
-    start = 0
-    for goal, part in paths.items():
-        images = ImageFiles.of(folder, part, facts[start : start + len(part)], channels)
-        labels = [number[field_text(row, label_at, where)] for row in rows[goal]]
-        splits[goal] = Split(images, torch.tensor(labels, dtype=torch.int64))
-        start += len(part)
+    labels = {
+        goal: torch.tensor(
+            [number[field_text(row, label_at, where)] for row in part], dtype=torch.int64
+        )
+        for goal, part in rows.items()
+    }
+    splits = file_splits(folder, paths, labels, channels)
     if "train" not in splits:
         raise VitrellisError(f"{where}: names no training images, only {', '.join(splits)}")
     note = f"{where.name}: labels in {label_at!r}"

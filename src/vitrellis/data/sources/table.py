@@ -13,11 +13,9 @@ from pathlib import Path
 import torch
 
 from vitrellis.data.formats.tables import TABLE_READERS, TableRow, read_table
-from vitrellis.data.source import Source, Split, root_folder
+from vitrellis.data.source import Source, root_folder
 from vitrellis.data.sources.files import (
-    ImageFiles,
-    channels_of,
-    inspect_files,
+    file_splits,
     is_image,
     path_below,
 )
@@ -68,16 +66,13 @@ def load_table(
         for split, part in by_split.items()
     }
     _refuse_repeats(paths, file)
-    everything = [path for part in paths.values() for path in part]
-    facts = inspect_files(everything)
-    channels = channels_of(everything, facts) if channels is None else channels
-    splits: dict[str, Split] = {}
-    start = 0
-    for split, part in paths.items():
-        images = ImageFiles.of(folder, part, facts[start : start + len(part)], channels)
-        labels = [number[field_text(row, label_at, file)] for row in by_split[split]]
-        splits[split] = Split(images, torch.tensor(labels, dtype=torch.int64))
-        start += len(part)
+    labels = {
+        split: torch.tensor(
+            [number[field_text(row, label_at, file)] for row in part], dtype=torch.int64
+        )
+        for split, part in by_split.items()
+    }
+    splits = file_splits(folder, paths, labels, channels)
     if "train" not in splits:
         raise VitrellisError(f"{file}: no row of column {split_at!r} says train")
     return Source(
