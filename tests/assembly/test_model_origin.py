@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ HALVES = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.3)}
 def test_a_run_is_a_file_of_weights(tmp_path: Path) -> None:
     first = tiny(tmp_path, "first", training__epochs=1)
     model = {"name": "vit_micro_patch7_28", "weights": str(first.run.path)}
-    still = {"optimizer": {"lr": 1e-12, "weight_decay": 0}, "training__epochs": 1}
+    still: dict[str, Any] = {"optimizer": {"lr": 1e-12, "weight_decay": 0}, "training__epochs": 1}
     for name, weights in (
         ("run", first.run.path),
         ("folder", first.run.best_model),
