@@ -124,6 +124,18 @@ def _arms(
     ]
 
 
+def _rows(
+    train: Callable[..., list[Measured]], progress: Console, names: Sequence[str]
+) -> tuple[list[Measured], SomeFailed | None]:
+    """The rows of all that is complete, in the order of the table, and an error about the rest."""
+    from vitrellis.experiments.comparison import SomeFailed
+
+    try:
+        return _ordered(train(console=progress), names), None
+    except SomeFailed as error:
+        return _ordered(error.complete, names), error
+
+
 def _recipes(words: Sequence[str], progress: Console) -> list[tuple[str, Recipe]]:
     """The recipes: words without an equals sign, with the changes that the other words make."""
     from vitrellis.cli.console import print_notes
