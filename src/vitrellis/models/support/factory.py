@@ -15,7 +15,7 @@ from timm.layers import to_2tuple
 from torch import nn
 
 from vitrellis.errors import UsageError, VitrellisError
-from vitrellis.models.evit import EViT, prune_tokens
+from vitrellis.models.evit import EViT
 from vitrellis.models.support.described_models import (
     CONFIG,
     folder_of,
@@ -31,6 +31,7 @@ from vitrellis.models.support.positions import (
     position_grids,
     position_tensors,
 )
+from vitrellis.models.support.prune_tokens import PRUNING, prune_tokens
 from vitrellis.models.support.variations import DEIT_CLASS_TOKEN_STD, NOT_TIMMS, vary
 from vitrellis.models.support.weights import load_initial
 
@@ -59,10 +60,6 @@ IN_TIMM = (
 
 REFUSALS = (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
 """The errors by which timm's and torch's models refuse an argument, or a size of images."""
-
-
-PRUNING = ("keep_rate", "drop_layers", "fuse_token")
-"""The arguments of EViT, by which any plain ViT of timm leaves tokens behind, too."""
 
 
 _NOT_BUILT_WITH = ("distillation_head", "normalize_features", "stride_1x1", *NOT_TIMMS)
@@ -119,7 +116,8 @@ def create_model(
         normalize_features: Let the classifier take features of length 1, as PaCo can.
         stride_1x1: Give the first convolution of each bottleneck the stride, not the second.
         **kwargs: Further arguments of the model, such as `drop_path_rate`. Any plain ViT of timm
-            takes `keep_rate`, `drop_layers` and `fuse_token`, as an EViT does (`prune_tokens`).
+            and DHVT takes `keep_rate`, `drop_layers`, `fuse_token` and `merge_tokens`, the
+            arguments of `prune_tokens`.
 
     Raises:
         UsageError: If the name or an argument is unknown, or there are no published weights.
@@ -193,13 +191,15 @@ def takes_img_size(architecture: str) -> bool:
     return cfg is not None and cfg.fixed_input_size
 
 
-def prunes_itself(architecture: str) -> bool:
+def prunes_itself(architecture: str, arguments: Mapping[str, Any]) -> bool:
     """Whether timm builds the model with the arguments of `PRUNING`, as it does an EViT.
 
     Args:
         architecture: A model name without the tag of its weights.
+        arguments: Its arguments; timm's registry has no model that merges tokens.
     """
-    return timm.model_entrypoint(architecture).__module__ == EViT.__module__
+    is_evit = timm.model_entrypoint(architecture).__module__ == EViT.__module__
+    return is_evit and not arguments.get("merge_tokens")
 
 
 def known_grids(
@@ -292,8 +292,10 @@ def _build(name: str, **kwargs: Any) -> nn.Module:
     """A model of timm's registry, with errors that say what the user can do."""
     architecture = name.split(".")[0]
     pruning = {}
-    if not prunes_itself(architecture):
+    if not prunes_itself(architecture, kwargs):
         pruning = {key: kwargs.pop(key) for key in PRUNING if key in kwargs}
+        if timm.model_entrypoint(architecture).__module__ == EViT.__module__:
+            kwargs["drop_layers"] = ()  # until it merges tokens instead
     try:
         model = timm.create_model(name, **kwargs)
         if pruning:
