@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vitrellis.analysis.inference import collect_logits
 from vitrellis.analysis.metrics import class_balanced_accuracy, count_by_class
 from vitrellis.data.loader import EvalLoader
+from vitrellis.devices import longest_float
 from vitrellis.errors import VitrellisError
 from vitrellis.training.divergence import DivergenceGuard
 
@@ -42,7 +43,8 @@ def validation_figures(
     num_classes = logits.shape[1]
     loss = nn.functional.cross_entropy(logits, labels, reduction="sum").double()
     counts = count_by_class(logits.argmax(dim=-1), labels, num_classes)
-    sums = torch.cat([*counts, loss.view(1)]).to(fabric.device)
+    sums = torch.cat([*counts, loss.view(1)])
+    sums = sums.to(fabric.device, longest_float(fabric.device))
     reduced = fabric.all_reduce(sums, reduce_op="sum")
     assert isinstance(reduced, Tensor)
     right, images, total = reduced.cpu().split([num_classes, num_classes, 1])
