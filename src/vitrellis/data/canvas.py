@@ -21,8 +21,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from vitrellis.data.augmentation.resampling import Interpolation
-from vitrellis.data.pillow_resize import resize
+from vitrellis.data.augmentation.resampling import Interpolation, resize_bytes
 from vitrellis.data.source import Images, Split, Subset, TensorImages
 
 Fit = Literal["squash", "crop"]
@@ -103,12 +102,12 @@ class OwnShape:
         return height, width
 
     def __call__(self, image: Tensor) -> Tensor:
-        """uint8 `(C, H, W)` to uint8 `(C, *size_of((H, W)))`, by Pillow."""
+        """uint8 `(C, H, W)` to uint8 `(C, *size_of((H, W)))`."""
         height, width = image.shape[-2:]
         size = self.size_of((height, width))
         if size == (height, width):
             return image
-        return torch.from_numpy(resize(image, size, self.interpolation))
+        return resize_bytes(image, size, self.interpolation)
 
 
 @dataclass(frozen=True)
