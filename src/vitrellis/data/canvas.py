@@ -297,7 +297,7 @@ def fit_in_memory(
         size = None if images.size is None else stored.size_of(images.size)
     else:
         size = stored.size
-    pixels = size[0] * size[1] if size is not None else _mean_pixels(images, stored)
+    pixels = size[0] * size[1] if size is not None else mean_pixels(images, stored)
     if device.type == "cuda":  # each process has its own
         free, _ = torch.cuda.mem_get_info(device)
     else:
@@ -305,8 +305,12 @@ def fit_in_memory(
     return len(images) * images.channels * pixels <= MEMORY_SHARE * free
 
 
-def _mean_pixels(images: Images, stored: StoredSize | OwnShape) -> float:
-    """The mean number of pixels of stored images, of some that are evenly spread."""
+def mean_pixels(images: Images, stored: StoredSize | OwnShape) -> float:
+    """The mean number of pixels of stored images, of some that are evenly spread.
+
+    Raises:
+        VitrellisError: If one of these cannot be read.
+    """
     count = min(len(images), SAMPLED_IMAGES)
     sample = (torch.arange(count) * len(images) // count).tolist()
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:

@@ -29,6 +29,7 @@ from vitrellis.data.crop_store import (
 )
 from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.image_store import open_store
+from vitrellis.data.pixel_cache import DecodedImages
 from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
 from vitrellis.data.sampling import ClassSampler, Sampler
 from vitrellis.data.source import Split
@@ -102,6 +103,8 @@ class TrainLoader:
             each image.
         fit: How images are brought to one size.
         cache: Hold all of them: as one tensor on the device, or in memory at their own shape.
+        decoded: The images as they are stored, if a cache has them; used in place of `split.images`
+            where all are held, and at their own shape where they stay in the cache.
         workers: Number of processes that read images if they are not cached, and of threads that
             cut views if they are cached at their own shape.
         progress: Called after every image that is read while the loader is built.
@@ -132,6 +135,7 @@ class TrainLoader:
         canvas: tuple[int, int] | OwnShape,
         fit: Fit = "squash",
         cache: bool = True,
+        decoded: DecodedImages | None = None,
         workers: int = 0,
         progress: ProgressCallback | None = None,
     ) -> None:
@@ -158,6 +162,7 @@ class TrainLoader:
         self._world_size = world_size
         self._labels = split.labels.to(device)
         self.is_held = cache
+        self.is_mapped = decoded is not None and isinstance(canvas, OwnShape)
         self.canvas: Canvas | OwnShape
         self._store: ViewStore
         common: _Common = {"device": device, "cache": cache, "workers": workers}
@@ -165,12 +170,19 @@ class TrainLoader:
             self.canvas = canvas
             cutters = [Cutter(view.geometry) for view in (transform, second_view or transform)]
             self._store = open_crop_store(
-                split.images, shape=canvas, cutters=cutters, progress=progress, **common
+                split.images,
+                decoded=decoded,
+                shape=canvas,
+                cutters=cutters,
+                progress=progress,
+                **common,
             )
         else:
             self.canvas = Canvas(canvas, fit, transform.interpolation)
             self._store = UncutViews(
-                open_store(split.images, stored=self.canvas, progress=progress, **common)
+                open_store(
+                    split.images, decoded=decoded, stored=self.canvas, progress=progress, **common
+                )
             )
 
     @property
@@ -327,6 +339,7 @@ class EvalLoader:
         rank: The rank of this process.
         world_size: The number of processes.
         cache: Hold all of this process's images as one tensor on the device.
+        decoded: All images of the split as the model sees them, if a cache has them.
         workers: Number of processes that read images if they are not cached.
 
     Raises:
@@ -343,6 +356,7 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
         cache: bool = True,
+        decoded: DecodedImages | None = None,
         workers: int = 0,
     ) -> None:
         self._indices = torch.arange(len(split)).tensor_split(world_size)[rank]
@@ -355,6 +369,7 @@ class EvalLoader:
         self._images = part.images
         self._store = open_store(
             part.images,
+            decoded=None if decoded is None else decoded.subset(self._indices),
             device=device,
             stored=stored,
             cache=cache,
