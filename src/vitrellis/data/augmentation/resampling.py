@@ -27,8 +27,8 @@ CACHED_NUMBERS = 1 << 19
 """Numbers per part of a batch on a CPU, to stay within its caches."""
 TABLED_NUMBERS = 1 << 23
 """Greatest size of a table of the matrices of all crops of a side, computed once and kept."""
-LARGE_RESULT = 1 << 16
-"""Numbers of a result from which a CPU resizes images one by one."""
+LARGE_RESULT = 1 << 13
+"""Numbers of a result from which a CPU resizes images one by one: colours of 52 pixels."""
 
 
 def crop_resize(
