@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -22,6 +21,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from vitrellis.data.augmentation.resampling import Interpolation, resize_bytes
+from vitrellis.data.augmentation.threads import pool_of_threads
 from vitrellis.data.source import Images, Split, Subset, TensorImages
 
 Fit = Literal["squash", "crop"]
@@ -244,7 +244,7 @@ def read_stored(
     def read(index: int) -> None:
         out[index] = stored(images[index])
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with pool_of_threads(os.cpu_count() or 1, "decoding") as pool:
         for count, _ in enumerate(pool.map(read, range(len(images))), start=1):
             if progress is not None:
                 progress(count, len(images))
@@ -313,7 +313,7 @@ def mean_pixels(images: Images, stored: StoredSize | OwnShape) -> float:
     """
     count = min(len(images), SAMPLED_IMAGES)
     sample = (torch.arange(count) * len(images) // count).tolist()
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with pool_of_threads(os.cpu_count() or 1, "decoding") as pool:
         return sum(pool.map(lambda index: stored(images[index])[0].numel(), sample)) / count
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.augmentation.cutting import Cut, Cutter
+from vitrellis.data.augmentation.threads import pool_of_threads
 from vitrellis.data.canvas import OwnShape, ProgressCallback
 from vitrellis.data.image_store import ImageStore
 from vitrellis.data.pillow_resize import interleaved
@@ -188,7 +189,7 @@ class HeldPhotographs:
 
     def read(self, requests: Iterable[ViewRequest]) -> Iterator[ViewImages]:
         """The views of each request, in order."""
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="crops")
+        pool = pool_of_threads(self._threads, "crops")
         try:
             ahead: deque[tuple[ViewImages, list[Future[None]]]] = deque()
             for request in requests:
@@ -327,7 +328,7 @@ def _moved(views: ViewImages, device: torch.device) -> ViewImages:
 def _held(images: Images, shape: OwnShape, progress: ProgressCallback | None) -> list[Tensor]:
     """All images at their own shape, decoded by threads."""
     held = []
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with pool_of_threads(os.cpu_count() or 1, "decoding") as pool:
         read = pool.map(lambda index: interleaved(shape(images[index])), range(len(images)))
         for count, image in enumerate(read, start=1):
             held.append(image)

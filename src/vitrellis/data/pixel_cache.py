@@ -30,6 +30,7 @@ import simplejpeg
 import torch
 from torch import Tensor
 
+from vitrellis.data.augmentation.threads import pool_of_threads
 from vitrellis.data.canvas import OwnShape, ProgressCallback, StoredSize, mean_pixels
 from vitrellis.data.pillow_resize import interleaved
 from vitrellis.data.pixel_file import PixelFile, write_pixels
@@ -284,7 +285,7 @@ def _decoded(
                 raise
             return None
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with pool_of_threads(os.cpu_count() or 1, "decoding") as pool:
         for count, image in enumerate(_in_order(pool, read, range(len(images))), start=1):
             yield image
             if progress is not None:
