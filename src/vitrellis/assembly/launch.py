@@ -242,7 +242,15 @@ def _open_run(
         images = images_of[name]
         teachers[name] = PlannedTeacher(teacher, images, teacher_run(teacher, images, run))
         check_is_ours(teachers[name].run)
-    rehearse(recipe, run, prepared, teachers, user_objects, fresh=fresh)
+    rehearse(
+        recipe,
+        run,
+        prepared,
+        teachers,
+        user_objects,
+        fresh=fresh,
+        world_size=fabric.world_size,
+    )
     identities = {name: identity(teacher) for name, teacher in teacher_recipes.items()}
     data = run_data(prepared, identities, duplicates.to_json())
     begins = Beginning(recipe, teacher_recipes, prepared, data)

@@ -14,6 +14,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from vitrellis.assembly import build
+from vitrellis.assembly.batch_norms import check_batch_norms, models_in_training
 from vitrellis.assembly.load_teachers import load_teachers, open_precomputed
 from vitrellis.assembly.terms import build_objective
 from vitrellis.data.bad_images import naming_all_bad_images
@@ -149,6 +150,8 @@ def prepare_parts(
     )
     guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
     guided.to(fabric.device)
+    models = models_in_training(recipe, student, preprocessing, dict(teachers.items()))
+    check_batch_norms(recipe, len(source.train), fabric.world_size, models, objective)
     if recipe.training.sync_batchnorm and fabric.world_size > 1:
         synchronize_batch_norms(guided, teachers)
     if recipe.training.channels_last:
