@@ -133,7 +133,7 @@ def test_a_module_that_is_no_classifier_of_these_images(
 
 
 def test_a_teacher_that_is_no_module(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="teacher should be a torch.nn.Module, and is a str"):
+    with pytest.raises(UsageError, match=r"teacher should be a torch\.nn\.Module, and is a str"):
         vitrellis.train(
             recipe(teacher={"given": True}),
             source=source(),

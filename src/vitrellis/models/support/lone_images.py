@@ -23,9 +23,7 @@ def norm_of_one_value(model: nn.Module, in_chans: int, img_size: tuple[int, int]
     was_training = {module: module.training for module in model.modules()}
     hooks = [
         module.register_forward_pre_hook(
-            lambda module, args, name=name: (  # noqa: ARG005
-                found.append(name) if _is_one_value(args[0]) else None
-            )
+            lambda _, args, name=name: found.append(name) if _is_one_value(args[0]) else None
         )
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
