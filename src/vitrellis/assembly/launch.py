@@ -265,7 +265,10 @@ def _open_run(
             console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
         fabric.barrier()
         finished = {
-            name: _train_teacher(planned, source, console) for name, planned in teachers.items()
+            name: _train_teacher(planned, source, console)
+            for name, planned in teachers.items()
+            # a complete run has its own copy, and needs no teacher that was deleted
+            if not run.results_file.exists() or planned.run.results_file.exists()
         }
         yield _OpenRun(run, fabric, prepared, console, finished)
 
