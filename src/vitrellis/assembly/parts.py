@@ -159,11 +159,7 @@ def prepare_parts(
     guided.to(fabric.device)
     models = models_in_training(recipe, student, preprocessing, dict(teachers.items()))
     check_batch_norms(recipe, len(source.train), fabric.world_size, models, objective)
-    if recipe.training.sync_batchnorm and fabric.world_size > 1:
-        synchronize_batch_norms(guided, teachers)
-    if recipe.training.channels_last:
-        for module in (guided, teachers):
-            module.to(memory_format=torch.channels_last)
+    _set_up(recipe, guided, teachers, fabric)
     workers = recipe.machine.workers
     place = build.Place(
         fabric.device,
@@ -200,3 +196,12 @@ def _notes_on_weights_left_out() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _set_up(recipe: Recipe, guided: GuidedStudent, teachers: Teachers, fabric: Fabric) -> None:
+    """Changes the modules to what the recipe says of batch norms and of the memory layout."""
+    if recipe.training.sync_batchnorm and fabric.world_size > 1:
+        synchronize_batch_norms(guided, teachers)
+    if recipe.training.channels_last:
+        for module in (guided, teachers):
+            module.to(memory_format=torch.channels_last)
