@@ -93,8 +93,13 @@ def test_an_error_of_one_process_is_raised_in_all() -> None:
     with torch.no_grad():
         broken.weight[0] = torch.nan
     sent: list[Any] = []
+
+    def gather(value: Any) -> list[Any]:
+        sent.append(value)
+        return sent
+
     with pytest.raises(VitrellisError) as here:
-        collect_from_all(broken, loader_of(images, 1, 2), lambda value: sent.append(value) or sent)
+        collect_from_all(broken, loader_of(images, 1, 2), gather)
     with pytest.raises(VitrellisError) as there:
         collect_from_all(Summed(), loader_of(images, 0, 2), lambda value: [value, *sent])
     assert str(here.value) == str(there.value)

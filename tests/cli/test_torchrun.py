@@ -31,12 +31,12 @@ def free_port() -> int:
 
 def torchrun(*words: str, cwd: Path, machines: int = 1, per_machine: int = 1) -> list[str]:
     """Runs `vitrellis WORDS` under an agent for each machine; what each of them printed."""
-    port = str(free_port())
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(machines)]
+    agent += ["--nproc-per-node", str(per_machine)]
+    agent += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     agents = [
         subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(machines)]
-            + ["--node-rank", str(number), "--nproc-per-node", str(per_machine)]
-            + ["--master-addr", "127.0.0.1", "--master-port", port, "-m", "vitrellis", *words],
+            [*agent, "--node-rank", str(number), "-m", "vitrellis", *words],
             cwd=cwd,
             text=True,
             stdout=subprocess.PIPE,
@@ -46,9 +46,9 @@ def torchrun(*words: str, cwd: Path, machines: int = 1, per_machine: int = 1) ->
         for number in range(machines)
     ]
     printed = []
-    for agent in agents:
-        out, err = agent.communicate(timeout=300)
-        assert agent.returncode == 0, err
+    for process in agents:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
         printed.append(out)
     return printed
 
