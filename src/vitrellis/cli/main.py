@@ -29,6 +29,7 @@ from vitrellis.cli.import_checkpoint import import_checkpoint
 from vitrellis.cli.models import models
 from vitrellis.cli.output import Output
 from vitrellis.cli.predict import predict
+from vitrellis.cli.prune import prune
 from vitrellis.cli.recipes import recipes
 from vitrellis.cli.show import show
 from vitrellis.cli.train import train
@@ -50,6 +51,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "prune": prune,
     "export": export,
     "compare": compare,
     "features": features,
