@@ -32,11 +32,10 @@ class HoldsAnotherRun(UsageError):
         what: What it holds.
     """
 
+    WAY_OUT = "Use --fresh (in Python: fresh=True) to delete it and start again, or another --out"
+
     def __init__(self, run: RunDirectory, what: str) -> None:
-        super().__init__(
-            f"{what}\nUse --fresh (in Python: fresh=True) to delete it and start again, or another "
-            "--out"
-        )
+        super().__init__(f"{what}\n{self.WAY_OUT}")
         self.run = run
         self.what = what
 
@@ -70,6 +69,13 @@ def check_is_ours(run: RunDirectory) -> None:
         VitrellisError: If its marker is damaged, or of a later version.
     """
     path = run.path
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{path}: the name is not UTF-8, and weights could not be written there. Use another "
+            "--out"
+        ) from error
     if not path.exists():
         return
     if not path.is_dir():

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from vitrellis.data.augmentation.cutting import Cutter
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
+from vitrellis.data.batch_sizes import batch_sizes
 from vitrellis.data.canvas import Canvas, Fit, OwnShape, ProgressCallback
 from vitrellis.data.crop_store import (
     UncutViews,
@@ -135,20 +136,23 @@ class TrainLoader:
         workers: int = 0,
         progress: ProgressCallback | None = None,
     ) -> None:
-        count = len(split)
         self.num_classes = num_classes
-        self.batch_size = min(batch_size, count)
+        self._selected, self.batch_size, rest = batch_sizes(
+            len(split),
+            batch_size,
+            world_size,
+            drop_last=drop_last,
+            selected_round=selected_round,
+        )
         if self.batch_size < world_size:
             raise UsageError(
                 f"{world_size} devices share batches of {self.batch_size} images; "
                 "each needs at least one. Use fewer machine.devices"
             )
-        self._selected = count - count % selected_round or count
-        has_rest = not drop_last and self._selected % self.batch_size >= world_size
-        self.steps_per_epoch = max(1, self._selected // self.batch_size + int(has_rest))
+        self.steps_per_epoch = self._selected // self.batch_size + int(rest > 0)
         self.transform = transform
         # a single image has no partner
-        self.mix = mix if mix is not None and mix.active and count > 1 else None
+        self.mix = mix if mix is not None and mix.active and len(split) > 1 else None
         self.mix_epochs = mix_epochs
         self.seed = seed
         self.repeats = repeats

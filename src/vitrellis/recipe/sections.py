@@ -25,11 +25,13 @@ class Model(Section):
     """The student: any model that timm or Vitrellis registers."""
 
     name: str
-    """The name of the model; `vitrellis models --all` lists them."""
+    """The name of the model; `vitrellis models --all` lists them. `hf_hub:OWNER/NAME` is a model of
+    the Hub, and `local-dir:FOLDER` one of a folder in timm's format."""
     pretrained: bool = False
-    """Whether to start from timm's published weights (downloaded once)."""
+    """Whether to start from timm's published weights (downloaded once), or from those that belong
+    to the name of the Hub or of the folder."""
     weights: File | None = None
-    """A file of weights to start from."""
+    """The weights to start from: a file, a folder in the format of Hugging Face, or a run."""
     weights_img_size: Size | None = None
     """The size in pixels of the images that the position embeddings in `weights`, or in an imported
     checkpoint, were made for: one number, or `[height, width]`. If not given, it is that in the
