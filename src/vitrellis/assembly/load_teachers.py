@@ -12,19 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 from torch import nn
 
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher, sides_of
-from vitrellis.assembly.pretrained import pretrained_normalization
+from vitrellis.assembly.model_origin import find_model, statistics_of
 from vitrellis.assembly.run_folder import locked
 from vitrellis.data.canvas import Canvas, OnCanvas, ProgressCallback
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
-from vitrellis.models import check_arguments, check_finite_weights, create_model
-from vitrellis.objectives import Objective
+from vitrellis.models import REFUSALS, check_arguments, check_finite_weights, create_model
+from vitrellis.objectives import Needs, Objective
 from vitrellis.recipe import Recipe, TeacherSection
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.checksums import read_sealed_json, write_sealed_json
@@ -74,6 +75,43 @@ def check_modules(recipe: Recipe, modules: Mapping[str, nn.Module]) -> None:
             f"teachers: the recipe expects modules for {_listed(expected)}, and was given "
             f"{_listed(modules)}. In Python: vitrellis.train(recipe, teachers={{name: module}}) "
             "with `teacher: {given: true}` in the recipe"
+        )
+    for name, module in dict[str, object](modules).items():
+        if not isinstance(module, nn.Module):
+            raise UsageError(
+                f"teachers: {name} should be a torch.nn.Module, and is a {type(module).__name__}"
+            )
+
+
+@torch.no_grad()
+def check_answers(name: str, teacher: Teacher, num_classes: int, student: Preprocessing) -> None:
+    """Makes sure that a module from Python is a classifier of the student's images.
+
+    Args:
+        name: Its name.
+        teacher: The module as a teacher in eval mode.
+        num_classes: K.
+        student: The student's preprocessing.
+
+    Raises:
+        UsageError: If it cannot take such images, or answers with anything but logits `(B, K)`.
+    """
+    height, width = student.img_size
+    images = torch.zeros(2, student.channels, height, width)
+    device = next((value.device for value in teacher.model.parameters()), images.device)
+    try:
+        logits = teacher.to(device)(images.to(device), Needs(teacher_logits=True)).logits
+    except (*REFUSALS, AttributeError) as error:
+        raise UsageError(
+            f"{name}: the module from Python ({type(teacher.model).__name__}) fails on images "
+            f"{tuple(images.shape)}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UsageError(
+            f"{name}: the module from Python ({type(teacher.model).__name__}) answers images "
+            f"{tuple(images.shape)} with {shape}; logits of the {num_classes} classes of the data "
+            f"would be (2, {num_classes})"
         )
 
 
@@ -257,7 +295,7 @@ def _export_named(
         folder,
         architecture=trained.architecture,
         num_classes=source.num_classes,
-        model_args=settings.args,
+        model_args=trained.model_args,
         class_names=source.class_names,
         preprocessing=trained.preprocessing,
     )
@@ -271,23 +309,32 @@ def _of_timm(
     Its images are normalised as those of its published weights; without those, as the student's.
     """
     assert settings.model is not None
+    check_arguments(settings.args, "teacher.args")
+    found = find_model(
+        settings.model,
+        settings.args,
+        pretrained=settings.pretrained,
+        weights=settings.weights,
+        key="teacher",
+    )
     preprocessing = _at_its_size(settings, student)
     if settings.pretrained:
-        mean, std = pretrained_normalization(settings.model, student.channels, "teacher.model")
-        preprocessing = replace(preprocessing, mean=tuple(mean), std=tuple(std))
-    check_arguments(settings.args, "teacher.args")
+        mean, std = statistics_of(found, settings.model, student.channels, "teacher.model")
+        preprocessing = replace(preprocessing, mean=mean, std=std)
     model = create_model(
-        settings.model,
+        found.name,
         num_classes=source.num_classes,
         img_size=preprocessing.img_size,
         in_chans=student.channels,
-        pretrained=settings.pretrained and downloads,
-        weights=settings.weights,
+        pretrained=found.pretrained and downloads,
+        weights=found.weights,
         weights_img_size=settings.weights_img_size,
         weights_ema=settings.weights_ema,
-        **settings.args,
+        **found.args,
     )
-    return Trained(model, settings.model, tuple(source.class_names), preprocessing)
+    return Trained(
+        model, found.name, tuple(source.class_names), preprocessing, model_args=found.args
+    )
 
 
 def _given(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from vitrellis.assembly import build
+from vitrellis.assembly.batch_norms import check_batch_norms, models_in_training
 from vitrellis.assembly.load_teachers import load_teachers, open_precomputed
+from vitrellis.assembly.model_origin import keep_description, with_model_found
 from vitrellis.assembly.terms import build_objective
 from vitrellis.data.bad_images import naming_all_bad_images
 from vitrellis.data.loader import EvalLoader, TrainLoader
@@ -131,14 +135,18 @@ def prepare_parts(
     A run that is resumed takes its weights from its checkpoint: the initial weights that its recipe
     names are not read again. The arguments are those of `train_student`.
     """
+    keep_description(recipe, run, fabric)
+    recipe = with_model_found(recipe, run, source.channels)
     with naming_all_bad_images(source):
         preprocessing = build.build_preprocessing(recipe, source)
-    torch.manual_seed(recipe.seed)
-    teachers = load_teachers(
-        recipe, run, source, preprocessing, fabric, user_objects.teachers, trained_for_it
-    )
-    torch.manual_seed(recipe.seed)  # again: a teacher that exists already draws less
-    student = build.build_student(recipe, source, load_weights=not run.last_checkpoint.exists())
+    with _notes_on_weights_left_out():  # the rehearsal gave them
+        torch.manual_seed(recipe.seed)
+        teachers = load_teachers(
+            recipe, run, source, preprocessing, fabric, user_objects.teachers, trained_for_it
+        )
+        torch.manual_seed(recipe.seed)  # again: a teacher that exists already draws less
+        is_resumed = run.last_checkpoint.exists()
+        student = build.build_student(recipe, source, load_weights=not is_resumed)
     objective = build_objective(
         recipe,
         student,
@@ -149,11 +157,9 @@ def prepare_parts(
     )
     guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
     guided.to(fabric.device)
-    if recipe.training.sync_batchnorm and fabric.world_size > 1:
-        synchronize_batch_norms(guided, teachers)
-    if recipe.training.channels_last:
-        for module in (guided, teachers):
-            module.to(memory_format=torch.channels_last)
+    models = models_in_training(recipe, student, preprocessing, dict(teachers.items()))
+    check_batch_norms(recipe, len(source.train), fabric.world_size, models, objective)
+    _set_up(recipe, guided, teachers, fabric)
     workers = recipe.machine.workers
     place = build.Place(
         fabric.device,
@@ -178,3 +184,24 @@ def prepare_parts(
             progress=progress,
         )
     return Parts(recipe, source, preprocessing, place, guided, teachers, loader, tuple(stores))
+
+
+@contextmanager
+def _notes_on_weights_left_out() -> Iterator[None]:
+    """Keeps what is said of weights when they are loaded from being said again."""
+    logger = logging.getLogger("vitrellis.models")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _set_up(recipe: Recipe, guided: GuidedStudent, teachers: Teachers, fabric: Fabric) -> None:
+    """Changes the modules to what the recipe says of batch norms and of the memory layout."""
+    if recipe.training.sync_batchnorm and fabric.world_size > 1:
+        synchronize_batch_norms(guided, teachers)
+    if recipe.training.channels_last:
+        for module in (guided, teachers):
+            module.to(memory_format=torch.channels_last)

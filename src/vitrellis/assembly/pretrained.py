@@ -13,10 +13,10 @@ from vitrellis.runs.exported import Preprocessing
 
 def pretrained_normalization(
     name: str, channels: int, key: str
-) -> tuple[Sequence[float], Sequence[float]]:
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and the standard deviation per channel that a model of timm expects.
 
-    Grey images take the means over the three channels.
+    For images of other channels they are fitted by `for_channels`.
 
     Args:
         name: The name of the model, with or without the tag of its weights.
@@ -24,20 +24,30 @@ def pretrained_normalization(
         key: The recipe key that asks for it, for the message.
 
     Raises:
-        UsageError: If they are not known, or are for another number of channels.
+        UsageError: If they are not known.
     """
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None:
         raise UsageError(f"{key}: nothing is known about images of {name}; give mean and std")
-    mean, std = cfg.mean, cfg.std
-    if channels == 1 and len(mean) == 3:
-        return [sum(mean) / 3], [sum(std) / 3]
-    if len(mean) != channels:
-        raise UsageError(
-            f"{key}: {name} was trained on {len(mean)} channels, the images have {channels}. Use "
-            "input.normalization=measured"
-        )
-    return mean, std
+    return for_channels(cfg.mean, channels), for_channels(cfg.std, channels)
+
+
+def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Values per channel for images of another number of channels, as their weights are adapted.
+
+    timm sums the kernels of the first layer for grey images, and repeats them in turn for more
+    channels than they are made for.
+
+    Args:
+        values: One per channel of the images of pretraining.
+        channels: The number of channels of the images.
+
+    Returns:
+        The mean for one channel; otherwise the values, repeated in turn.
+    """
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[channel % len(values)] for channel in range(channels))
 
 
 def pretrained_notes(recipe: Recipe, preprocessing: Preprocessing) -> list[str]:

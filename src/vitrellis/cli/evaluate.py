@@ -117,7 +117,7 @@ def _evaluated(
     source = source_of_run(recipe, run)
     for note in trained.notes:
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
-    _check_images(source, trained.class_names, run)
+    check_images(source, trained.class_names, run)
     name, images = _choose(source, split, run)
     place, gather = evaluation_processes()
     loader = build.build_eval_loader(recipe, images, trained.preprocessing, place)
@@ -177,7 +177,7 @@ def source_of_run(recipe: Recipe, run: RunDirectory) -> Source:
     return build_source(recipe, known=run.checked_images())
 
 
-def _check_images(source: Source, class_names: tuple[str, ...], run: RunDirectory) -> None:
+def check_images(source: Source, class_names: tuple[str, ...], run: RunDirectory) -> None:
     """Refuses images of other classes, and notes other images or an incomplete run."""
     from vitrellis.cli.console import error_console
     from vitrellis.errors import VitrellisError

@@ -25,11 +25,13 @@ class Model(Section):
     """The student: any model that timm or Vitrellis registers."""
 
     name: str
-    """The name of the model; `vitrellis models --all` lists them."""
+    """The name of the model; `vitrellis models --all` lists them. `hf_hub:OWNER/NAME` is a model of
+    the Hub, and `local-dir:FOLDER` one of a folder in timm's format."""
     pretrained: bool = False
-    """Whether to start from timm's published weights (downloaded once)."""
+    """Whether to start from timm's published weights (downloaded once), or from those that belong
+    to the name of the Hub or of the folder."""
     weights: File | None = None
-    """A file of weights to start from."""
+    """The weights to start from: a file, a folder in the format of Hugging Face, or a run."""
     weights_img_size: Size | None = None
     """The size in pixels of the images that the position embeddings in `weights`, or in an imported
     checkpoint, were made for: one number, or `[height, width]`. If not given, it is that in the
@@ -228,3 +230,8 @@ class Machine(Section):
     the number of threads that cut crops from photographs."""
     threads: Count | None = None
     """The number of processor threads of each process; torch decides if not given."""
+    image_cache_gb: NonNegative = 20.0
+    """The gigabytes (10^9 bytes) of decoded images that runs may leave in the cache folder
+    (`$XDG_CACHE_HOME/vitrellis/pixels`, `~/.cache/vitrellis/pixels` by default) for later runs,
+    which then begin at once; those that were used longest ago make room. 0 keeps none. Sets of less
+    than 64 MB are not kept, and nothing with `input.cache=false`."""

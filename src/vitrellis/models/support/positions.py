@@ -219,12 +219,12 @@ class MadeFor:
 
 
 def made_for(weights: Path) -> MadeFor:
-    """What the `config.json` beside a file of weights says, ours or timm's.
+    """What the `config.json` beside a file of weights, or in their folder, says, ours or timm's.
 
     Raises:
         VitrellisError: If it cannot be read.
     """
-    path = weights.parent / "config.json"
+    path = (weights if weights.is_dir() else weights.parent) / "config.json"
     if not path.is_file():
         return MadeFor()
     try:
