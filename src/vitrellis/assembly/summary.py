@@ -21,6 +21,7 @@ from vitrellis.models.support.token_reduction import TokenReduction
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.runs.results import Results
 from vitrellis.teachers.evaluation import evaluate_teachers
+from vitrellis.training.gathering import gathering
 
 if TYPE_CHECKING:
     from vitrellis.assembly.parts import Parts
@@ -66,7 +67,9 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
     ]
     if source.val is not None:
         validation = parts.evaluation(source.val)
-        lines += evaluate_teachers(parts.teachers, validation, source.class_names)
+        lines += evaluate_teachers(
+            parts.teachers, validation, source.class_names, gathering(fabric)
+        )
     return lines
 
 
