@@ -28,16 +28,18 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from vitrellis.data.channels import to_channels
+from vitrellis.data.sources.phone_formats import PHONE_SUFFIXES, missing_library, phone_formats
 from vitrellis.data.sources.photographs import decode_photograph, turned
 from vitrellis.errors import VitrellisError
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".npy"}
-)
+IMAGE_SUFFIXES = PHONE_SUFFIXES | {
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".npy")
+}
 """The endings of image files' names, in lower case."""
 
 # Named, so that a file posing as an image never reaches a format that Pillow hands to a program
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+_BEGINNING = 12  # bytes that tell a format
 _GREY = frozenset({"1", "L", "LA"})
 DEEP_GREY = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 """Pillow's modes of grey images with 16 bits."""
@@ -66,6 +68,7 @@ DAMAGE = (
     OverflowError,
     struct.error,
     tokenize.TokenError,
+    RuntimeError,  # of AVIF files
     MemoryError,  # for arrays as large as a damaged header says
     Image.DecompressionBombError,
 )
@@ -114,12 +117,12 @@ def decode_header(content: bytes, name: str) -> Header:
             array = np.load(io.BytesIO(content), allow_pickle=False)
             height, width, channels = _as_image(array, Path(name)).shape
             return Header((height, width), channels)
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
             return Header(_upright_size(image), _own_channels(image, name))
     except VitrellisError:
         raise
     except DAMAGE as error:
-        raise _unreadable(Path(name), error) from None
+        raise _unreadable(Path(name), error, content[:_BEGINNING]) from None
 
 
 def deep_levels(path: Path) -> tuple[int, int] | None:
@@ -189,12 +192,16 @@ def decode_image(content: bytes, channels: int | None, name: str) -> Tensor:
             array = np.load(io.BytesIO(content), allow_pickle=False)
             pixels = torch.from_numpy(np.array(_as_image(array, Path(name)))).permute(2, 0, 1)
             return to_channels(pixels.contiguous(), channels or len(pixels), name)
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
             return _file_pixels(image, channels, name, None)
     except VitrellisError:
         raise
     except DAMAGE as error:
-        raise _unreadable(Path(name), error) from None
+        raise _unreadable(Path(name), error, content[:_BEGINNING]) from None
+
+
+def _formats() -> tuple[str, ...]:
+    return (*_FORMATS, *phone_formats())
 
 
 def _file_pixels(
@@ -263,7 +270,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     check_is_regular(path)
     # as a stream: of a path, Pillow maps uncompressed TIFF files into memory with the size that
     # they have when they are upright, which mixes up the pixels of those that lie on their side
-    with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
+    with path.open("rb") as stream, Image.open(stream, formats=_formats()) as image:
         yield image
 
 
@@ -358,12 +365,19 @@ def orientation_of(image: Image.Image) -> int:
     return value if value in _UPRIGHT else 1
 
 
-def _unreadable(path: Path, error: Exception) -> VitrellisError:
+def _unreadable(path: Path, error: Exception, beginning: bytes | None = None) -> VitrellisError:
+    """The error for a file, whose first bytes are read unless they are given."""
     if isinstance(error, FileNotFoundError):
         return VitrellisError(f"{path}: no such file")
     if isinstance(error, OSError) and error.errno is not None:
         return VitrellisError(f"{path}: cannot be read: {error.strerror}")
     if isinstance(error, UnidentifiedImageError):
+        if beginning is None:
+            with path.open("rb") as file:
+                beginning = file.read(_BEGINNING)
+        needed = missing_library(beginning)
+        if needed is not None:
+            return VitrellisError(f"{path}: {needed}")
         return VitrellisError(
             f"{path}: is not an image, whatever its name says; remove it or replace it"
         )
