@@ -188,7 +188,7 @@ def build_teacher(
     name: str,
     settings: TeacherSection,
     trained: Trained,
-    source: Source,
+    class_names: Sequence[str],
     student: Preprocessing,
     *,
     compiled: bool,
@@ -199,11 +199,11 @@ def build_teacher(
         UsageError: If its classes or channels are not the student's.
     """
     shown = trained.preprocessing
-    if list(trained.class_names) != list(source.class_names):
+    if list(trained.class_names) != list(class_names):
         raise UsageError(
             f"{name}: it was trained on {len(trained.class_names)} classes "
-            f"({', '.join(trained.class_names[:3])}, ...), the data has {source.num_classes} "
-            f"({', '.join(source.class_names[:3])}, ...). Train one on this data: teacher.recipe"
+            f"({', '.join(trained.class_names[:3])}, ...), the data has {len(class_names)} "
+            f"({', '.join(class_names[:3])}, ...). Train one on this data: teacher.recipe"
         )
     channels = {shown.channels, student.channels}
     if len(channels) > 1 and channels != {1, 3}:

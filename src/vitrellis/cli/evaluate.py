@@ -112,8 +112,8 @@ def _evaluated(
     source = source_of_run(recipe, run)
     for note in trained.notes:
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
-    _check_images(source, trained.class_names, run)
-    name, images = _choose(source, split, run)
+    check_images(source, trained.class_names, run)
+    name, images = choose_split(source, split, run)
     place = build.evaluation_place()
     loader = build.build_eval_loader(recipe, images, trained.preprocessing, place)
     model = trained.model.to(place.device)
@@ -172,7 +172,7 @@ def source_of_run(recipe: Recipe, run: RunDirectory) -> Source:
     return build_source(recipe, known=run.checked_images())
 
 
-def _check_images(source: Source, class_names: tuple[str, ...], run: RunDirectory) -> None:
+def check_images(source: Source, class_names: tuple[str, ...], run: RunDirectory) -> None:
     """Refuses images of other classes, and notes other images or an incomplete run."""
     from vitrellis.cli.console import error_console
     from vitrellis.errors import VitrellisError
@@ -199,7 +199,7 @@ def _check_images(source: Source, class_names: tuple[str, ...], run: RunDirector
         error_console.print(f"note: {run.path}: {note}", markup=False, soft_wrap=True)
 
 
-def _choose(source: Source, split: str | None, run: RunDirectory) -> tuple[str, Split]:
+def choose_split(source: Source, split: str | None, run: RunDirectory) -> tuple[str, Split]:
     """The split that the user named; by default test, or else val."""
     from vitrellis.errors import UsageError
 

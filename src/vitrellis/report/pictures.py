@@ -65,7 +65,7 @@ def learning_curves(runs: Mapping[str, Sequence[EpochRow]], path: Path, *, title
             text.set_parse_math(False)
     else:
         left.text(0.5, 0.5, "no validation figures", transform=left.transAxes, ha="center")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _label_axes(axes: Axes, x: str) -> None:
@@ -116,7 +116,7 @@ def draw_counts(breakdown: Breakdown, path: Path, *, title: str) -> None:
         _name_classes(axes, breakdown)
     if breakdown.heads:
         axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _name_classes(axes: Axes, breakdown: Breakdown) -> None:
@@ -171,7 +171,7 @@ def draw_confusion(evaluation: Evaluation, path: Path, *, title: str) -> None:
     bar.ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     bar.outline.set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _write_names(axes: Axes, names: tuple[str, ...]) -> None:
@@ -233,7 +233,7 @@ def draw_blocks(rows: Sequence[BlockFigures], path: Path, *, title: str) -> None
         axes.set_xlabel("block")
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, parse_math=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_speed(rows: Sequence[Measurement], path: Path) -> None:
@@ -265,7 +265,7 @@ def draw_speed(rows: Sequence[Measurement], path: Path) -> None:
         axes.set_yscale("log")
     axes.margins(x=0.25, y=0.15)
     axes.grid(alpha=0.3, which="both")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _label_point(row: Measurement) -> str:
@@ -277,8 +277,12 @@ def _label_point(row: Measurement) -> str:
     return ", ".join(parts)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Writes the PNG whole or not at all.
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG, whole or not at all.
+
+    Args:
+        figure: The figure.
+        path: The file.
 
     Raises:
         VitrellisError: If the file cannot be written.
