@@ -1,4 +1,4 @@
-"""Class-token attention and rollout against timm's extraction of attention and the paper's words."""
+"""Class-token attention and rollout against timm's extraction of attention and the paper."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_rollout_through_dhvt_adds_up_to_one() -> None:
 
 
 def test_attention_to_fewer_tokens_is_refused() -> None:
-    with pytest.raises(UsageError, match="64 tokens attend to|256 tokens attend to"):
+    with pytest.raises(UsageError, match="256 tokens attend to"):
         class_attention(create_model("pvt_v2_b0", num_classes=3, img_size=64).eval(), images())
     with pytest.raises(UsageError, match="another size in every stage"):
         attention_rollout(create_model("pit_ti_224", num_classes=3, img_size=64).eval(), images())

@@ -28,6 +28,8 @@ from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
 from vitrellis.models import check_arguments, create_model, has_distillation_head, set_heads_apart
+from vitrellis.models.support.frozen import freeze
+from vitrellis.models.support.interop import check_source
 from vitrellis.recipe import Recipe, TeacherSection, View
 from vitrellis.runs.exported import Preprocessing, Trained
 from vitrellis.teachers.teacher import Teacher
@@ -164,23 +166,29 @@ def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) 
         load_weights: Whether to load the initial weights that the recipe names, if it names some.
 
     Raises:
-        UsageError: If the model's name or an argument of it is wrong.
+        UsageError: If the model's name or an argument of it is wrong, or a part to freeze.
     """
     check_arguments(recipe.model.args, "model.args")
+    init = recipe.init
+    if init.source is not None:
+        check_source(init.source)
     student = create_model(
         recipe.model.name,
         num_classes=source.num_classes,
         img_size=sides_of(recipe.input.img_size),
         in_chans=source.channels,
-        pretrained=recipe.model.pretrained and load_weights,
-        weights=recipe.model.weights if load_weights else None,
-        weights_img_size=recipe.model.weights_img_size,
-        weights_ema=recipe.model.weights_ema,
+        pretrained=init.pretrained and load_weights,
+        weights=init.weights if load_weights else None,
+        weights_source=init.source,
+        weights_img_size=init.img_size,
+        weights_ema=init.ema,
         zero_head=recipe.model.zero_head,
         **recipe.model_arguments,
     )
     if has_distillation_head(student):
         set_heads_apart(student)
+    if init.freeze is not None:
+        freeze(student, init.freeze, recipe.model.name)
     return student
 
 

@@ -44,12 +44,12 @@ def pretrained_notes(recipe: Recipe, preprocessing: Preprocessing) -> list[str]:
     """The preprocessing of a pretrained student: the model's own, or how it differs from that.
 
     Args:
-        recipe: The recipe, whose `model` is read.
+        recipe: The recipe, whose `model` and `init` are read.
         preprocessing: The preprocessing of the run.
     """
     name = recipe.model.name
     cfg = timm.get_pretrained_cfg(name)
-    if not recipe.model.pretrained or cfg is None:
+    if not recipe.init.pretrained or cfg is None:
         return []
     mean, std = _listed(preprocessing.mean), _listed(preprocessing.std)
     if recipe.input.normalization == "model":
