@@ -101,10 +101,10 @@ def _names(model: nn.Module, what: FrozenParts, name: str) -> list[str]:
         inside = [key for key in all_names if key == part or key.startswith(f"{part}.")]
         if not inside:
             tops = dict.fromkeys(key.split(".")[0] for key in all_names)
+            inner = next(key for key in all_names if "." in key).rsplit(".", 1)[0]
             raise UsageError(
-                f"init.freeze: {name} has no part {part!r}. Its parts are {', '.join(tops)}, "
-                "and those in them, such as "
-                + next(k for k in all_names if "." in k).rsplit(".", 1)[0]
+                f"init.freeze: {name} has no part {part!r}. Its parts are {', '.join(tops)}, and "
+                f"those in them, such as {inner}"
             )
         found += inside
     return found

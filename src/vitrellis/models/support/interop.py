@@ -6,8 +6,8 @@ all ResNets), "mdistiller" (the CIFAR ResNets in the other folders of that copy)
 (github.com/ArieSeirack/DHVT), "evit" (github.com/youweiliang/evit), "deit-lt"
 (github.com/val-iisc/DeiT-LT: distilled DeiT, and its teachers, plain or as PaCo trained them),
 "ldam-drw" (github.com/kaidic/LDAM-DRW) and "paco"
-(github.com/dvlab-research/Parametric-Contrastive-Learning), whose teachers those are. Names are
-translated. Every tensor of the checkpoint must have its place in the model, and the other way
+(github.com/dvlab-research/Parametric-Contrastive-Learning), whose teachers those are, and
+"efficientnet-lite" (`efficientnet_lite.py`). Names are translated. Every tensor of the checkpoint must have its place in the model, and the other way
 round. Of PaCo's tensors only those that inference uses are loaded. Position embeddings of another
 size are interpolated as the source does it.
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from vitrellis.errors import unknown_name
 from vitrellis.models.cifar_resnet import CosineClassifier
 from vitrellis.models.pvt import PVT
+from vitrellis.models.support.efficientnet_lite import efficientnet_lite_state
 from vitrellis.models.support.positions import (
     PLAIN_BICUBIC,
     TIMMS,
@@ -110,6 +111,7 @@ PUBLISHERS: dict[str, Rules] = {
     "deit-lt": LONG_TAIL,
     "ldam-drw": LONG_TAIL,
     "paco": LONG_TAIL,
+    "efficientnet-lite": (),
 }
 
 FOUR_STAGES: dict[str, tuple[str, Rules]] = {
@@ -202,6 +204,8 @@ def published_state(state: Mapping[str, Tensor], source: str) -> dict[str, Tenso
         state: By the implementation's names.
         source: One of `PUBLISHERS`.
     """
+    if source == "efficientnet-lite":
+        return efficientnet_lite_state(state)
     rules = PUBLISHERS[source]
     if source in FOUR_STAGES:
         pattern, imagenet_rules = FOUR_STAGES[source]
