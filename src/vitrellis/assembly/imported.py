@@ -226,7 +226,7 @@ def _class_names(
 
 
 def _imagenet() -> list[str]:
-    """The names of the 1,000 classes of ImageNet; two pairs of equal ones have their number, too."""
+    """The names of the 1,000 classes of ImageNet; equal ones with their numbers."""
     info = ImageNetInfo()
     names = [info.index_to_description(k).split(",")[0] for k in range(info.num_classes())]
     return [

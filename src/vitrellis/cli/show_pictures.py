@@ -87,7 +87,7 @@ def tokens(
         keep_rates=_numbers(rates, "--rates", float),
         layers=_numbers(layers, "--layers", int),
         names=shown.names,
-        title=f"Patches that {run} keeps",
+        label=str(run),
     )
     _save(figure, out)
 
@@ -124,16 +124,15 @@ def attention(
     from vitrellis.cli.shown_images import images_to_show
     from vitrellis.report.look_inside import draw_attention, draw_attention_heads
 
-    whose = "class token attends" if of == "class" else "head tokens attend"
     shown = images_to_show(run, images, split, count, weights, root)
     if not heads:
-        title = f"What the {whose} to in {run}"
-        figure = draw_attention(shown.trained, shown.images, of=of, names=shown.names, title=title)
+        figure = draw_attention(
+            shown.trained, shown.images, of=of, names=shown.names, label=str(run)
+        )
         _save(figure, out)
         return
     for number, (image, name) in enumerate(zip(shown.images, shown.names, strict=True), start=1):
-        title = f"What the {whose} to in {run}: {name}"
-        figure = draw_attention_heads(shown.trained, image, of=of, title=title)
+        figure = draw_attention_heads(shown.trained, image, of=of, name=name, label=str(run))
         is_one = len(shown.images) == 1
         _save(figure, out if is_one else out.with_name(f"{out.stem}-{number}{out.suffix}"))
 
@@ -165,8 +164,7 @@ def maps(
 
     shown = images_to_show(run, images, split, count, weights, root)
     pairs = guided_maps(find_run(run), shown.trained, shown.images, best=weights == "best")
-    title = f"What {run} has learned of its teacher's maps"
-    _save(draw_maps(shown.trained, shown.images, pairs, names=shown.names, title=title), out)
+    _save(draw_maps(shown.trained, shown.images, pairs, names=shown.names, label=str(run)), out)
 
 
 def mistakes(
@@ -207,8 +205,7 @@ def mistakes(
             probabilities[picked],
             judged.labels[picked],
             names=[Path(judged.names[index]).name for index in picked],
-            title="Most confident mistakes",
-            subtitle=summary,
+            label=summary,
         )
         _save(figure, out, quiet=as_json)
     rows = [_row(mistake, trained, judged) for mistake in found]

@@ -27,6 +27,8 @@ _TITLE, _LABEL, _SMALL = 12.0, 9.0, 8.0  # points
 _LINE = 0.17
 """The height of a line of small letters, in inches."""
 _MARGIN = 0.2
+_LEAST_WIDTH = 6.5
+"""The least width of a figure in inches, for its title and the line below it."""
 _LETTER = 0.075
 """The width of a letter of a label, in inches, on the safe side."""
 
@@ -65,7 +67,8 @@ class ImageGrid:
         steps = [cell[0] + 0.06 + (gaps or {}).get(column + 1, 0.0) for column in range(columns)]
         self._left = [_MARGIN + label_width + x for x in accumulate(steps, initial=0.0)]
         width = self._left[-1] - 0.06 + _MARGIN
-        width = max(width, _MARGIN * 2 + 0.105 * len(title), _MARGIN * 2 + _LETTER * len(subtitle))
+        width = max(width, _LEAST_WIDTH)
+        subtitle = shorten(subtitle, int((width - 2 * _MARGIN) / _LETTER * 1.05))
         self._row_height = cell[1] + 0.06 + _LINE * caption_lines + (0.1 if caption_lines else 0.0)
         self._top = _MARGIN + 0.3 + (0.24 if subtitle else 0.0) + 0.1 + _LINE * heading_lines
         height = self._top + rows * self._row_height + _MARGIN - 0.06

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib import colormaps
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -32,12 +33,14 @@ from vitrellis.report.image_grid import (
     ImageGrid,
     as_seen,
     cell_for,
+    shorten,
     to_numpy,
 )
 from vitrellis.runs.exported import Trained
 
-_DIMMED = 0.82
-"""The share of white that is mixed into patches that are left behind."""
+_DIMMED, _GREY = 0.8, 0.62
+"""The share of grey that is mixed into patches that are left behind, and its level: one by which
+both white and black ones are seen to be dimmed."""
 _HEAT = colormaps["inferno"].with_extremes(bad="#e4e4e4")
 
 
@@ -48,7 +51,7 @@ def draw_tokens(
     keep_rates: Sequence[float] = (),
     layers: Sequence[int] = (),
     names: Sequence[str] = (),
-    title: str = "Patches that are kept",
+    label: str = "",
 ) -> Figure:
     """The patches that are kept, layer by layer, for several keep rates; the others are dimmed.
 
@@ -58,7 +61,7 @@ def draw_tokens(
         keep_rates: As for `vitrellis.analysis.kept_tokens.kept_tokens`, and so are the layers.
         layers: The layers that leave tokens behind.
         names: The names of the images.
-        title: The title.
+        label: The name of the run.
 
     Raises:
         UsageError: If tokens cannot be left out of the model, or a rate or a layer does not fit.
@@ -75,8 +78,8 @@ def draw_tokens(
     grid = ImageGrid(
         len(images),
         firsts[-1] + len(found[-1].masks),
-        title=title,
-        subtitle=f"{trained.architecture}: the class token's attention decides what stays.",
+        title="Which patches are kept",
+        subtitle=f"{_label(trained, label)}: those that the class token attends to most.",
         cell=cell_for(trained.preprocessing),
         gaps=dict.fromkeys(firsts, 0.18),
         row_labels=names,
@@ -115,7 +118,7 @@ def _dimmed(
     columns = np.arange(width) * mask.shape[1] // width
     stays = mask[rows][:, columns, None]
     grey = picture.mean(axis=2, keepdims=True)
-    return np.where(stays, picture, _DIMMED + (1 - _DIMMED) * grey)
+    return np.where(stays, picture, _DIMMED * _GREY + (1 - _DIMMED) * grey)
 
 
 def draw_attention(
@@ -124,7 +127,7 @@ def draw_attention(
     *,
     of: Literal["class", "head"] = "class",
     names: Sequence[str] = (),
-    title: str = "What the class token attends to",
+    label: str = "",
 ) -> Figure:
     """The attention of the class token to the patches, block by block, and attention rollout.
 
@@ -134,7 +137,7 @@ def draw_attention(
         of: "class" shows the class token, averaged over the heads; "head" shows DHVT's head tokens,
             averaged over all of them.
         names: The names of the images.
-        title: The title.
+        label: The name of the run.
 
     Raises:
         UsageError: If the attention cannot be seen.
@@ -146,8 +149,8 @@ def draw_attention(
     grid = ImageGrid(
         len(images),
         columns,
-        title=title,
-        subtitle=f"{trained.architecture}, mean over heads. {_SCALE}",
+        title=f"What {_WHOSE[of]} to",
+        subtitle=f"{_label(trained, label)}, mean over heads. {_SCALE}",
         cell=cell_for(trained.preprocessing),
         gaps={1: 0.18} | ({} if rollout is None else {columns - 1: 0.18}),
         row_labels=names,
@@ -166,7 +169,8 @@ def draw_attention(
     return grid.figure
 
 
-_SCALE = "Bright is more; every map has its own scale."
+_SCALE = "Bright is more, on a scale of its own for each map."
+_WHOSE = {"class": "the class token attends", "head": "the head tokens attend"}
 
 
 def draw_attention_heads(
@@ -174,7 +178,8 @@ def draw_attention_heads(
     image: Tensor,
     *,
     of: Literal["class", "head"] = "class",
-    title: str = "What each head attends to",
+    name: str = "",
+    label: str = "",
 ) -> Figure:
     """The attention of each block and head for one image.
 
@@ -183,7 +188,8 @@ def draw_attention_heads(
         image: uint8 `(C, H, W)`.
         of: "class" shows the class token's attention in each head; "head" shows that of each of
             DHVT's head tokens, averaged over heads.
-        title: The title.
+        name: The name of the image.
+        label: The name of the run.
 
     Raises:
         UsageError: If the attention cannot be seen.
@@ -195,15 +201,13 @@ def draw_attention_heads(
     grid = ImageGrid(
         len(blocks),
         1 + most,
-        title=title,
-        subtitle=f"{trained.architecture}. {_SCALE}",
+        title=f"What {_WHOSE[of]} to in each head" if of == "class" else f"What {_WHOSE[of]} to",
+        subtitle=f"{_label(trained, label)}. {_SCALE}",
         cell=cell_for(trained.preprocessing),
         gaps={1: 0.18 + 0.65},
-        heading_lines=1,
-        caption_lines=0,
     )
     grid.image(0, 0, as_seen(image, trained.preprocessing))
-    grid.heading(0, "image")
+    grid.heading(0, shorten(name) if name else "image")
     if of == "class" and _same(blocks) and len(blocks) > 1:
         _heat(grid, 1, 0, attention_rollout(trained.model, seen)[0])
         grid.caption(1, 0, "rollout", color=FAINT)
@@ -235,7 +239,8 @@ def _same(blocks: Sequence[Tensor]) -> bool:
 def _heat(grid: ImageGrid, row: int, column: int, heat: Tensor) -> None:
     """Draws a map `(rows, columns)`, NaN where no token is left."""
     values = np.ma.masked_invalid(to_numpy(heat))
-    grid.image(row, column, values, cmap=_HEAT, vmin=0)
+    # by the square root, or else one bright patch would leave the others black
+    grid.image(row, column, values, cmap=_HEAT, norm=PowerNorm(0.5))
 
 
 def draw_maps(
@@ -244,7 +249,7 @@ def draw_maps(
     pairs: Sequence[GuidedPair],
     *,
     names: Sequence[str] = (),
-    title: str = "What the student has learned of its teacher's maps",
+    label: str = "",
 ) -> Figure:
     """The student's maps beside the teacher's, before and after the projection.
 
@@ -253,16 +258,16 @@ def draw_maps(
         images: uint8 `(C, H, W)` of any sizes.
         pairs: The maps of these images; see `vitrellis.assembly.compared_maps`.
         names: The names of the images.
-        title: The title.
+        label: The name of the run.
     """
     counts = [3 if pair.projected is not None else 2 for pair in pairs]
     firsts = [1 + sum(counts[:number]) for number in range(len(pairs))]
     grid = ImageGrid(
         len(images),
         1 + sum(counts),
-        title=title,
-        subtitle="Colours are principal components; equal colours after the projection and in the "
-        "teacher are equal features.",
+        title="The student's maps beside its teacher's",
+        subtitle=f"{_label(trained, label)}. Equal colours after the projection and in the teacher "
+        "are equal features.",
         cell=cell_for(trained.preprocessing),
         gaps=dict.fromkeys(firsts, 0.18),
         row_labels=names,
@@ -295,8 +300,7 @@ def draw_mistakes(
     *,
     names: Sequence[str] = (),
     columns: int = 6,
-    title: str = "Most confident mistakes",
-    subtitle: str = "",
+    label: str = "",
 ) -> Figure:
     """Images that are taken for another class, those with the highest probability first.
 
@@ -307,8 +311,7 @@ def draw_mistakes(
         labels: `(N,)` int64.
         names: The names of the images.
         columns: The number of images in a row.
-        title: The title.
-        subtitle: A line below it.
+        label: A line on the run and the images, below the title.
     """
     found = most_confident_mistakes(probabilities, labels, len(images))
     columns = max(1, min(columns, len(found)))
@@ -316,8 +319,8 @@ def draw_mistakes(
     grid = ImageGrid(
         rows,
         columns,
-        title=title,
-        subtitle=subtitle,
+        title="Most confident mistakes",
+        subtitle=label or trained.architecture,
         cell=cell_for(trained.preprocessing, 1.45),
         gaps=dict.fromkeys(range(1, columns), 0.12),
         heading_lines=0,
@@ -334,6 +337,10 @@ def draw_mistakes(
         if names:
             grid.caption(row, column, names[mistake.index], line=2, color=FAINT)
     return grid.figure
+
+
+def _label(trained: Trained, label: str) -> str:
+    return f"{label}, {trained.architecture}" if label else trained.architecture
 
 
 def _input(trained: Trained, images: Sequence[Tensor]) -> Tensor:
