@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from timm.layers import set_fused_attn
@@ -17,6 +19,7 @@ from vitrellis.errors import UsageError
 from vitrellis.models import create_model
 from vitrellis.models.dhvt import DHVT, HeadInteractedAttention
 from vitrellis.models.evit import EViT
+from vitrellis.models.support.token_reduction import TokenReduction
 
 Drawn = list[Tensor]
 
@@ -25,7 +28,7 @@ def images(side: int = 64, batch: int = 2) -> Tensor:
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-def model_of(name: str, **kwargs: object) -> nn.Module:
+def model_of(name: str, **kwargs: Any) -> nn.Module:
     torch.manual_seed(0)
     model = create_model(name, num_classes=3, img_size=64, **kwargs).eval()
     with torch.no_grad():  # at its initial weights, all attention is nearly equal
@@ -129,14 +132,39 @@ def test_head_tokens_of_dhvt_against_its_own_queries_and_keys() -> None:
     with torch.no_grad():
         tokens = torch.cat([inputs[0], layer.head_tokens(inputs[0])], dim=1)
         queries, keys, _ = layer.qkv(tokens).chunk(3, dim=-1)
-        weights = 0.0
+        weights = torch.zeros(2, 68, 68)
         for head in range(3):
             part = slice(32 * head, 32 * head + 32)
             scores = queries[..., part] @ keys[..., part].mT / 32**0.5
             weights = weights + scores.softmax(dim=-1) / 3
-    assert isinstance(weights, Tensor)
     expected = weights[:, -3:, 1:65].unflatten(-1, (8, 8))
     torch.testing.assert_close(found[2], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_of_merged_tokens_nothing_is_lost() -> None:
+    merged = {"merge_tokens": True, "keep_rate": 0.6, "drop_layers": [0, 1, 2]}
+    model = model_of("vit_micro_patch8_64", **merged)
+    assert isinstance(model, TokenReduction)
+    assert int(model.token_of_patch(images())[-1].max()) < 30
+    for maps in class_attention(model, images()):
+        total = maps.sum(dim=(-2, -1))  # the rest is the class token's own
+        assert ((total > 0.5) & (total < 1)).all()
+    plain = attention_rollout(model_of("vit_micro_patch8_64"), images()).sum(dim=(1, 2))
+    rollout = attention_rollout(model, images()).sum(dim=(1, 2))
+    torch.testing.assert_close(rollout, plain, rtol=0.05, atol=0)
+
+
+def test_a_dhvt_that_prunes() -> None:
+    model = model_of("dhvt_micro_patch8", keep_rate=0.5, drop_layers=[1, 2])
+    assert isinstance(model, TokenReduction)
+    left = [(tokens >= 0).sum(dim=1) for tokens in model.token_of_patch(images())]
+    maps = class_attention(model, images())
+    heads = head_token_attention(model, images())  # type: ignore[arg-type]
+    for block in (1, 2, 3):
+        for shown in (maps[block], heads[block]):
+            count = shown.flatten(2).isfinite().sum(dim=2)
+            assert (count == left[block - 1].unsqueeze(1)).all()
+    assert attention_rollout(model, images()).isfinite().all()
 
 
 def test_rollout_through_dhvt_adds_up_to_one() -> None:

@@ -193,8 +193,8 @@ def test_a_complete_run_is_trained_on_from_its_weights(tmp_path: Path) -> None:
     longer = {"epochs": 2, "batch_size": 12}
     with pytest.raises(UsageError, match=r"training\.epochs: 1 → 2") as error:
         train(run.path, training=longer)
-    weights = next(w for w in str(error.value).split() if w.startswith("model.weights="))
-    path = weights.removeprefix("model.weights=")
+    weights = next(w for w in str(error.value).split() if w.startswith("init.weights="))
+    path = weights.removeprefix("init.weights=")
     model = {"name": "vit_micro_patch7_28", "weights": path}
     train(tmp_path / "longer", training=longer, model=model)
     train(run.path, training=longer, fresh=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from tests.parity.rule import FOLDER
 from vitrellis.errors import UsageError
 from vitrellis.models import create_model, forward_with_maps
-from vitrellis.models.evit import EViT, EViTDistilled, attend_and_rank, num_kept, scatter
+from vitrellis.models.evit import EViT, EViTDistilled, attend_and_rank, token_at
+from vitrellis.models.support.token_reduction import num_kept, spread
 
 PLAIN = "evit_deit_tiny_patch16_224"
 DISTILLED = "evit_deit_tiny_distilled_patch16_224"
@@ -90,9 +91,11 @@ def test_maps_hold_kept_tokens_in_their_places_and_zeros_elsewhere() -> None:
         assert occupied == sorted(p for p in positions[sample].tolist() if p >= 0)
 
 
-def test_scatter() -> None:
+def test_tokens_go_back_to_their_places() -> None:
     tokens = torch.tensor([[[1.0], [2.0], [3.0]]], requires_grad=True)
-    image = scatter(tokens, torch.tensor([[2, -1, 0]]), 4)
+    token = token_at(torch.tensor([[2, -1, 0]]), 4)
+    assert token.tolist() == [[2, -1, 0, -1]]
+    image = spread(tokens, token)
     assert image.flatten().tolist() == [3.0, 0.0, 1.0, 0.0]
     image.sum().backward()
     assert tokens.grad is not None
@@ -223,7 +226,7 @@ def test_gated_attention_is_timms() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("dhvt_micro_patch4", "the layers of DHVT"),
+        ("cvt_13", "the layers of CvT"),
         ("vit_base_patch16_siglip_224", "no class token"),
         ("convit_tiny", "the layers of ConVit"),
         ("resnet18", "the layers of ResNet"),

@@ -143,11 +143,11 @@ def test_a_student_that_cannot_prune_is_refused_before_its_teacher_is_trained(
 ) -> None:
     said = run(
         *("train", "demo", *TINY, FEW_IMAGES, "--out", "runs/refused"),
-        *("model.name=dhvt_micro_patch4", "pruning.layers=[1]"),
+        *("model.name=cifar_resnet8", "pruning.layers=[1]"),
         cwd=tmp_path,
         code=2,
     )
-    assert "dhvt_micro_patch4: tokens cannot be left out" in said
+    assert "cifar_resnet8: tokens cannot be left out" in said
     assert not (tmp_path / "runs" / "teachers").exists()
 
 

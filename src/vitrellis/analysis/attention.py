@@ -90,7 +90,11 @@ class _Attention(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             queries, keys = args[0], args[1]
             scale = kwargs.get("scale") or 1 / math.sqrt(queries.shape[-1])
-            self.weights.append((queries.float() @ keys.float().mT * scale).softmax(dim=-1))
+            scores = queries.float() @ keys.float().mT * scale
+            mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+            if mask is not None:  # a bias, by which merged tokens count as often as they are
+                scores = scores + mask.float()
+            self.weights.append(scores.softmax(dim=-1))
         return func(*args, **kwargs)
 
 

@@ -11,21 +11,24 @@ How we differ: a model without a class token is read by the mean over all its to
 an average over patches passes on. DHVT makes its head tokens in every block from the average of all
 tokens and adds their mean to the class token, and the rollout follows that. Where a model leaves
 tokens behind, their places are NaN from then on; a fused token is the mean of what it stands for,
-weighted as in the model.
+weighted as in the model. What goes to a merged token is divided among its patches.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vitrellis.analysis.attention import attention_weights
 from vitrellis.errors import UsageError
 from vitrellis.models import num_blocks
 from vitrellis.models.dhvt import DHVT, HeadInteractedAttention
-from vitrellis.models.evit import EViT, scatter
+from vitrellis.models.support.token_reduction import GONE, TokenReduction
+from vitrellis.models.tome import ToMe
 
 Grid = tuple[int, int]
 
@@ -46,12 +49,13 @@ def class_attention(model: nn.Module, images: Tensor) -> list[Tensor]:
     Raises:
         UsageError: If the attention cannot be seen, or is not among all patches.
     """
+    places = _token_of_patch(model, images)
     maps = []
-    places = _places(model, images)
     for block, (weights, grid) in enumerate(attention_weights(model, images)):
-        prefix = _num_prefix(model, weights, grid, block, places[block])
-        rows = weights[:, :, 0] if prefix else weights.mean(dim=2)  # (B, heads, M)
-        maps.append(_on_grid(rows, prefix, grid, places[block]))
+        layout = _layout(model, weights, grid, block)
+        rows = weights[:, :, 0] if layout.prefix else weights.mean(dim=2)  # (B, heads, M)
+        tokens = rows[..., layout.prefix : layout.prefix + layout.num_tokens]
+        maps.append(_on_grid(tokens, grid, places[block]))
     return maps
 
 
@@ -60,8 +64,8 @@ def attention_rollout(model: nn.Module, images: Tensor) -> Tensor:
     """The share of each patch of the image in the last class token, by attention rollout.
 
     Args:
-        model: As for `class_attention`; all blocks must have the same patches, but for those that
-            an EViT leaves behind.
+        model: As for `class_attention`; all blocks must have the patches of one grid, but for those
+            that a model leaves behind or merges.
         images: `(B, C, H, W)`, normalised.
 
     Returns:
@@ -71,23 +75,26 @@ def attention_rollout(model: nn.Module, images: Tensor) -> Tensor:
         UsageError: If the attention cannot be seen, or the grid of the patches changes.
     """
     found = attention_weights(model, images)
-    places = _places(model, images)
-    grids = {grid for _, grid in found}
-    if len(grids) > 1:
+    if len({grid for _, grid in found}) > 1:
         raise UsageError(
             f"{type(model).__name__}: its patches are of another size in every stage, and rollout "
             "is known for one grid. Its class-token attention can be shown block by block"
         )
+    places = _token_of_patch(model, images)
     prefix = 0
     rollout: Tensor | None = None
     for block, (weights, grid) in enumerate(found):
-        prefix = _num_prefix(model, weights, grid, block, places[block])
-        mean = weights.mean(dim=1)  # (B, N, M)
-        mean = _without_head_tokens(mean, _num_head_tokens(model))
+        prefix = _layout(model, weights, grid, block).prefix
+        mean = _without_head_tokens(weights.mean(dim=1), _num_head_tokens(model))  # (B, N, N)
         mixed = (mean + torch.eye(mean.shape[-1], device=mean.device)) / 2
         mixed = mixed / mixed.sum(dim=-1, keepdim=True)
         rollout = mixed if rollout is None else mixed @ rollout
-        rollout = _go_on(model, rollout, mean[:, 0], prefix, places[block : block + 2])
+        class_row = weights.mean(dim=1)[:, 0, : mean.shape[-1]]
+        before, after = places[block], places[block + 1]
+        if isinstance(model, TokenReduction) and before is not None and after is not None:
+            following = found[block + 1][0] if block + 1 < len(found) else weights
+            count = _layout(model, following, grid, block).num_tokens
+            rollout = _go_on(model, rollout, class_row, before, after, count)
     assert rollout is not None
     share = rollout[:, 0] if prefix else rollout.mean(dim=1)
     return share[:, prefix:].unflatten(-1, found[0][1])
@@ -103,58 +110,75 @@ def head_token_attention(model: DHVT, images: Tensor) -> list[Tensor]:
 
     Returns:
         `(B, head tokens, rows, columns)` for each block in order; there are as many head tokens as
-        heads.
+        heads. NaN where no token is left.
     """
+    places = _token_of_patch(model, images)
     maps = []
-    for weights, grid in attention_weights(model, images):
-        count = math.prod(grid)
-        rows = weights[:, :, 1 + count :].mean(dim=1)  # (B, head tokens, M)
-        maps.append(rows[..., 1 : 1 + count].unflatten(-1, grid))
+    for block, (weights, grid) in enumerate(attention_weights(model, images)):
+        layout = _layout(model, weights, grid, block)
+        end = layout.prefix + layout.num_tokens
+        rows = weights[:, :, end:, layout.prefix : end].mean(dim=1)  # (B, head tokens, n)
+        maps.append(_on_grid(rows, grid, places[block]))
     return maps
 
 
-def _places(model: nn.Module, images: Tensor) -> list[Tensor | None]:
-    """The places of the tokens before each block, and after the last; None where all are there.
+def _token_of_patch(model: nn.Module, images: Tensor) -> list[Tensor | None]:
+    """The token of each patch before each block and after the last; None where all are there.
 
-    Each is `(B, n)` as `EViT.kept_positions` returns it.
+    Each is `(B, patches)` as `TokenReduction.token_of_patch` returns it.
     """
-    if not isinstance(model, EViT):
+    if not isinstance(model, TokenReduction):
         return [None] * (num_blocks(model) + 1)
-    num_patches = math.prod(model.patch_embed.dynamic_feat_size(images.shape[-2:]))
-    every = torch.arange(num_patches, device=images.device).expand(len(images), -1)
-    return [every, *model.kept_positions(images)]
+    after = model.token_of_patch(images)
+    every = torch.arange(after[0].shape[1], device=images.device).expand(len(images), -1)
+    return [every, *after]
 
 
-def _num_prefix(
-    model: nn.Module, weights: Tensor, grid: Grid, block: int, places: Tensor | None
-) -> int:
-    """The number of tokens in front of the patches, the class token first.
+class _Layout(NamedTuple):
+    """The order of the tokens that attend to each other in a block."""
+
+    prefix: int
+    """The number of tokens in front of the patches, the class token first."""
+    num_tokens: int
+    """The number of tokens that stand for patches, which come next; head tokens are the last."""
+
+
+def _layout(model: nn.Module, weights: Tensor, grid: Grid, block: int) -> _Layout:
+    """The order of the tokens of a block.
 
     Raises:
         UsageError: If the tokens that attend are not those that are attended to.
     """
     num_queries, num_keys = weights.shape[-2:]
-    patches = math.prod(grid) if places is None else places.shape[1]
-    heads = _num_head_tokens(model)
-    prefix = num_queries - patches - heads
+    others = num_queries - _num_head_tokens(model)
+    prefix = others - math.prod(grid)
+    if isinstance(model, TokenReduction):
+        prefix = model.num_prefix_tokens
     if num_queries != num_keys or prefix < 0:
         raise UsageError(
             f"{type(model).__name__}: in block {block}, {num_queries} tokens attend to {num_keys} "
             f"in a grid of {grid[0]}x{grid[1]}; its attention can be shown where all tokens attend "
             "to all, as in ViT, DeiT, PiT, T2T-ViT and DHVT"
         )
-    return prefix
+    return _Layout(prefix, others - prefix)
 
 
-def _on_grid(rows: Tensor, prefix: int, grid: Grid, places: Tensor | None) -> Tensor:
-    """`(B, heads, M)` attention to tokens as `(B, heads, rows, columns)`."""
-    count = math.prod(grid)
-    if places is None:
-        return rows[..., prefix : prefix + count].unflatten(-1, grid)
-    taken = rows[..., prefix:].mT  # (B, n, heads)
-    there = scatter(torch.ones_like(taken), places, count)
-    maps = scatter(taken, places, count).masked_fill(there == 0, torch.nan)
-    return maps.mT.unflatten(-1, grid)
+def _on_grid(rows: Tensor, grid: Grid, token_of_patch: Tensor | None) -> Tensor:
+    """`(B, heads, n)` attention to tokens as `(B, heads, rows, columns)` to patches."""
+    if token_of_patch is None:
+        return rows.unflatten(-1, grid)
+    shares = rows / _sizes(token_of_patch, rows.shape[-1]).clamp_min(1).unsqueeze(1)
+    # the last place is for patches without a token
+    padded = F.pad(shares, (0, 1), value=torch.nan)
+    numbers = torch.where(token_of_patch == GONE, rows.shape[-1], token_of_patch)
+    numbers = numbers.unsqueeze(1).expand(-1, rows.shape[1], -1)
+    return padded.gather(2, numbers).unflatten(-1, grid)
+
+
+def _sizes(token_of_patch: Tensor, count: int) -> Tensor:
+    """The number of patches that each of `count` tokens stands for, `(B, count)`."""
+    numbers = torch.where(token_of_patch == GONE, count, token_of_patch)
+    return F.one_hot(numbers, count + 1).sum(dim=1)[:, :count]
 
 
 def _num_head_tokens(model: nn.Module) -> int:
@@ -175,25 +199,36 @@ def _without_head_tokens(mean: Tensor, num_heads: int) -> Tensor:
 
 
 def _go_on(
-    model: nn.Module, rollout: Tensor, class_row: Tensor, prefix: int, places: list[Tensor | None]
+    model: TokenReduction,
+    rollout: Tensor,
+    class_row: Tensor,
+    before: Tensor,
+    after: Tensor,
+    count: int,
 ) -> Tensor:
-    """The rows of the tokens that a block lets go on: those that stay, and the fused one.
+    """The rows of the tokens that a block lets go on.
 
     Args:
-        model: The model; without pruning, all tokens go on.
+        model: The model.
         rollout: `(B, prefix + n, M)`.
         class_row: `(B, prefix + n)`, the class token's attention, by which tokens are ranked.
-        prefix: The number of prefix tokens.
-        places: The places of the tokens before and after the block.
+        before: `(B, patches)`, the token of each patch before the block.
+        after: `(B, patches)`, its token after the block.
+        count: The number of tokens after the block that are no prefix.
     """
-    before, after = places
-    if not isinstance(model, EViT) or before is None or after is None:
+    prefix = model.num_prefix_tokens
+    if rollout.shape[1] == prefix + count:
         return rollout
-    if after.shape == before.shape:
-        return rollout
-    kept = after.shape[1] - model.fuse_token
+    tokens = rollout[:, prefix:]
+    if isinstance(model, ToMe):  # each is the mean of the tokens that were merged, by their sizes
+        old, new = int(before.max()) + 1, int(after.max()) + 1
+        shared = F.one_hot(after, new).mT.float() @ F.one_hot(before, old).float()  # (B, new, old)
+        return torch.cat(
+            [rollout[:, :prefix], shared / shared.sum(-1, keepdim=True) @ tokens], dim=1
+        )
     scores, order = class_row[:, prefix:].sort(dim=1, descending=True)
-    tokens = rollout[:, prefix:].gather(1, order.unsqueeze(-1).expand(-1, -1, rollout.shape[-1]))
+    tokens = tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, rollout.shape[-1]))
+    kept = count - model.fuse_token
     parts = [rollout[:, :prefix], tokens[:, :kept]]
     if model.fuse_token:
         shares = scores[:, kept:] / scores[:, kept:].sum(dim=1, keepdim=True)

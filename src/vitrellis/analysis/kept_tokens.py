@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from vitrellis.models.evit import EViT, prune_tokens
+from vitrellis.models.support.prune_tokens import prune_tokens
+from vitrellis.models.support.token_reduction import TokenReduction
+from vitrellis.models.tome import ToMe
 
 
 class KeptTokens(NamedTuple):
@@ -20,9 +21,12 @@ class KeptTokens(NamedTuple):
     """The share of tokens that a shrinking layer keeps; None for the model's own rates, where they
     differ from layer to layer."""
     layers: tuple[int, ...]
-    """The layers that leave tokens behind, 0-based."""
-    masks: list[Tensor]
-    """What is left after each of `layers`: bool `(B, rows, columns)`."""
+    """The layers that leave tokens behind or merge them, 0-based."""
+    tokens: list[Tensor]
+    """The token of each patch after each of `layers`, `(B, rows, columns)`; -1 for one that was
+    left behind. Patches that were merged have the same token."""
+    merges: bool
+    """Whether tokens are merged; the others are left behind."""
 
 
 def kept_tokens(
@@ -35,8 +39,8 @@ def kept_tokens(
     """The patches that are kept, layer by layer, at each of several keep rates.
 
     Args:
-        model: An EViT, or a plain ViT that is pruned here as if it was one; in eval mode. It is not
-            changed.
+        model: A model that prunes, or one that is pruned here as EViT would; in eval mode. It is
+            not changed.
         name: Its name, for messages.
         images: `(B, C, H, W)`, normalised.
         keep_rates: The rates. By default a model that prunes is shown as it is, and others at 0.9,
@@ -49,18 +53,16 @@ def kept_tokens(
         ValueError: If a rate is not above 0 and at most 1, or there is no such layer.
     """
     pruned = copy.deepcopy(model)
-    is_own = isinstance(pruned, EViT)
-    if not isinstance(pruned, EViT):
+    is_own = isinstance(pruned, TokenReduction)
+    if not is_own:
         prune_tokens(pruned, name, keep_rate=1.0, drop_layers=())
         keep_rates = keep_rates or DEFAULT_RATES
-    assert isinstance(pruned, EViT)
-    if layers or not is_own:
-        layers = tuple(layers) or quarters(len(pruned.blocks))
-    else:
-        layers = pruned.drop_layers
+    assert isinstance(pruned, TokenReduction)
+    if not layers:
+        layers = pruned.drop_layers if is_own else quarters(pruned.depth)
     found = [] if keep_rates else [_kept(pruned, None, images)]
     for rate in keep_rates:
-        pruned.set_pruning(rate, layers, pruned.fuse_token)
+        pruned.set_pruning(rate, layers, getattr(pruned, "fuse_token", True))
         found.append(_kept(pruned, rate, images))
     return found
 
@@ -75,25 +77,12 @@ def quarters(depth: int) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def _kept(model: EViT, rate: float | None, images: Tensor) -> KeptTokens:
+def _kept(model: TokenReduction, rate: float | None, images: Tensor) -> KeptTokens:
     layers = tuple(layer for layer, own in enumerate(model.keep_rate) if own < 1)
-    if rate is None and len({model.keep_rate[layer] for layer in layers}) == 1:
-        rate = model.keep_rate[layers[0]]
-    rows, columns = model.patch_embed.dynamic_feat_size(images.shape[-2:])
-    positions = model.kept_positions(images)
-    masks = []
-    for layer in layers or (len(positions) - 1,):
-        mask = torch.zeros(len(images), rows * columns + 1, dtype=torch.bool, device=images.device)
-        places = positions[layer].clamp(min=-1)  # -1, a fused token, is the last of the row
-        mask.scatter_(1, places % mask.shape[1], True)
-        masks.append(mask[:, :-1].unflatten(1, (rows, columns)))
-    return KeptTokens(rate, layers, masks)
-
-
-def share_kept(mask: Tensor) -> tuple[int, int]:
-    """The patches that are left of an image, and all of them.
-
-    Args:
-        mask: bool `(rows, columns)`.
-    """
-    return int(mask.sum()), math.prod(mask.shape)
+    rates = {model.keep_rate[layer] for layer in layers}
+    if rate is None and len(rates) == 1:
+        rate = rates.pop()
+    shown = layers or (model.depth - 1,)
+    _, found, grid = model.reduce(images, model.keep_rate, set(shown))
+    tokens = [layer.token_of_patch.unflatten(1, grid) for layer in found]
+    return KeptTokens(rate, layers, tokens, isinstance(model, ToMe))

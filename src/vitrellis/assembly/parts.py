@@ -20,7 +20,7 @@ from vitrellis.data.bad_images import naming_all_bad_images
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
-from vitrellis.models.evit import EViT
+from vitrellis.models.support.token_reduction import TokenReduction
 from vitrellis.objectives import Term
 from vitrellis.recipe import Recipe
 from vitrellis.runs.directory import RunDirectory
@@ -76,7 +76,7 @@ class Parts:
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """Writes a student in timm's local format, with the keep rate that it has now."""
-        pruning = model.pruning_arguments() if isinstance(model, EViT) else {}
+        pruning = model.pruning_arguments() if isinstance(model, TokenReduction) else {}
         save_model(
             model,
             folder,

@@ -17,8 +17,8 @@ from vitrellis.assembly.term_notes import (
 from vitrellis.data.canvas import OwnShape
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.source import UNBALANCED, Source
-from vitrellis.models.evit import EViT
 from vitrellis.models.support.frozen import frozen_parts, keep_frozen_norms
+from vitrellis.models.support.token_reduction import TokenReduction
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.runs.results import Results
 from vitrellis.teachers.evaluation import evaluate_teachers
@@ -228,7 +228,7 @@ def _pruning(parts: Parts) -> list[str]:
     pruning, student = parts.recipe.pruning, parts.guided.student
     if pruning is None:
         return []
-    assert isinstance(student, EViT), "built with the arguments of the section"
+    assert isinstance(student, TokenReduction), "built with the arguments of the section"
     shape = (parts.preprocessing.channels, *parts.preprocessing.img_size)
     macs = []
     for rate in (1.0, pruning.keep_rate):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vitrellis.errors import UsageError
 from vitrellis.models import merge_heads
-from vitrellis.models.evit import EViT
 from vitrellis.models.support.factory import prunes_itself
+from vitrellis.models.support.token_reduction import TokenReduction
 from vitrellis.runs.exported import Trained, save_model
 
 
@@ -34,7 +34,9 @@ def write_timm(trained: Trained, folder: Path) -> None:
         UsageError: If it leaves tokens out and timm's model of its name does not.
     """
     name = trained.architecture
-    if isinstance(trained.model, EViT) and not prunes_itself(name.split(".")[0]):
+    if isinstance(trained.model, TokenReduction) and not prunes_itself(
+        name.split(".")[0], trained.model_args
+    ):
         raise UsageError(
             f"{name}: leaves tokens out (keep rate {trained.model_args.get('keep_rate')}), which "
             "timm's model of this name cannot, so that timm would read another model. Export "

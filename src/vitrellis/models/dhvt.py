@@ -106,14 +106,25 @@ class HeadInteractedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, N, D)` with the class token first, to the same."""
-        batch, num_tokens, dim = x.shape
+        return self.output(x, self.attend(*self.queries_keys_values(x)))
+
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`(B, N, D)` to `(B, h, N + h, d)` each, head tokens last."""
         x = torch.cat([x, self.head_tokens(x)], dim=1)  # (B, N + h, D)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, h, N + h, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The weighted values, `(B, h, N + h, d)`."""
         dropout = self.attn_drop if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        x = self.proj(x.transpose(1, 2).reshape(batch, -1, dim))  # (B, N + h, D)
-        tokens, head_tokens = x.split([num_tokens, self.num_heads], dim=1)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+
+    def output(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Weighted values `(B, h, N + h, d)` to the output `(B, N, D)` for the input `x`."""
+        batch, num_tokens, dim = x.shape
+        out = self.proj(attended.transpose(1, 2).reshape(batch, -1, dim))  # (B, N + h, D)
+        tokens, head_tokens = out.split([num_tokens, self.num_heads], dim=1)
         class_token = tokens[:, :1] + head_tokens.mean(dim=1, keepdim=True)  # (B, 1, D)
         return self.proj_drop(torch.cat([class_token, tokens[:, 1:]], dim=1))
 
@@ -156,6 +167,10 @@ class DAFF(nn.Module):
         y = F.gelu(self.bn1(self.conv1(y)))
         y = y + F.gelu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y)).flatten(2).transpose(1, 2)  # (B, H * W, D)
+        return self.with_class_token(class_token, y)
+
+    def with_class_token(self, class_token: Tensor, y: Tensor) -> Tensor:
+        """The rescaled class token `(B, 1, D)`, and behind it the other tokens `(B, n, D)`."""
         excited = self.excitation(F.gelu(self.compress(y.mean(dim=1, keepdim=True))))  # (B, 1, D)
         return self.drop(torch.cat([class_token * excited, y], dim=1))
 
@@ -275,13 +290,17 @@ class DHVT(ClassTokenClassifier):
 
     def block_outputs(self, x: Tensor) -> Iterator[tuple[Tensor, Grid]]:
         """`(B, in_chans, H, W)` to tokens `(B, 1 + N, D)` after each block, and their grid."""
-        maps = self.patch_embed(x)
-        grid = maps.shape[-2], maps.shape[-1]
-        patches = maps.flatten(2).transpose(1, 2)  # (B, N, D)
-        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], dim=1)
+        tokens, grid = self.embed(x)
         for block in self.blocks:
             tokens = self.run_block(block, tokens, grid)
             yield tokens, grid
+
+    def embed(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """`(B, in_chans, H, W)` to the first block's tokens `(B, 1 + N, D)`, and their grid."""
+        maps = self.patch_embed(x)
+        patches = maps.flatten(2).transpose(1, 2)  # (B, N, D)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], dim=1)
+        return tokens, (maps.shape[-2], maps.shape[-1])
 
     def no_weight_decay(self) -> set[str]:
         """The class token; unless as published, head position embeddings and affines, too."""

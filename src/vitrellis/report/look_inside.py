@@ -26,6 +26,7 @@ from vitrellis.analysis.kept_tokens import KeptTokens, kept_tokens
 from vitrellis.analysis.mistakes import most_confident_mistakes
 from vitrellis.errors import UsageError
 from vitrellis.models.dhvt import DHVT
+from vitrellis.models.support.token_reduction import GONE
 from vitrellis.report.image_grid import (
     FAINT,
     RIGHT,
@@ -55,8 +56,10 @@ def draw_tokens(
 ) -> Figure:
     """The patches that are kept, layer by layer, for several keep rates; the others are dimmed.
 
+    Patches that are merged have the mean colour of them all.
+
     Args:
-        trained: An EViT, or any plain ViT, which is pruned here as if it was one.
+        trained: A model that prunes, or any plain ViT or DHVT, which is pruned here as EViT would.
         images: uint8 `(C, H, W)` of any sizes.
         keep_rates: As for `vitrellis.analysis.kept_tokens.kept_tokens`, and so are the layers.
         layers: The layers that leave tokens behind.
@@ -74,12 +77,15 @@ def draw_tokens(
         raise
     except ValueError as error:
         raise UsageError(f"{trained.architecture}: {error}") from error
-    firsts = [1 + sum(len(kept.masks) for kept in found[:number]) for number in range(len(found))]
+    firsts = [1 + sum(len(kept.tokens) for kept in found[:number]) for number in range(len(found))]
+    how = "those that the class token attends to most"
+    if found[0].merges:
+        how = "those that are alike, shown in their mean colour"
     grid = ImageGrid(
         len(images),
-        firsts[-1] + len(found[-1].masks),
-        title="Which patches are kept",
-        subtitle=f"{_label(trained, label)}: those that the class token attends to most.",
+        firsts[-1] + len(found[-1].tokens),
+        title="Which patches are merged" if found[0].merges else "Which patches are kept",
+        subtitle=f"{_label(trained, label)}: {how}.",
         cell=cell_for(trained.preprocessing),
         gaps=dict.fromkeys(firsts, 0.18),
         row_labels=names,
@@ -89,17 +95,17 @@ def draw_tokens(
         picture = as_seen(image, trained.preprocessing)
         grid.image(row, 0, picture)
         for first, kept in zip(firsts, found, strict=True):
-            for column, mask in enumerate(kept.masks, start=first):
-                grid.image(row, column, _dimmed(picture, to_numpy(mask[row]) > 0))
+            for column, tokens in enumerate(kept.tokens, start=first):
+                grid.image(row, column, _dimmed(picture, np.asarray(tokens[row].cpu())))
     grid.heading(0, "image")
     for first, kept in zip(firsts, found, strict=True):
-        grid.group(first, first + len(kept.masks) - 1, _rate_in_words(kept), line=2)
-        for column, (layer, mask) in enumerate(
-            zip(kept.layers, kept.masks, strict=False), start=first
+        grid.group(first, first + len(kept.tokens) - 1, _rate_in_words(kept), line=2)
+        for column, (layer, tokens) in enumerate(
+            zip(kept.layers, kept.tokens, strict=False), start=first
         ):
-            left = int(mask[0].sum())
+            left = len(tokens[0].unique()) - bool((tokens[0] == GONE).any())
             grid.heading(column, f"after block {layer}", line=1)
-            grid.heading(column, f"{left} of {mask[0].numel()}")
+            grid.heading(column, f"{left} of {tokens[0].numel()}")
     return grid.figure
 
 
@@ -110,15 +116,21 @@ def _rate_in_words(kept: KeptTokens) -> str:
 
 
 def _dimmed(
-    picture: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]
+    picture: npt.NDArray[np.float64], tokens: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """A picture `(h, w, 3)` whose patches are bright where the mask `(rows, columns)` says so."""
+    """A picture `(h, w, 3)`, grey where patches are gone, of one colour where they are merged."""
     height, width = picture.shape[:2]
-    rows = np.arange(height) * mask.shape[0] // height
-    columns = np.arange(width) * mask.shape[1] // width
-    stays = mask[rows][:, columns, None]
+    rows = np.arange(height) * tokens.shape[0] // height
+    columns = np.arange(width) * tokens.shape[1] // width
+    token = tokens[rows][:, columns]
     grey = picture.mean(axis=2, keepdims=True)
-    return np.where(stays, picture, _DIMMED * _GREY + (1 - _DIMMED) * grey)
+    dimmed = _DIMMED * _GREY + (1 - _DIMMED) * grey
+    shown = np.where((token == GONE)[..., None], dimmed, picture)
+    numbers, counts = np.unique(tokens[tokens != GONE], return_counts=True)
+    for number in numbers[counts > 1]:
+        inside = token == number
+        shown[inside] = picture[inside].mean(axis=0)
+    return shown
 
 
 def draw_attention(

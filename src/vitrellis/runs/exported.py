@@ -26,8 +26,9 @@ from vitrellis.models import (
     read_state_dict,
     takes_img_size,
 )
-from vitrellis.models.support.factory import PRUNING, known_grids, prunes_itself
+from vitrellis.models.support.factory import known_grids, prunes_itself
 from vitrellis.models.support.positions import MadeFor, position_grids, resample_positions
+from vitrellis.models.support.prune_tokens import PRUNING
 from vitrellis.models.support.variations import NOT_TIMMS
 from vitrellis.models.support.weights import CHECKSUM, tensors_digest
 from vitrellis.runs.atomic import atomic_write
@@ -209,7 +210,8 @@ def save_model(
     check_finite_weights(state, f"{folder}: not written")
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     size = preprocessing.img_size
-    unknown = NOT_TIMMS if prunes_itself(architecture.split(".")[0]) else (*NOT_TIMMS, *PRUNING)
+    is_timms = prunes_itself(architecture.split(".")[0], model_args)
+    unknown = NOT_TIMMS if is_timms else (*NOT_TIMMS, *PRUNING)
     args = {name: value for name, value in model_args.items() if name not in unknown}
     args |= {"in_chans": preprocessing.channels}
     if takes_img_size(architecture.split(".")[0]):

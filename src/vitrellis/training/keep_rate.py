@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from vitrellis.models.evit import EViT
+from vitrellis.models.support.token_reduction import TokenReduction
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,6 @@ class KeepRateSchedule:
         """
         rate = self.at(epoch, step_in_epoch)
         for model in models:
-            assert isinstance(model, EViT), "assembly makes the student one"
+            assert isinstance(model, TokenReduction), "assembly makes the student one"
             model.set_keep_rate(rate)
         return rate

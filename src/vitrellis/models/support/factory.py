@@ -6,6 +6,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from timm.layers import to_2tuple
 from torch import nn
 
 from vitrellis.errors import UsageError, VitrellisError
-from vitrellis.models.evit import EViT, prune_tokens
+from vitrellis.models.evit import EViT
 from vitrellis.models.support.heads import add_distillation_head, head_modules
+from vitrellis.models.support.interop import norm_eps_of, resampling_of, weights_for
 from vitrellis.models.support.positions import (
     Grid,
     MadeFor,
@@ -25,6 +27,7 @@ from vitrellis.models.support.positions import (
     position_grids,
     position_tensors,
 )
+from vitrellis.models.support.prune_tokens import PRUNING, prune_tokens
 from vitrellis.models.support.variations import DEIT_CLASS_TOKEN_STD, NOT_TIMMS, vary
 from vitrellis.models.support.weights import load_initial
 
@@ -55,10 +58,6 @@ REFUSALS = (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionErr
 """The errors by which timm's and torch's models refuse an argument, or a size of images."""
 
 
-PRUNING = ("keep_rate", "drop_layers", "fuse_token")
-"""The arguments of EViT, by which any plain ViT of timm leaves tokens behind, too."""
-
-
 _NOT_BUILT_WITH = ("distillation_head", "normalize_features", "stride_1x1", *NOT_TIMMS)
 """The arguments of `create_model` that change a model after it is built."""
 
@@ -77,6 +76,7 @@ def create_model(
     in_chans: int = 3,
     pretrained: bool = False,
     weights: Path | None = None,
+    weights_source: str | None = None,
     weights_img_size: int | Grid | None = None,
     weights_ema: bool = False,
     zero_head: bool = False,
@@ -97,6 +97,8 @@ def create_model(
         pretrained: Start from timm's published weights, which are downloaded.
         weights: Start from the weights in this file; a head of other classes is left new, and
             position embeddings for images of another size are interpolated.
+        weights_source: The published implementation that named them, one of
+            `vitrellis.models.support.interop.PUBLISHERS`; by default the names are timm's or ours.
         weights_img_size: The size of the images that they were made for, in pixels. By default it
             is read from `config.json` beside the file; without one, they were square.
         weights_ema: Take the moving average of the weights that the file holds beside them.
@@ -110,7 +112,8 @@ def create_model(
         normalize_features: Let the classifier take features of length 1, as PaCo can.
         stride_1x1: Give the first convolution of each bottleneck the stride, not the second.
         **kwargs: Further arguments of the model, such as `drop_path_rate`. Any plain ViT of timm
-            takes `keep_rate`, `drop_layers` and `fuse_token`, as an EViT does (`prune_tokens`).
+            and DHVT takes `keep_rate`, `drop_layers`, `fuse_token` and `merge_tokens`, the
+            arguments of `prune_tokens`.
 
     Raises:
         UsageError: If the name or an argument is unknown, or there are no published weights.
@@ -122,7 +125,7 @@ def create_model(
     if pretrained and weights is not None:
         raise UsageError(f"{name}: give either pretrained or weights, not both")
     if pretrained and not timm.is_model_pretrained(name):
-        raise UsageError(f"{name}: no weights are published for it. Give a file: model.weights")
+        raise UsageError(f"{name}: no weights are published for it. Give a file: init.weights")
     if img_size is not None and takes_img_size(architecture):
         kwargs["img_size"] = img_size
     kwargs["in_chans"] = in_chans
@@ -143,14 +146,34 @@ def create_model(
         known = made_for(path)
         if weights_img_size is not None:
             known = MadeFor(to_2tuple(weights_img_size))
-        load_initial(
-            model, path, known_grids(model, name, known, str(path), kwargs), ema=weights_ema
-        )
+        grids = known_grids(model, name, known, str(path), kwargs)
+        if weights_source is None:
+            load_initial(model, path, grids, ema=weights_ema)
+        else:
+            _check_norm_eps(model, name, weights_source, norm_eps)
+            load_initial(
+                model,
+                path,
+                grids,
+                ema=weights_ema,
+                translate=partial(weights_for, model, source=weights_source),
+                resampling=resampling_of(model, weights_source),
+            )
     if distillation_head:
         add_distillation_head(model, name)
     if zero_head:
         _zero_head(model, name)
     return model
+
+
+def _check_norm_eps(model: nn.Module, name: str, source: str, norm_eps: float | None) -> None:
+    """Refuses weights that go with another eps of the norms than the model has."""
+    published = norm_eps_of(source, model)
+    if published is not None and norm_eps != published:
+        raise UsageError(
+            f"{name}: the weights of {source} go with an eps of {published:g} in all its norms. "
+            f"Add model.args.norm_eps={published:g}"
+        )
 
 
 def takes_img_size(architecture: str) -> bool:
@@ -166,13 +189,15 @@ def takes_img_size(architecture: str) -> bool:
     return cfg is not None and cfg.fixed_input_size
 
 
-def prunes_itself(architecture: str) -> bool:
+def prunes_itself(architecture: str, arguments: Mapping[str, Any]) -> bool:
     """Whether timm builds the model with the arguments of `PRUNING`, as it does an EViT.
 
     Args:
         architecture: A model name without the tag of its weights.
+        arguments: Its arguments; timm's registry has no model that merges tokens.
     """
-    return timm.model_entrypoint(architecture).__module__ == EViT.__module__
+    is_evit = timm.model_entrypoint(architecture).__module__ == EViT.__module__
+    return is_evit and not arguments.get("merge_tokens")
 
 
 def known_grids(
@@ -265,8 +290,10 @@ def _build(name: str, **kwargs: Any) -> nn.Module:
     """A model of timm's registry, with errors that say what the user can do."""
     architecture = name.split(".")[0]
     pruning = {}
-    if not prunes_itself(architecture):
+    if not prunes_itself(architecture, kwargs):
         pruning = {key: kwargs.pop(key) for key in PRUNING if key in kwargs}
+        if timm.model_entrypoint(architecture).__module__ == EViT.__module__:
+            kwargs["drop_layers"] = ()  # until it merges tokens instead
     try:
         model = timm.create_model(name, **kwargs)
         if pruning:
@@ -276,7 +303,7 @@ def _build(name: str, **kwargs: Any) -> nn.Module:
             raise
         raise VitrellisError(
             f"{name}: its published weights could not be downloaded; is there a network? "
-            "A file of weights can be given in its place: model.weights"
+            "A file of weights can be given in its place: init.weights"
         ) from error
     except REFUSALS as error:
         if architecture in list_models() and not _can_be_built(architecture):

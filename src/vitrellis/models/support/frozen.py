@@ -102,9 +102,10 @@ def _names(model: nn.Module, what: FrozenParts, name: str) -> list[str]:
         if not inside:
             tops = dict.fromkeys(key.split(".")[0] for key in all_names)
             inner = next(key for key in all_names if "." in key).rsplit(".", 1)[0]
+            known = ", ".join(tops)
             raise UsageError(
-                f"init.freeze: {name} has no part {part!r}. Its parts are {', '.join(tops)}, and "
-                f"those in them, such as {inner}"
+                f"init.freeze: {name} has no part {part!r}. Its parts are {known}, and those in "
+                f"them, such as {inner}"
             )
         found += inside
     return found
@@ -115,8 +116,8 @@ def _layers(model: nn.Module, name: str) -> list[list[str]]:
     matcher: Any = getattr(model, "group_matcher", None)
     if matcher is None:
         raise UsageError(
-            f"init.freeze: the layers of {name} are not known (it has no group_matcher); give names "
-            "of its parts instead"
+            f"init.freeze: the layers of {name} are not known (it has no group_matcher); give "
+            "names of its parts instead"
         )
     layer_of: dict[str, int] = group_parameters(model, matcher(coarse=False), reverse=True)
     layers: list[list[str]] = [[] for _ in range(max(layer_of.values()) + 1)]

@@ -11,7 +11,7 @@ import pickle
 import re
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,13 @@ from torch import Tensor, nn
 
 from vitrellis.errors import VitrellisError
 from vitrellis.models.support.finite import check_finite_weights
-from vitrellis.models.support.positions import Grid, position_tensors, resample_positions
+from vitrellis.models.support.positions import (
+    TIMMS,
+    Grid,
+    Resampling,
+    position_tensors,
+    resample_positions,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +110,7 @@ def read_state_dict(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
         if averages:
             logger.warning(
                 "note: %s: also holds a moving average of the weights (%s), which is not taken; "
-                "model.weights_ema=true and `vitrellis import --ema` take it",
+                "init.ema=true and `vitrellis import --ema` take it",
                 path,
                 averages[0],
             )
@@ -207,7 +213,13 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], label: str) -> 
 
 
 def load_initial(
-    model: nn.Module, path: Path, grids: Mapping[str, Grid] | None = None, *, ema: bool = False
+    model: nn.Module,
+    path: Path,
+    grids: Mapping[str, Grid] | None = None,
+    *,
+    ema: bool = False,
+    translate: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
+    resampling: Resampling = TIMMS,
 ) -> None:
     """Weights to start from: all must fit, but for a head of other classes, which stays new.
 
@@ -219,11 +231,14 @@ def load_initial(
         grids: The grids of its position embeddings, by name. Those that are not given must be
             square.
         ema: Take the moving average that the file holds, not the weights themselves.
+        translate: Brings the names of the file to those of the model.
+        resampling: How to interpolate position embeddings.
 
     Raises:
         VitrellisError: If the file cannot be read, or is of another model.
     """
-    fitted = resample_positions(read_state_dict(path, ema=ema), model, grids or {}, str(path))
+    state = translate(read_state_dict(path, ema=ema))
+    fitted = resample_positions(state, model, grids or {}, str(path), resampling)
     placed = {name: fitted[name] for name in position_tensors(model) if name in fitted}
     state = {name: value for name, value in fitted.items() if name not in placed}
     # timm's models come with a function that knows old names, and takes all grids for squares
