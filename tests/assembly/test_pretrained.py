@@ -105,13 +105,13 @@ def test_a_teacher_with_published_weights_gets_its_own(tmp_path: Path, pretraine
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("init", r"init: ema: goes with weights"),
+        ("init", r"init: weights_ema: goes with weights"),
         ("teacher", r"teacher\.weights_ema: there is no file"),
     ],
 )
 def test_an_average_of_no_file_is_refused(key: str, message: str) -> None:
     sections: dict[str, dict[str, Any]] = {
-        "init": {"model": {"name": "resnet18"}, "init": {"ema": True}},
+        "init": {"model": {"name": "resnet18"}, "init": {"weights_ema": True}},
         "teacher": {
             "model": {"name": "resnet18"},
             "teacher": {"model": "resnet18", "weights_ema": True},

@@ -41,7 +41,7 @@ def test_the_recipe_of_an_earlier_run_is_read(
     start, _, rest = text.partition("init:\n")
     file.write_text(start + rest[rest.index("teacher:") :])
     with caplog.at_level(logging.WARNING):
-        assert load_recipe(file) == recipe("name=recipe")
+        assert load_recipe(file) == recipe()
     assert not caplog.messages
 
 

@@ -180,8 +180,8 @@ def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) 
         pretrained=init.pretrained and load_weights,
         weights=init.weights if load_weights else None,
         weights_source=init.source,
-        weights_img_size=init.img_size,
-        weights_ema=init.ema,
+        weights_img_size=init.weights_img_size,
+        weights_ema=init.weights_ema,
         zero_head=recipe.model.zero_head,
         **recipe.model_arguments,
     )

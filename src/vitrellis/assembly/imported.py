@@ -193,8 +193,8 @@ def _arguments(recipe: Recipe, source: str, model: nn.Module) -> dict[str, Any]:
 def _grids(
     recipe: Recipe, model: nn.Module, preprocessing: Preprocessing, checkpoint: Path
 ) -> Mapping[str, Grid]:
-    """The grids of the checkpoint's position embeddings, if `init.img_size` tells."""
-    size = recipe.init.img_size
+    """The grids of the checkpoint's position embeddings, if `init.weights_img_size` tells."""
+    size = recipe.init.weights_img_size
     if size is None:
         return {}
     arguments = recipe.model_arguments | {

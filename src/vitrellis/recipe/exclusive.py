@@ -13,7 +13,7 @@ _V = TypeVar("_V")
 
 _OF_A_RECIPE, _OF_A_MODEL = ("overrides",), ("pretrained", "weights", "args")
 
-_OF_A_FILE = ("source", "img_size", "ema")
+_OF_A_FILE = ("source", "weights_img_size", "weights_ema")
 
 _IN_A_TEACHER: Mapping[str, Sequence[str]] = {
     "recipe": ("run", "model", "given", *_OF_A_MODEL, "img_size"),

@@ -34,11 +34,11 @@ class Init(Section):
     `vitrellis import --source`."""
     pretrained: bool = False
     """Whether to start from timm's published weights of `model.name` (downloaded once)."""
-    img_size: Size | None = None
+    weights_img_size: Size | None = None
     """The size in pixels of the images that the position embeddings in `weights`, or in an imported
     checkpoint, were made for: one number, or `[height, width]`. If not given, it is that in the
     `config.json` beside the file; without one, they were square."""
-    ema: bool = False
+    weights_ema: bool = False
     """Whether to take the moving average of the weights that the file holds beside them."""
     freeze: (
         Annotated[
@@ -61,20 +61,15 @@ class Init(Section):
     def _check_one_start(self) -> Init:
         if self.pretrained and self.weights is not None:
             raise ValueError("weights and pretrained are two starts; give one of them")
-        needs_file = {"source": self.source, "ema": self.ema}
+        needs_file = {"source": self.source, "weights_ema": self.weights_ema}
         for key, value in needs_file.items():
             if value and self.weights is None:
                 raise ValueError(f"{key}: goes with weights, and none are given (init.weights)")
         return self
 
 
-MOVED_KEYS = {
-    "weights": "weights",
-    "pretrained": "pretrained",
-    "weights_img_size": "img_size",
-    "weights_ema": "ema",
-}
-"""Keys that were in `model`, by their names in `init`."""
+MOVED_KEYS = ("weights", "pretrained", "weights_img_size", "weights_ema")
+"""Keys that were in `model`, and are in `init`."""
 
 
 def with_moved_keys(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -86,12 +81,12 @@ def with_moved_keys(values: Mapping[str, Any]) -> Mapping[str, Any]:
         values: The content of a recipe file, or changes to one.
     """
     model = values.get("model")
-    if not isinstance(model, Mapping) or not MOVED_KEYS.keys() & model.keys():
+    moved = {key: model[key] for key in MOVED_KEYS if key in model} if isinstance(model, Mapping) else {}
+    if not moved:
         return values
-    moved = {MOVED_KEYS[key]: value for key, value in model.items() if key in MOVED_KEYS}
-    for old, new in MOVED_KEYS.items():
-        if model.get(old):
-            logger.warning("note: model.%s is now called init.%s", old, new)
+    for key, value in moved.items():
+        if value:
+            logger.warning("note: model.%s is now called init.%s", key, key)
     init = values.get("init")
     return {
         **values,

@@ -37,7 +37,7 @@ class TeacherSection(Section):
     """A file with the weights of `model`."""
     weights_img_size: Size | None = None
     """The size in pixels of the images that the position embeddings in `weights` were made for, as
-    `init.img_size`."""
+    `init.weights_img_size`."""
     weights_ema: bool = False
     """Whether to take the moving average of the weights that the file holds beside them."""
     given: bool = False

@@ -234,7 +234,7 @@ def test_a_recipe_and_an_import_take_the_size(tmp_path: Path) -> None:
     source: Any = types.SimpleNamespace(num_classes=3, channels=3)
     for words in (
         [f"init.weights={tmp_path / 'run' / 'model.safetensors'}"],
-        [f"init.weights={lone}", "init.img_size=[16, 64]"],
+        [f"init.weights={lone}", "init.weights_img_size=[16, 64]"],
     ):
         recipe = load_recipe("demo-vit-alone", ["input.img_size=32", *words])
         student = build_student(recipe, source)
@@ -244,7 +244,7 @@ def test_a_recipe_and_an_import_take_the_size(tmp_path: Path) -> None:
         source="evit",
         model="vit_micro_patch4_28",
         out=tmp_path / "imported",
-        overrides=["input.img_size=32", "init.img_size=[16, 64]"],
+        overrides=["input.img_size=32", "init.weights_img_size=[16, 64]"],
     )
     imported = load_exported(run.best_model).model.get_parameter("pos_embed")
     plain = F.interpolate(

@@ -83,7 +83,7 @@ class Positions:
             raise VitrellisError(
                 f"{label}: {name} holds {places} places, which are no square, and no config.json "
                 "beside the file says how they lie. Give the size of the images that the weights "
-                "were made for: init.img_size=[HEIGHT, WIDTH] (from Python, "
+                "were made for: init.weights_img_size=[HEIGHT, WIDTH] (from Python, "
                 "weights_img_size)"
             )
         return (side, side)
@@ -101,7 +101,7 @@ class Positions:
             raise VitrellisError(
                 f"{label}: {name} has shape {tuple(value.shape)}, which is not that of "
                 f"{old[0]}x{old[1]} places, the recorded or given ones. Give the size of the "
-                "images that the weights were made for: init.img_size=[HEIGHT, WIDTH]"
+                "images that the weights were made for: init.weights_img_size=[HEIGHT, WIDTH]"
             )
         if old == self.grid:
             return value

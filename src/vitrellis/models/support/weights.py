@@ -110,7 +110,7 @@ def read_state_dict(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
         if averages:
             logger.warning(
                 "note: %s: also holds a moving average of the weights (%s), which is not taken; "
-                "init.ema=true and `vitrellis import --ema` take it",
+                "init.weights_ema=true and `vitrellis import --ema` take it",
                 path,
                 averages[0],
             )
