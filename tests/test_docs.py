@@ -29,8 +29,8 @@ MAPS = [README, CONTRIBUTING, ROOT / "docs" / "methods.md", ROOT / "docs" / "glo
 """Pages on which everything in backticks is looked up."""
 
 FILES_OF_USERS = ("runs/", "new-photos/", "my-photos/")
-FOREIGN_NAMES = {".venv", "assert", "key=value", "register_model"}
-"""Names of Python, timm and the texts themselves."""
+FOREIGN_NAMES = {".venv", "assert", "key=value", "model.", "model.safetensors", "register_model"}
+"""Names of Python, timm, Lightning and the texts themselves."""
 
 
 def name_of(page: Path) -> str:

@@ -53,9 +53,9 @@ def test_the_models_own_normalisation_is_the_default(name: str, tmp_path: Path) 
     assert load_recipe(file).input == wanted.input
 
 
-def test_other_channels_are_refused() -> None:
-    with pytest.raises(UsageError, match="resnet18 was trained on 3 channels, the images have 5"):
-        build_preprocessing(recipe("resnet18"), images(5))
+def test_more_channels_are_normalised_as_their_kernels_are_repeated() -> None:
+    mean = theirs("resnet18")["mean"]
+    assert build_preprocessing(recipe("resnet18"), images(5)).mean == (*mean, *mean[:2])
 
 
 @pytest.mark.parametrize("name", ["photos-alone", "demo-alone"])

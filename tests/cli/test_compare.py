@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import assert_one_error, run_apart, run_here, vitrellis
-from tests.training.command import TINY
-from vitrellis.experiments import comparison
+from tests.training.command import FEW_IMAGES, TINY, write_few_images
+from vitrellis.experiments import comparison_plan
 from vitrellis.recipe import Recipe, load_recipe
 
 (SHORT_TEACHER,) = (word for word in TINY if word.startswith("teacher"))
@@ -84,7 +84,7 @@ def test_the_demo_prints_its_table_and_its_verdict(
         recipe = load_recipe(name, overrides)
         return load_recipe(name, [*overrides, SHORT_TEACHER]) if recipe.all_teachers else recipe
 
-    monkeypatch.setattr(comparison, "load_recipe", with_short_teacher)
+    monkeypatch.setattr(comparison_plan, "load_recipe", with_short_teacher)
     words = ["training.epochs=1", "schedule.warmup_epochs=0", "data.train_size=60"]
     words += ["machine.threads=1", "model.name=vit_micro_patch7_28"]
     out = run_here("demo", *words, cwd=tmp_path).out
@@ -98,3 +98,21 @@ def test_the_demo_prints_its_table_and_its_verdict(
         "DHVT alone, same seconds",
     ]
     assert (tmp_path / "runs/demo/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_trainings_at_the_same_time_have_the_figures_of_single_ones(tmp_path: Path) -> None:
+    (tmp_path / "guided.yaml").write_text(GUIDED)
+    (tmp_path / "other.yaml").write_text("extends: guided.yaml\nseed: 0\ntraining: {epochs: 3}\n")
+    words = ["compare", "guided.yaml", "other.yaml", *SAME_FOR_ALL, "--seeds", "1", "--controls"]
+    words += ["--equal", "multiply-adds", "--json", FEW_IMAGES]
+    write_few_images(tuple(words), tmp_path)
+    rows = {}
+    for jobs in ("1", "2"):
+        ended = run_apart(*words, "--jobs", jobs, "--out", f"runs/{jobs}", cwd=tmp_path)
+        rows[jobs] = [
+            {key: row[key] for key in ("arm", "role", "unit", "epochs", "figures", "val_top1")}
+            for row in json.loads(ended.out)["rows"]
+        ]
+    assert rows["1"] == rows["2"]
+    assert len(list((tmp_path / "runs/2/seed0/teachers").iterdir())) == 1

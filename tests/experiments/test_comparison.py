@@ -10,7 +10,8 @@ from rich.console import Console
 
 from vitrellis.assembly.launch import Finished
 from vitrellis.experiments import comparison
-from vitrellis.experiments.comparison import Arm, Measured, compare, units
+from vitrellis.experiments.comparison import Measured, compare
+from vitrellis.experiments.comparison_plan import Arm, units
 from vitrellis.recipe import Recipe
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.results import CheckpointFigures, Results

@@ -61,7 +61,7 @@ def test_what_is_frozen_is_a_word_a_number_or_names(value: str, expected: object
         (["init.freeze=0"], "init.freeze: 0 is too small; it must be at least 1"),
         (["init.freeze=[]"], "init.freeze: [] has too few values"),
         (["init.source=evit"], "init: source: goes with weights, and none are given"),
-        (["init.weights=w", "init.pretrained=true"], "weights and pretrained are two starts"),
+        (["init.weights=w", "init.pretrained=true"], "weights and pretrained: give one of them"),
         (["optimizer.layer_decay=1.5"], "optimizer.layer_decay: 1.5 is too large"),
         (["optimizer.layer_decay=0"], "optimizer.layer_decay: 0 is too small"),
     ],

@@ -6,6 +6,7 @@ A run that exists is resumed, or reported if it is complete. A run of another re
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -316,14 +317,17 @@ def _launch(recipe: Recipe) -> Fabric:
         torch.set_num_threads(machine.threads)
     is_parallel = machine.devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
     _check_machine(machine.accelerator, machine.devices)
-    fabric = Fabric(
-        accelerator=machine.accelerator,
-        devices=machine.devices,
-        # a term that is switched off leaves its projections without a gradient
-        strategy=DDPStrategy(find_unused_parameters=True) if is_parallel else "auto",
-        precision=recipe.training.precision,
-        plugins=CheckpointsInPlace(),
-    )
+    with warnings.catch_warnings():
+        # on the login node of a cluster, where it is no mistake to train without Slurm
+        warnings.filterwarnings("ignore", "The `srun` command is available")
+        fabric = Fabric(
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            # a term that is switched off leaves its projections without a gradient
+            strategy=DDPStrategy(find_unused_parameters=True) if is_parallel else "auto",
+            precision=recipe.training.precision,
+            plugins=CheckpointsInPlace(),
+        )
     fabric.launch()
     if recipe.training.sync_batchnorm and fabric.world_size > 1 and fabric.device.type == "cpu":
         raise UsageError(

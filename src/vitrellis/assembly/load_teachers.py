@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher, sides_of
-from vitrellis.assembly.pretrained import pretrained_normalization
+from vitrellis.assembly.model_origin import find_model, statistics_of
 from vitrellis.assembly.run_folder import locked
 from vitrellis.data.canvas import Canvas, OnCanvas, ProgressCallback
 from vitrellis.data.loader import TrainLoader
@@ -262,7 +262,7 @@ def _export_named(
         folder,
         architecture=trained.architecture,
         num_classes=source.num_classes,
-        model_args=settings.args,
+        model_args=trained.model_args,
         class_names=source.class_names,
         preprocessing=trained.preprocessing,
     )
@@ -276,23 +276,32 @@ def _of_timm(
     Its images are normalised as those of its published weights; without those, as the student's.
     """
     assert settings.model is not None
+    check_arguments(settings.args, "teacher.args")
+    found = find_model(
+        settings.model,
+        settings.args,
+        pretrained=settings.pretrained,
+        weights=settings.weights,
+        key="teacher",
+    )
     preprocessing = _at_its_size(settings, student)
     if settings.pretrained:
-        mean, std = pretrained_normalization(settings.model, student.channels, "teacher.model")
-        preprocessing = replace(preprocessing, mean=tuple(mean), std=tuple(std))
-    check_arguments(settings.args, "teacher.args")
+        mean, std = statistics_of(found, settings.model, student.channels, "teacher.model")
+        preprocessing = replace(preprocessing, mean=mean, std=std)
     model = create_model(
-        settings.model,
+        found.name,
         num_classes=source.num_classes,
         img_size=preprocessing.img_size,
         in_chans=student.channels,
-        pretrained=settings.pretrained and downloads,
-        weights=settings.weights,
+        pretrained=found.pretrained and downloads,
+        weights=found.weights,
         weights_img_size=settings.weights_img_size,
         weights_ema=settings.weights_ema,
-        **settings.args,
+        **found.args,
     )
-    return Trained(model, settings.model, tuple(source.class_names), preprocessing)
+    return Trained(
+        model, found.name, tuple(source.class_names), preprocessing, model_args=found.args
+    )
 
 
 def _given(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from torch import nn
 
 from vitrellis.assembly import build
 from vitrellis.assembly.load_teachers import load_teachers, open_precomputed
+from vitrellis.assembly.model_origin import keep_description, with_model_found
 from vitrellis.assembly.terms import build_objective
 from vitrellis.data.bad_images import naming_all_bad_images
 from vitrellis.data.loader import EvalLoader, TrainLoader
@@ -131,14 +134,18 @@ def prepare_parts(
     A run that is resumed takes its weights from its checkpoint: the initial weights that its recipe
     names are not read again. The arguments are those of `train_student`.
     """
+    keep_description(recipe, run, fabric)
+    recipe = with_model_found(recipe, run, source.channels)
     with naming_all_bad_images(source):
         preprocessing = build.build_preprocessing(recipe, source)
-    torch.manual_seed(recipe.seed)
-    teachers = load_teachers(
-        recipe, run, source, preprocessing, fabric, user_objects.teachers, trained_for_it
-    )
-    torch.manual_seed(recipe.seed)  # again: a teacher that exists already draws less
-    student = build.build_student(recipe, source, load_weights=not run.last_checkpoint.exists())
+    with _notes_on_weights_left_out():  # the rehearsal gave them
+        torch.manual_seed(recipe.seed)
+        teachers = load_teachers(
+            recipe, run, source, preprocessing, fabric, user_objects.teachers, trained_for_it
+        )
+        torch.manual_seed(recipe.seed)  # again: a teacher that exists already draws less
+        is_resumed = run.last_checkpoint.exists()
+        student = build.build_student(recipe, source, load_weights=not is_resumed)
     objective = build_objective(
         recipe,
         student,
@@ -178,3 +185,15 @@ def prepare_parts(
             progress=progress,
         )
     return Parts(recipe, source, preprocessing, place, guided, teachers, loader, tuple(stores))
+
+
+@contextmanager
+def _notes_on_weights_left_out() -> Iterator[None]:
+    """Keeps what is said of weights when they are loaded from being said again."""
+    logger = logging.getLogger("vitrellis.models")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

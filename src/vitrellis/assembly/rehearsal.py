@@ -17,6 +17,7 @@ from vitrellis.assembly.build import (
     sides_of,
 )
 from vitrellis.assembly.load_teachers import check_finished_teachers, check_modules, named_teacher
+from vitrellis.assembly.model_origin import with_model_found
 from vitrellis.assembly.parts import UserObjects
 from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.terms import build_objective, check_trained_heads
@@ -92,6 +93,7 @@ def rehearse(
     if run.results_file.exists() and not fresh:
         return
     is_resumed = run.last_checkpoint.exists() and not fresh
+    recipe = with_model_found(recipe, None if fresh else run, source.channels)
     student = build_student(recipe, source, load_weights=not is_resumed)
     size = sides_of(recipe.input.img_size)
     check_takes_images(student, recipe.model.name, source.channels, size)
@@ -132,7 +134,8 @@ def rehearse(
 
 def _untrained(teacher: PlannedTeacher) -> Trained:
     """The model of a teacher's recipe with its initial weights."""
-    recipe, source = teacher.recipe, teacher.source
+    source = teacher.source
+    recipe = with_model_found(teacher.recipe, teacher.run, source.channels)
     is_begun = teacher.run.last_checkpoint.exists() or teacher.run.results_file.exists()
     model = build_student(recipe, source, load_weights=not is_begun)
     size = sides_of(recipe.input.img_size)

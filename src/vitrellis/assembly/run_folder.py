@@ -32,11 +32,10 @@ class HoldsAnotherRun(UsageError):
         what: What it holds.
     """
 
+    WAY_OUT = "Use --fresh (in Python: fresh=True) to delete it and start again, or another --out"
+
     def __init__(self, run: RunDirectory, what: str) -> None:
-        super().__init__(
-            f"{what}\nUse --fresh (in Python: fresh=True) to delete it and start again, or another "
-            "--out"
-        )
+        super().__init__(f"{what}\n{self.WAY_OUT}")
         self.run = run
         self.what = what
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vitrellis.data.as_channels import with_channels
 from vitrellis.data.bad_images import naming_all_bad_images, without_bad_images
 from vitrellis.data.canvas import ProgressCallback
 from vitrellis.data.long_tail import LongTail
@@ -38,6 +39,8 @@ def build_source(
             args=data.args,
             keep_bad=skips,
         )
+    else:
+        loaded = with_channels(loaded, recipe.input.channels)
     if skips:
         loaded = without_bad_images(
             loaded, greatest_fraction=data.max_bad_fraction, known=known, progress=progress

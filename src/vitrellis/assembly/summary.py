@@ -8,7 +8,7 @@ import torch
 from lightning.fabric import Fabric
 
 from vitrellis.analysis.cost import count_macs
-from vitrellis.assembly.pretrained import pretrained_notes
+from vitrellis.assembly.pretrained import notes_on_weights, pretrained_notes
 from vitrellis.assembly.term_notes import (
     notes_on_gradients,
     notes_on_portions,
@@ -168,6 +168,8 @@ def _start(parts: Parts) -> list[str]:
     elif init.weights is not None:
         written = "" if init.source is None else f", as {init.source} wrote them"
         lines.append(f"  starts     from {init.weights}{written}")
+        notes = notes_on_weights(parts.recipe, parts.preprocessing)
+        lines += [f"             note: {note}" for note in notes]
     frozen = frozen_parts(student)
     if frozen:
         fixed = sum(p.numel() for p in student.parameters() if not p.requires_grad)

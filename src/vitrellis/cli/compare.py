@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
-    from vitrellis.experiments.comparison import Measured
+    from vitrellis.experiments.comparison import Measured, SomeFailed
+    from vitrellis.experiments.comparison_plan import Arm
     from vitrellis.recipe import Recipe
+
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Trainings at the same time, on different cores or GPUs.")
+]
+"""The option of commands that train several runs."""
+
+_Equal = Annotated[
+    Literal["seconds", "multiply-adds"] | None,
+    typer.Option(
+        help="What the longer controls have in common with student and teacher. By default "
+        "seconds, or multiply-adds if trainings at the same time share a device."
+    ),
+]
 
 
 def compare(
@@ -34,13 +49,15 @@ def compare(
         typer.Option(
             "--controls",
             help="Also train every guided student without its teacher: for as many epochs, and for "
-            "as many seconds as student and teacher took together.",
+            "as many seconds (see --equal) as student and teacher took together.",
         ),
     ] = False,
     baseline: Annotated[
         str | None,
         typer.Option(help="The recipe that the others are compared with; by default the first."),
     ] = None,
+    jobs: Jobs = 1,
+    equal: _Equal = None,
     metric: Annotated[
         str, typer.Option(help="top1, balanced_accuracy or macro_f1 on the test images.")
     ] = "top1",
@@ -54,11 +71,15 @@ def compare(
     differences. Test images are not used for model selection. If some classes have many more
     training images than others, accuracy is also printed for head, mid and tail classes. A teacher
     that several recipes share is trained once for each seed. Complete runs are not repeated: to
-    resume, or to add seeds or recipes, run the command again.
+    resume, to try again what failed, or to add seeds or recipes, run the command again.
+
+    With --jobs, each training is a process of its own, which has its share of the cores, or a GPU;
+    what it prints is in the folder logs. With the same number of threads (machine.threads), the
+    figures are those of --jobs 1. A training that fails does not stop the others.
 
     Examples:
       vitrellis compare demo-alone demo-lg demo
-      vitrellis compare demo --controls --seeds 5
+      vitrellis compare demo --controls --seeds 5 --jobs 4
       vitrellis compare photos photos-alone data.root=my-photos --folds 5 --seeds 1
       vitrellis compare fashion-lt-alone fashion-lt-deit-lt --metric balanced_accuracy
       vitrellis compare mine.yaml other.yaml --metric balanced_accuracy --out runs/mine
@@ -72,24 +93,47 @@ def compare(
     if baseline is not None and baseline not in names:
         raise unknown_name("baseline", baseline, names)
 
-    from vitrellis.experiments.comparison import Arm, units
     from vitrellis.experiments.comparison import compare as run
-    from vitrellis.experiments.comparison_table import METRICS, arm_labels
+    from vitrellis.experiments.comparison_plan import units
+    from vitrellis.experiments.comparison_table import METRICS
 
     if metric not in METRICS:
         raise unknown_name("metric", metric, tuple(METRICS))
-    overrides = tuple(word for word in words if "=" in word)
-    arms = [
-        Arm(recipe.name, word, overrides, controls=controls and bool(recipe.all_teachers))
-        for word, recipe in recipes
-    ]
-    rows = _ordered(run(arms, units(seeds, folds), out=out, console=progress), names)
+    arms = _arms(recipes, words, controls=controls)
+    train = partial(run, arms, units(seeds, folds), out=out, jobs=jobs, equal=equal)
+    rows, failed = _rows(train, progress, names)
     _check_metric(rows, metric)
     if as_json:
         _print_json(rows)
-        return
-    reference = names[0] if baseline is None else baseline
-    _print(rows, metric, reference if len(arm_labels(rows)) > 1 else None, folds)
+    elif rows:
+        _print(rows, metric, names[0] if baseline is None else baseline, folds, jobs)
+    if failed is not None:
+        raise failed
+
+
+def _arms(
+    recipes: Sequence[tuple[str, Recipe]], words: Sequence[str], *, controls: bool
+) -> list[Arm]:
+    """An arm for each recipe; those with a teacher have controls if they are asked for."""
+    from vitrellis.experiments.comparison_plan import Arm
+
+    overrides = tuple(word for word in words if "=" in word)
+    return [
+        Arm(recipe.name, word, overrides, controls=controls and bool(recipe.all_teachers))
+        for word, recipe in recipes
+    ]
+
+
+def _rows(
+    train: Callable[..., list[Measured]], progress: Console, names: Sequence[str]
+) -> tuple[list[Measured], SomeFailed | None]:
+    """The rows of all that is complete, in the order of the table, and an error about the rest."""
+    from vitrellis.experiments.comparison import SomeFailed
+
+    try:
+        return _ordered(train(console=progress), names), None
+    except SomeFailed as error:
+        return _ordered(error.complete, names), error
 
 
 def _recipes(words: Sequence[str], progress: Console) -> list[tuple[str, Recipe]]:
@@ -138,15 +182,24 @@ def _print_json(rows: Sequence[Measured]) -> None:
     print_json({"hardware": describe_hardware(), "rows": [asdict(row) for row in rows]})
 
 
-def _print(rows: Sequence[Measured], metric: str, baseline: str | None, folds: int | None) -> None:
+def _print(
+    rows: Sequence[Measured], metric: str, baseline: str, folds: int | None, jobs: int
+) -> None:
     from vitrellis.analysis.groups import COUNTED, THRESHOLDS
     from vitrellis.cli.console import console, new_table, print_table
-    from vitrellis.experiments.comparison_table import fill_groups, fill_table, ways_of_grouping
+    from vitrellis.experiments.comparison_table import (
+        arm_labels,
+        fill_groups,
+        fill_table,
+        ways_of_grouping,
+    )
     from vitrellis.report.hardware import describe_hardware
 
     console.print()
     table = new_table()
-    fill_table(table, rows, metric=metric, baseline=baseline, folds=folds)
+    labels = arm_labels(rows)
+    reference = baseline if len(labels) > 1 and baseline in labels else None
+    fill_table(table, rows, metric=metric, baseline=reference, folds=folds)
     print_table(table)
     for by in ways_of_grouping(rows):
         table = new_table()
@@ -165,6 +218,11 @@ def _print(rows: Sequence[Measured], metric: str, baseline: str | None, folds: i
     if any(row.split == "validation" for row in rows):
         lines.append(
             "There are no test images: these are validation figures, which also chose the epoch."
+        )
+    if jobs > 1:
+        lines.append(
+            f"Up to {jobs} trainings ran at the same time: seconds and images/s are not those of "
+            "single ones."
         )
     lines.append(f"Measured on {describe_hardware()}")
     for line in lines:

@@ -14,54 +14,43 @@ from rich.console import Console
 
 from vitrellis.assembly.launch import Finished, train
 from vitrellis.assembly.run_folder import HoldsAnotherRun
-from vitrellis.errors import UsageError
-from vitrellis.recipe import Recipe, identity, load_recipe, with_epochs, without_guidance
+from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.experiments.comparison_plan import (
+    Arm,
+    ComparisonPlan,
+    Unit,
+    recipe_of,
+    tasks_of,
+)
+from vitrellis.experiments.equal_cost import EqualCost
+from vitrellis.experiments.jobs import run_jobs
+from vitrellis.experiments.machine_shares import machine_shares
+from vitrellis.training.interrupts import Interrupted
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A recipe of a comparison.
+class SomeFailed(VitrellisError):
+    """Some trainings failed, and the others are complete.
 
-    Attributes:
-        label: Its name in tables.
-        recipe: A packaged recipe's name, or a path.
-        overrides: `key=value` changes to the recipe.
-        controls: Whether it is also trained without guidance: for as many epochs, unless another
-            arm is that already, and for as many seconds as it and its teacher took.
+    Args:
+        errors: The error of each training that failed, by its name.
+        exit_codes: Their exit codes; if all are those of wrong words, so is this one's.
+        complete: The rows of what is complete in every unit.
     """
 
-    label: str
-    recipe: str
-    overrides: tuple[str, ...] = ()
-    controls: bool = False
+    is_shared = True
 
-
-@dataclass(frozen=True)
-class Unit:
-    """A seed, or a fold of a seed: every arm has one run in it.
-
-    Attributes:
-        seed: The seed of images, initial weights, order and augmentation.
-        fold: The index of the fold that is tested on; None without cross-validation.
-        folds: The number of folds; None without cross-validation.
-    """
-
-    seed: int
-    fold: int | None = None
-    folds: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of its folder."""
-        return f"seed{self.seed}" + ("" if self.fold is None else f"-fold{self.fold}")
-
-    @property
-    def overrides(self) -> list[str]:
-        """The changes to every recipe."""
-        changes = [f"seed={self.seed}"]
-        if self.fold is not None:
-            changes += [f"data.folds={self.folds}", f"data.fold={self.fold}"]
-        return changes
+    def __init__(
+        self, errors: Mapping[str, str], exit_codes: Sequence[int], complete: list[Measured]
+    ) -> None:
+        names: dict[str, list[str]] = {}
+        for name, error in errors.items():
+            names.setdefault(error, []).append(name)
+        count = "1 training" if len(errors) == 1 else f"{len(errors)} trainings"
+        lines = [f"{'; '.join(of_it)}: {error}" for error, of_it in names.items()]
+        super().__init__("\n".join([f"{count} failed; the same command tries again", *lines]))
+        if set(exit_codes) == {UsageError.exit_code}:
+            self.exit_code = UsageError.exit_code
+        self.complete = complete
 
 
 @dataclass(frozen=True)
@@ -100,33 +89,14 @@ class Measured:
     groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-@dataclass
-class _UnitRuns:
-    """The finished runs of one unit, by label."""
-
-    folder: Path
-    unit: Unit
-    console: Console
-    finished: dict[str, Finished] = field(default_factory=dict)
-
-    def run(self, label: str, recipe: Recipe, name: str) -> Finished:
-        self.console.rule(f"{label}, {self.unit.name}", align="left")
-        try:
-            self.finished[label] = train(recipe, out=self.folder / name, console=self.console)
-        except HoldsAnotherRun as error:
-            raise error.without_fresh() from None
-        return self.finished[label]
-
-
-def units(seeds: int, folds: int | None = None) -> list[Unit]:
-    """Seeds 0 to `seeds - 1`, each with all of its folds."""
-    if folds is None:
-        return [Unit(seed) for seed in range(seeds)]
-    return [Unit(seed, fold, folds) for seed in range(seeds) for fold in range(folds)]
-
-
 def compare(
-    arms: Sequence[Arm], repeated: Sequence[Unit], *, out: Path, console: Console
+    arms: Sequence[Arm],
+    repeated: Sequence[Unit],
+    *,
+    out: Path,
+    console: Console,
+    jobs: int = 1,
+    equal: EqualCost | None = None,
 ) -> list[Measured]:
     """Trains every arm in every unit.
 
@@ -135,81 +105,81 @@ def compare(
         repeated: The seeds and folds.
         out: The folder for the runs.
         console: The console that shows progress.
+        jobs: The number of trainings at the same time, each in a process of its own if there are
+            several.
+        equal: What the longer controls have in common with student and teacher; by default seconds
+            if no two trainings share a device, otherwise multiply-adds.
 
     Returns:
         A row for every arm, teacher and control of every unit.
 
     Raises:
-        UsageError: If a recipe is wrong, or two arms have one label.
-        VitrellisError: For the same reasons as `train`.
+        UsageError: If a recipe is wrong, two arms have one label, or seconds should be equal while
+            trainings share a device.
+        SomeFailed: If some trainings failed; the others are complete.
+        Interrupted: After SIGTERM or Ctrl-C; the same call continues.
     """
     labels = [arm.label for arm in arms]
     for label in labels:
         if labels.count(label) > 1:
             raise UsageError(f"{label}: given twice; each recipe is compared once")
-    for arm in arms:  # fails early, before anything is trained
-        _recipe(arm, repeated[0])
-    return [row for unit in repeated for row in _one_unit(arms, unit, out, console)]
-
-
-def _one_unit(arms: Sequence[Arm], unit: Unit, out: Path, console: Console) -> Iterator[Measured]:
-    unit_runs = _UnitRuns(out / unit.name, unit, console)
-    recipes = {arm.label: _recipe(arm, unit) for arm in arms}
-    for arm in arms:
-        unit_runs.run(arm.label, recipes[arm.label], _folder_name(arm.label))
-    controls = [arm for arm in arms if arm.controls]
-    control_labels: list[str] = []
-    for arm in controls:
-        control_labels += _run_controls(arm, recipes, unit_runs, is_only=len(controls) == 1)
-    yield from _teachers(unit_runs, arms, unit)
-    for label, finished in unit_runs.finished.items():
-        role = "control" if label in control_labels else "student"
-        yield _measure(label, role, unit, finished)
-
-
-def _recipe(arm: Arm, unit: Unit) -> Recipe:
-    recipe = load_recipe(arm.recipe, [*arm.overrides, *unit.overrides])
-    if arm.controls and not recipe.all_teachers:
-        raise UsageError(f"{arm.label}: has no teacher, so it needs no control without one")
-    return recipe
-
-
-def _run_controls(
-    arm: Arm, recipes: dict[str, Recipe], unit_runs: _UnitRuns, *, is_only: bool
-) -> list[str]:
-    """Trains the same student without guidance, for equal epochs and for equal seconds.
-
-    Returns:
-        The labels of the runs that were trained here.
-    """
-    alone = without_guidance(recipes[arm.label])
-    same = [label for label, recipe in recipes.items() if identity(recipe) == identity(alone)]
-    labels = []
-    if same:
-        alone_label = same[0]
+    recipes = [recipe_of(arm, repeated[0]) for arm in arms]  # fails before anything is trained
+    shares = machine_shares(jobs, recipes)
+    is_fair = jobs == 1 or all(share.is_alone for share in shares)
+    if equal == "seconds" and not is_fair:
+        raise UsageError(
+            f"--equal seconds: trainings side by side slow each other down, so that their seconds "
+            f"are not comparable. Use --jobs 1 instead of --jobs {jobs}, or --equal multiply-adds"
+        )
+    plan = ComparisonPlan(
+        [task for unit in repeated for task in tasks_of(arms, unit, out, equal or _fair(is_fair))]
+    )
+    if jobs == 1:
+        _train_here(plan, console)
     else:
-        alone_label = f"{arm.label}, unguided"
-        unit_runs.run(alone_label, alone, _folder_name(alone_label))
-        recipes[alone_label] = alone  # the next arm may have the same
-        labels.append(alone_label)
-    guided, by_itself = unit_runs.finished[arm.label], unit_runs.finished[alone_label]
-    spent = [guided, *guided.teachers.values()]
-    seconds = sum(finished.results.seconds for finished in spent)
-    epochs = round(alone.training.epochs * seconds / by_itself.results.seconds)
-    longer = with_epochs(alone, max(alone.training.epochs, epochs))
-    label = f"{alone_label}, " + ("same seconds" if is_only else f"seconds of {arm.label}")
-    unit_runs.run(label, longer, _folder_name(label))
-    return [*labels, label]
+        run_jobs(plan, shares, logs=out / "logs", console=console)
+    rows = list(_rows(plan, arms, repeated))
+    if plan.errors:
+        raise SomeFailed(plan.errors, plan.exit_codes, complete=rows)
+    return rows
 
 
-def _teachers(unit_runs: _UnitRuns, arms: Sequence[Arm], unit: Unit) -> Iterator[Measured]:
-    """A row for every teacher that was trained for this unit, once."""
-    by_run = {}
-    for arm in arms:
-        for teacher in unit_runs.finished[arm.label].teachers.values():
-            by_run[teacher.run.path] = teacher
-    for teacher in by_run.values():
-        yield _measure(teacher.results.recipe, "teacher", unit, teacher)
+def _fair(is_alone: bool) -> EqualCost:
+    return "seconds" if is_alone else "multiply-adds"
+
+
+def _train_here(plan: ComparisonPlan, console: Console) -> None:
+    """Trains one after the other in this process."""
+    while job := plan.next_job([]):
+        console.rule(job.name, align="left")
+        try:
+            plan.finish(job, train(job.recipe, out=job.run.path, console=console))
+        except Interrupted:
+            raise
+        except HoldsAnotherRun as error:
+            plan.fail(job, str(error.without_fresh()), error.exit_code)
+        except VitrellisError as error:
+            plan.fail(job, str(error), error.exit_code)
+
+
+def _rows(
+    plan: ComparisonPlan, arms: Sequence[Arm], repeated: Sequence[Unit]
+) -> Iterator[Measured]:
+    """The rows of all arms and controls that are complete in every unit, and of their teachers."""
+    incomplete = {task.label for task in plan.tasks if plan.finished_of(task) is None}
+    for unit in repeated:
+        finished = {
+            task: each
+            for task in plan.tasks
+            if task.unit == unit and task.label not in incomplete
+            if (each := plan.finished_of(task)) is not None
+        }
+        of_arms = [each for task, each in finished.items() if task.label in {a.label for a in arms}]
+        teachers = {t.run.path: t for each in of_arms for t in each.teachers.values()}
+        for teacher in teachers.values():
+            yield _measure(teacher.results.recipe, "teacher", unit, teacher)
+        for task, each in finished.items():
+            yield _measure(task.label, task.role, unit, each)
 
 
 def _measure(label: str, role: str, unit: Unit, finished: Finished) -> Measured:
@@ -241,8 +211,3 @@ def _measure(label: str, role: str, unit: Unit, finished: Finished) -> Measured:
             for grouping in (best.test.groups if best.test is not None else ())
         },
     )
-
-
-def _folder_name(label: str) -> str:
-    kept = "".join(letter if letter.isalnum() or letter in "-_." else " " for letter in label)
-    return "-".join(kept.lower().split())

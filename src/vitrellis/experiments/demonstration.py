@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vitrellis.errors import UsageError
-from vitrellis.experiments.comparison import Arm, Measured, compare, units
+from vitrellis.experiments.comparison import Measured, compare
+from vitrellis.experiments.comparison_plan import Arm, units
 from vitrellis.experiments.comparison_table import arm_labels, difference, fill_table, in_words
 from vitrellis.report.hardware import describe_hardware
 from vitrellis.report.pictures import learning_curves

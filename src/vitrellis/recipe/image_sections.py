@@ -152,7 +152,8 @@ class Input(Section):
     """The size of the model's images in pixels: one number, or `[height, width]`."""
     channels: Count | None = None
     """The number of image channels; that of the source if not given. Grey images become colour
-    ones (3), and colour ones grey (1)."""
+    ones (3), and colour ones grey (1). Published weights need no such change: their first layer is
+    adapted."""
     normalization: Annotated[
         Annotated[
             Literal["imagenet", "cifar", "measured", "model"],

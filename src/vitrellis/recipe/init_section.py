@@ -27,13 +27,13 @@ class Init(Section):
     """
 
     weights: File | None = None
-    """The weights to start from: the directory of a run, a file (safetensors, or a checkpoint of
-    torch), or a folder in the format of Hugging Face."""
+    """The weights to start from: a run, a file, or a folder in the format of Hugging Face."""
     source: str | None = None
     """The published code that wrote the file, if its names are not timm's: one of those of
     `vitrellis import --source`."""
     pretrained: bool = False
-    """Whether to start from timm's published weights of `model.name` (downloaded once)."""
+    """Whether to start from timm's published weights of `model.name` (downloaded once), or from
+    those that belong to the name of the Hub or of the folder."""
     weights_img_size: Size | None = None
     """The size in pixels of the images that the position embeddings in `weights`, or in an imported
     checkpoint, were made for: one number, or `[height, width]`. If not given, it is that in the
@@ -60,7 +60,7 @@ class Init(Section):
     @model_validator(mode="after")
     def _check_one_start(self) -> Init:
         if self.pretrained and self.weights is not None:
-            raise ValueError("weights and pretrained are two starts; give one of them")
+            raise ValueError("weights and pretrained: give one of them, not both")
         needs_file = {"source": self.source, "weights_ema": self.weights_ema}
         for key, value in needs_file.items():
             if value and self.weights is None:
@@ -81,7 +81,11 @@ def with_moved_keys(values: Mapping[str, Any]) -> Mapping[str, Any]:
         values: The content of a recipe file, or changes to one.
     """
     model = values.get("model")
-    moved = {key: model[key] for key in MOVED_KEYS if key in model} if isinstance(model, Mapping) else {}
+    moved = (
+        {key: model[key] for key in MOVED_KEYS if key in model}
+        if isinstance(model, Mapping)
+        else {}
+    )
     if not moved:
         return values
     for key, value in moved.items():

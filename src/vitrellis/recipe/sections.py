@@ -24,7 +24,8 @@ class Model(Section):
     """The student: any model that timm or Vitrellis registers."""
 
     name: str
-    """The name of the model; `vitrellis models --all` lists them."""
+    """The name of the model; `vitrellis models --all` lists them. `hf_hub:OWNER/NAME` is a model of
+    the Hub, and `local-dir:FOLDER` one of a folder in timm's format."""
     zero_head: bool = False
     """Whether the classifier starts at exactly zero, as in the published DeiT runs; not for
     distillation."""

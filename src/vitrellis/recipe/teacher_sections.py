@@ -30,11 +30,11 @@ class TeacherSection(Section):
     run: File | None = None
     """The run directory of a finished run."""
     model: str | None = None
-    """The name of a model, which the following keys complete."""
+    """The name of a model, as `model.name`, which the following keys complete."""
     pretrained: bool = False
-    """Whether `model` has timm's published weights (downloaded once)."""
+    """Whether `model` has the weights that belong to its name (downloaded once)."""
     weights: File | None = None
-    """A file with the weights of `model`."""
+    """The weights of `model`: a file, a folder, or a run, as `init.weights`."""
     weights_img_size: Size | None = None
     """The size in pixels of the images that the position embeddings in `weights` were made for, as
     `init.weights_img_size`."""

@@ -62,6 +62,11 @@ class RunDirectory:
         return self.path / "imported.json"
 
     @property
+    def description_file(self) -> Path:
+        """What the `config.json` of a folder or of the Hub says of the student's model."""
+        return self.path / "model-description.json"
+
+    @property
     def lock_file(self) -> Path:
         """The file that a process locks while it trains here."""
         return self.path / ".lock"

@@ -21,7 +21,13 @@ FORMAT = 1
 """The version of the layout of a run directory. A run with a higher one is of a later version."""
 
 _STARTED = ("vitrellis-run.json", "recipe.yaml", "data.json")
-_WRITTEN = ("metrics.jsonl", "results.json", "imported.json", "given-*.json")
+_WRITTEN = (
+    "metrics.jsonl",
+    "results.json",
+    "imported.json",
+    "given-*.json",
+    "model-description.json",
+)
 _MODEL_FILES = ("config.json", "model.safetensors")
 _FOLDERS = {
     "checkpoints": ("last.ckpt", "best.ckpt"),

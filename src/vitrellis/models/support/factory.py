@@ -17,6 +17,12 @@ from torch import nn
 
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models.evit import EViT
+from vitrellis.models.support.described_models import (
+    CONFIG,
+    folder_of,
+    is_described,
+    read_description,
+)
 from vitrellis.models.support.heads import add_distillation_head, head_modules
 from vitrellis.models.support.interop import norm_eps_of, resampling_of, weights_for
 from vitrellis.models.support.positions import (
@@ -90,13 +96,16 @@ def create_model(
     """A model by name, timm's or ours.
 
     Args:
-        name: A name from `timm.list_models()` or `list_models()`.
+        name: A name from `timm.list_models()` or `list_models()`; or `local-dir:FOLDER` or
+            `hf_hub:OWNER/NAME`, a model that a `config.json` describes, as in timm.
         num_classes: K, the number of classes.
         img_size: Pixels, one number or `(H, W)`. It is not passed to CNNs, which take any size.
         in_chans: The number of image channels.
-        pretrained: Start from timm's published weights, which are downloaded.
-        weights: Start from the weights in this file; a head of other classes is left new, and
-            position embeddings for images of another size are interpolated.
+        pretrained: Start from timm's published weights, which are downloaded, or from those of the
+            folder or the Hub.
+        weights: Start from the weights in this file, or in this folder in the format of Hugging
+            Face; a head of other classes is left new, position embeddings for images of another
+            size are interpolated, and a first convolution for other channels is adapted.
         weights_source: The published implementation that named them, one of
             `vitrellis.models.support.interop.PUBLISHERS`; by default the names are timm's or ours.
         weights_img_size: The size of the images that they were made for, in pixels. By default it
@@ -119,33 +128,42 @@ def create_model(
         UsageError: If the name or an argument is unknown, or there are no published weights.
         VitrellisError: If weights cannot be had, or are another model's.
     """
-    architecture = name.split(".")[0]
-    if not timm.is_model(architecture):
-        raise _unknown_model(name)
     if pretrained and weights is not None:
         raise UsageError(f"{name}: give either pretrained or weights, not both")
-    if pretrained and not timm.is_model_pretrained(name):
-        raise UsageError(f"{name}: no weights are published for it. Give a file: init.weights")
+    variations: dict[str, Any] = {
+        "norm_eps": norm_eps,
+        "class_token_std": class_token_std,
+        "normalize_features": normalize_features,
+        "stride_1x1": stride_1x1,
+    }
+    if is_described(name):
+        return _create_described(
+            name,
+            {"distillation_head": distillation_head, **variations, **kwargs},
+            pretrained=pretrained,
+            weights=weights,
+            weights_source=weights_source,
+            num_classes=num_classes,
+            img_size=img_size,
+            in_chans=in_chans,
+            weights_img_size=weights_img_size,
+            weights_ema=weights_ema,
+            zero_head=zero_head,
+        )
+    architecture = name.split(".")[0]
+    _check_name(name, pretrained)
     if img_size is not None and takes_img_size(architecture):
         kwargs["img_size"] = img_size
     kwargs["in_chans"] = in_chans
     model = _build(name, pretrained=pretrained, num_classes=num_classes, **kwargs)
     if class_token_std is None and architecture.startswith("deit_") and not pretrained:
-        class_token_std = DEIT_CLASS_TOKEN_STD
+        variations["class_token_std"] = DEIT_CLASS_TOKEN_STD
     attend_on_grid(model)
-    vary(
-        model,
-        name,
-        norm_eps=norm_eps,
-        class_token_std=class_token_std,
-        normalize_features=normalize_features,
-        stride_1x1=stride_1x1,
-    )
+    vary(model, name, **variations)
     if weights is not None:
         path = weights.expanduser()
-        known = made_for(path)
-        if weights_img_size is not None:
-            known = MadeFor(to_2tuple(weights_img_size))
+        size = weights_img_size
+        known = made_for(path) if size is None else MadeFor(to_2tuple(size))
         grids = known_grids(model, name, known, str(path), kwargs)
         if weights_source is None:
             load_initial(model, path, grids, ema=weights_ema)
@@ -174,6 +192,17 @@ def _check_norm_eps(model: nn.Module, name: str, source: str, norm_eps: float | 
             f"{name}: the weights of {source} go with an eps of {published:g} in all its norms. "
             f"Add model.args.norm_eps={published:g}"
         )
+
+
+def _create_described(
+    name: str, given: Mapping[str, Any], *, pretrained: bool, weights: Path | None, **common: Any
+) -> nn.Module:
+    """A model of a folder or of the Hub; arguments that are given go before those of its file."""
+    given = {key: value for key, value in given.items() if value not in (None, False)}
+    folder = folder_of(name, with_weights=pretrained)
+    described = read_description(folder / CONFIG, name)
+    common["weights"] = folder if pretrained else weights
+    return create_model(described.architecture, **common, **(dict(described.args) | given))
 
 
 def takes_img_size(architecture: str) -> bool:
@@ -327,6 +356,14 @@ def _zero_head(model: nn.Module, name: str) -> None:
             nn.init.zeros_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def _check_name(name: str, pretrained: bool) -> None:
+    """Refuses an unknown model, and one that has no weights if they are wanted."""
+    if not timm.is_model(name.split(".")[0]):
+        raise _unknown_model(name)
+    if pretrained and not timm.is_model_pretrained(name):
+        raise UsageError(f"{name}: no weights are published for it. Give a file: init.weights")
 
 
 def _unknown_model(name: str) -> UsageError:

@@ -22,22 +22,30 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitrellis.errors import VitrellisError
+from vitrellis.models.support.checkpoint_names import (
+    fit_first_layer,
+    parts_of,
+    weights_file,
+    with_model_names,
+    without_wrappers,
+)
 from vitrellis.models.support.finite import check_finite_weights
 from vitrellis.models.support.positions import (
     TIMMS,
     Grid,
     Resampling,
+    made_for,
     position_tensors,
     resample_positions,
 )
 
 logger = logging.getLogger(__name__)
 
-WRAPPERS = ("state_dict", "model_state", "model")
-"""Keys under which training codes keep the weights in a checkpoint."""
+WRAPPERS = ("state_dict", "model_state", "model", "guided")
+"""Keys under which training codes keep the weights in a checkpoint; the last is our own."""
 
-EMA_WRAPPERS = ("model_ema", "ema_state", "state_dict_ema")
-"""Keys under which they keep a moving average of them."""
+EMA_WRAPPERS = ("model_ema", "ema_state", "state_dict_ema", "ema")
+"""Keys under which they keep a moving average of them; the last is our own."""
 
 CHECKSUM = "vitrellis_sha256"
 """The key in the metadata of a safetensors file under which we write the digest of its tensors."""
@@ -77,15 +85,18 @@ def read_state_dict(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
 
     Args:
         path: `.safetensors`, or anything `torch.load` reads with `weights_only=True`, settings of a
-            command line beside the weights included.
+            command line beside the weights included; or a folder in the format of Hugging Face, in
+            one file or in parts.
         ema: The moving average that a training code kept, not the weights themselves. A warning is
             logged if it is there and not asked for.
 
     Raises:
         VitrellisError: If the file is missing, damaged, or would have to execute code.
     """
-    if not path.is_file():
-        raise VitrellisError(f"{path}: no such file of weights")
+    path = weights_file(path)
+    if path.name.endswith(".index.json"):
+        parts = [read_state_dict(part) for part in parts_of(path)]
+        return {name: value for part in parts for name, value in part.items()}
     try:
         if path.suffix == ".safetensors":
             return _checked(load_file(path), path)
@@ -161,7 +172,7 @@ def _checked(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def unwrap(content: object, label: str) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, without the wrappers of data-parallel training.
+    """The state dict inside a checkpoint, without the wrappers of parallel and compiled training.
 
     Args:
         content: A state dict, or a mapping that holds one under one of `WRAPPERS`.
@@ -170,12 +181,20 @@ def unwrap(content: object, label: str) -> dict[str, Tensor]:
     Raises:
         VitrellisError: If there is none.
     """
-    for key in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    while isinstance(content, Mapping):
+        inner = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = content[inner]
     if not isinstance(content, Mapping):
         raise VitrellisError(f"{label}: holds a {type(content).__name__}, not weights by name")
-    state = {str(k).removeprefix("module."): v for k, v in content.items()}
+    state = without_wrappers(content)
+    # what modules keep beside tensors (`Module.get_extra_state`) is of training, not of a model
+    state = {
+        name: value
+        for name, value in state.items()
+        if isinstance(value, Tensor) or not name.endswith("_extra_state")
+    }
     others = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if others or not state:
         what = f"{others[0]!r} is not a tensor" if others else "it is empty"
@@ -223,11 +242,13 @@ def load_initial(
 ) -> None:
     """Weights to start from: all must fit, but for a head of other classes, which stays new.
 
-    Position embeddings that were made for images of another size are interpolated.
+    Position embeddings that were made for images of another size are interpolated, and a first
+    convolution for another number of channels is adapted. Names may have something in front, as in
+    checkpoints of Lightning.
 
     Args:
         model: A timm model or one of ours.
-        path: A file that `read_state_dict` can read.
+        path: A file or a folder that `read_state_dict` can read.
         grids: The grids of its position embeddings, by name. Those that are not given must be
             square.
         ema: Take the moving average that the file holds, not the weights themselves.
@@ -237,8 +258,32 @@ def load_initial(
     Raises:
         VitrellisError: If the file cannot be read, or is of another model.
     """
-    state = translate(read_state_dict(path, ema=ema))
-    fitted = resample_positions(state, model, grids or {}, str(path), resampling)
+    renamed = translate(read_state_dict(path, ema=ema))
+    named = with_model_names(renamed, model, str(path))
+    try:
+        new_names = _load_but_head(model, named, grids or {}, str(path), resampling)
+    except VitrellisError as error:
+        stated, own = made_for(path).architecture, _architecture(model)
+        if stated is None or own is None or stated == own:
+            raise
+        raise VitrellisError(
+            f"{path}: holds a {stated}, and the model is a {own} ({error})"
+        ) from error
+    if new_names:
+        logger.warning(
+            "%s: has no head for these classes; starts anew: %s", path, ", ".join(new_names)
+        )
+
+
+def _load_but_head(
+    model: nn.Module,
+    named: Mapping[str, Tensor],
+    grids: Mapping[str, Grid],
+    label: str,
+    resampling: Resampling,
+) -> list[str]:
+    """Loads weights by the model's names, and returns those of the head that is left new."""
+    fitted = resample_positions(named, model, grids, label, resampling)
     placed = {name: fitted[name] for name in position_tensors(model) if name in fitted}
     state = {name: value for name, value in fitted.items() if name not in placed}
     # timm's models come with a function that knows old names, and takes all grids for squares
@@ -248,10 +293,17 @@ def load_initial(
             state = rename(state, model)
         except KeyError as error:
             raise VitrellisError(
-                f"{path}: not the weights of this model: missing: {error}"
+                f"{label}: not the weights of this model: missing: {error}"
             ) from error
-    state |= placed
+    state = fit_first_layer(state | placed, model, label)
     current = model.state_dict()
+    if not state.keys() & current.keys():
+        raise VitrellisError(
+            f"{label}: not the weights of this model: none of its tensors is named as one of the "
+            f"model. It holds {', '.join(list(named)[:3])}; the model has "
+            f"{', '.join(list(current)[:3])}. If published code wrote it, init.source translates "
+            "the names"
+        )
     classifier: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     new_names = []
@@ -260,11 +312,14 @@ def load_initial(
         if is_head and (name not in state or state[name].shape != current[name].shape):
             new_names.append(name)
             state[name] = current[name]
-    load_strictly(model, state, str(path))
-    if new_names:
-        logger.warning(
-            "%s: has no head for these classes; starts anew: %s", path, ", ".join(new_names)
-        )
+    load_strictly(model, state, label)
+    return new_names
+
+
+def _architecture(model: nn.Module) -> str | None:
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    name = cfg.get("architecture")
+    return name if isinstance(name, str) else None
 
 
 def _listed(what: str, names: list[str]) -> list[str]:
