@@ -159,7 +159,7 @@ def test_a_dhvt_that_prunes() -> None:
     assert isinstance(model, TokenReduction)
     left = [(tokens >= 0).sum(dim=1) for tokens in model.token_of_patch(images())]
     maps = class_attention(model, images())
-    heads = head_token_attention(model, images())  # type: ignore[arg-type]
+    heads = head_token_attention(model, images())
     for block in (1, 2, 3):
         for shown in (maps[block], heads[block]):
             count = shown.flatten(2).isfinite().sum(dim=2)

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from vitrellis.analysis.attention import attention_weights
 from vitrellis.errors import UsageError
 from vitrellis.models import num_blocks
-from vitrellis.models.dhvt import DHVT, HeadInteractedAttention
+from vitrellis.models.dhvt import HeadInteractedAttention
 from vitrellis.models.support.token_reduction import GONE, TokenReduction
 from vitrellis.models.tome import ToMe
 
@@ -101,17 +101,25 @@ def attention_rollout(model: nn.Module, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def head_token_attention(model: DHVT, images: Tensor) -> list[Tensor]:
+def head_token_attention(model: nn.Module, images: Tensor) -> list[Tensor]:
     """The attention of DHVT's head tokens to each patch, averaged over the heads of attention.
 
     Args:
-        model: In eval mode.
+        model: A DHVT, in eval mode.
         images: `(B, C, H, W)`, normalised.
 
     Returns:
         `(B, head tokens, rows, columns)` for each block in order; there are as many head tokens as
         heads. NaN where no token is left.
+
+    Raises:
+        UsageError: If the model has no head tokens.
     """
+    if _num_head_tokens(model) == 0:
+        raise UsageError(
+            f"{type(model).__name__}: has no head tokens, which DHVT alone has. Show the attention "
+            "of its class token"
+        )
     places = _token_of_patch(model, images)
     maps = []
     for block, (weights, grid) in enumerate(attention_weights(model, images)):

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from vitrellis.models.support.prune_tokens import prune_tokens
-from vitrellis.models.support.token_reduction import TokenReduction
+from vitrellis.models.support.token_reduction import GONE, TokenReduction
 from vitrellis.models.tome import ToMe
+
+
+LEFT_BEHIND = GONE
+"""The token of a patch that was left behind."""
 
 
 class KeptTokens(NamedTuple):
@@ -23,8 +27,8 @@ class KeptTokens(NamedTuple):
     layers: tuple[int, ...]
     """The layers that leave tokens behind or merge them, 0-based."""
     tokens: list[Tensor]
-    """The token of each patch after each of `layers`, `(B, rows, columns)`; -1 for one that was
-    left behind. Patches that were merged have the same token."""
+    """The token of each patch after each of `layers`, `(B, rows, columns)`; `LEFT_BEHIND` for one
+    that was. Patches that were merged have the same token."""
     merges: bool
     """Whether tokens are merged; the others are left behind."""
 

@@ -81,11 +81,9 @@ def with_moved_keys(values: Mapping[str, Any]) -> Mapping[str, Any]:
         values: The content of a recipe file, or changes to one.
     """
     model = values.get("model")
-    moved = (
-        {key: model[key] for key in MOVED_KEYS if key in model}
-        if isinstance(model, Mapping)
-        else {}
-    )
+    if not isinstance(model, Mapping):
+        return values
+    moved = {key: model[key] for key in MOVED_KEYS if key in model}
     if not moved:
         return values
     for key, value in moved.items():

@@ -22,11 +22,9 @@ from vitrellis.analysis.class_attention import (
     head_token_attention,
 )
 from vitrellis.analysis.guided_maps import GuidedPair, colour_basis, colours, explained
-from vitrellis.analysis.kept_tokens import KeptTokens, kept_tokens
+from vitrellis.analysis.kept_tokens import LEFT_BEHIND, KeptTokens, kept_tokens
 from vitrellis.analysis.mistakes import most_confident_mistakes
 from vitrellis.errors import UsageError
-from vitrellis.models.dhvt import DHVT
-from vitrellis.models.support.token_reduction import GONE
 from vitrellis.report.image_grid import (
     FAINT,
     RIGHT,
@@ -103,7 +101,7 @@ def draw_tokens(
         for column, (layer, tokens) in enumerate(
             zip(kept.layers, kept.tokens, strict=False), start=first
         ):
-            left = len(tokens[0].unique()) - bool((tokens[0] == GONE).any())
+            left = len(tokens[0].unique()) - bool((tokens[0] == LEFT_BEHIND).any())
             grid.heading(column, f"after block {layer}", line=1)
             grid.heading(column, f"{left} of {tokens[0].numel()}")
     return grid.figure
@@ -125,8 +123,8 @@ def _dimmed(
     token = tokens[rows][:, columns]
     grey = picture.mean(axis=2, keepdims=True)
     dimmed = _DIMMED * _GREY + (1 - _DIMMED) * grey
-    shown = np.where((token == GONE)[..., None], dimmed, picture)
-    numbers, counts = np.unique(tokens[tokens != GONE], return_counts=True)
+    shown = np.where((token == LEFT_BEHIND)[..., None], dimmed, picture)
+    numbers, counts = np.unique(tokens[tokens != LEFT_BEHIND], return_counts=True)
     for number in numbers[counts > 1]:
         inside = token == number
         shown[inside] = picture[inside].mean(axis=0)
@@ -233,14 +231,8 @@ def draw_attention_heads(
 
 
 def _attention_of(trained: Trained, seen: Tensor, of: Literal["class", "head"]) -> list[Tensor]:
-    if of == "class":
-        return class_attention(trained.model, seen)
-    if not isinstance(trained.model, DHVT):
-        raise UsageError(
-            f"{trained.architecture}: has no head tokens, which DHVT alone has. Show the attention "
-            "of its class token"
-        )
-    return head_token_attention(trained.model, seen)
+    compute = class_attention if of == "class" else head_token_attention
+    return compute(trained.model, seen)
 
 
 def _same(blocks: Sequence[Tensor]) -> bool:

@@ -199,7 +199,7 @@ def test_a_file_alone_is_refused_unless_its_size_is_given(tmp_path: Path) -> Non
     save_file(model.state_dict(), weights)
     for size in ((64, 64), (32, 48)):  # even as many tokens may lie elsewhere
         with pytest.raises(
-            VitrellisError, match=r"w\.safetensors: pos_embed holds 24 places.*model"
+            VitrellisError, match=r"w\.safetensors: pos_embed holds 24 places.*init"
         ):
             create_model(name, num_classes=3, depth=1, img_size=size, weights=weights)
     args: dict[str, Any] = {"num_classes": 3, "depth": 1, "weights": weights}
