@@ -13,7 +13,6 @@ from vitrellis.models.support.prune_tokens import prune_tokens
 from vitrellis.models.support.token_reduction import GONE, TokenReduction
 from vitrellis.models.tome import ToMe
 
-
 LEFT_BEHIND = GONE
 """The token of a patch that was left behind."""
 
