@@ -238,6 +238,19 @@ def test_the_weights_that_a_run_began_with_may_be_gone(tmp_path: Path) -> None:
     assert (run.path / last).read_bytes() == (whole.path / last).read_bytes()
 
 
+def test_a_complete_run_needs_no_teacher_that_was_deleted(tmp_path: Path) -> None:
+    settings = guided(tmp_path)
+    finished = train(tmp_path / "run", **settings)
+    assert finished.teachers.keys() == {"teacher"}
+    shutil.rmtree(tmp_path / "teachers")
+    again = train(tmp_path / "run", **settings)
+    assert again.results == finished.results
+    assert not (tmp_path / "teachers").exists()
+    assert not again.teachers
+    again.run.results_file.unlink()  # one that is not complete trains it, which the copy is kept of
+    assert train(tmp_path / "run", **settings).teachers.keys() == {"teacher"}
+
+
 def test_a_student_waits_for_its_teacher(tmp_path: Path) -> None:
     """Another process trains the teacher that both share; here it only holds the lock."""
     settings = guided(tmp_path)

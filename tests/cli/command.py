@@ -53,7 +53,10 @@ def vitrellis(
     *words: str, cwd: Path | None = None, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Runs `vitrellis WORDS` in this process, and leaves the settings of the process alone."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
+        for _ in range(2)
+    )
     with (
         process_settings_kept(),
         contextlib.chdir(cwd or Path.cwd()),

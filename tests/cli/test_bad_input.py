@@ -46,6 +46,19 @@ def test_a_missing_folder_by_the_real_command(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("runs/**/*.yaml"))
 
 
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """Files may have any name; what is written into files may not."""
+    folder = photos(tmp_path / "photos", ("ash", os.fsdecode(b"caf\xe9")))
+    message = train_fails(tmp_path, f"data.root={folder}")
+    assert r"the class name b'caf\xe9' is not UTF-8" in message
+    (folder / os.fsdecode(b"caf\xe9")).rename(folder / "fir")
+    (folder / "fir" / "1.jpg").rename(folder / "fir" / os.fsdecode(b"\xfc.jpg"))
+    words = [f"data.root={folder}", "--out"]
+    message = train_fails(tmp_path, *words, os.fsdecode(b"runs/\xfc"), code=2)
+    assert "the name is not UTF-8" in message
+    run_here("train", "photos-alone", *QUICK, *words, "runs/x", cwd=tmp_path)
+
+
 def test_arguments_that_the_source_does_not_take(tmp_path: Path) -> None:
     words = ["data.source=elpv", f"data.root={photos(tmp_path / 'photos')}"]
     message = train_fails(tmp_path, *words, "data.args.classes=3", code=2)

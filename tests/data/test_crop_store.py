@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from tests.data.rows_first import assert_alike, by_pillow
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.canvas import Canvas, OwnShape
@@ -119,7 +120,7 @@ def test_processes_share_the_same_batches(cache: bool) -> None:
 
 
 def test_views_are_torchvisions_crops_of_the_image() -> None:
-    """Those of both views, of the image as it is, to the grey level."""
+    """Those of both views, of the image as it is; Pillow's to a grey level."""
     deviation, mean = torch.tensor(STD).view(3, 1, 1), torch.tensor(MEAN).view(3, 1, 1)
     images = Photographs()
     for batch in loader(images, transform=PLAIN, canvas=OwnShape()).epoch(0):
@@ -132,12 +133,14 @@ def test_views_are_torchvisions_crops_of_the_image() -> None:
         ):
             boxes = transform.geometry.boxes(keys, batch.sizes).tolist()
             flips = transform.geometry.flips(keys)[:, 0].tolist()
-            kernel = InterpolationMode(transform.interpolation)
+            kernel = transform.interpolation
             for index, view, box, flip in zip(
                 batch.indices.tolist(), views, boxes, flips, strict=True
             ):
-                picture = TF.to_pil_image(images[index])
-                expected = TF.pil_to_tensor(TF.resized_crop(picture, *box, list(SIZE), kernel))
+                expected = TF.resized_crop(
+                    images[index], *box, list(SIZE), InterpolationMode(kernel), antialias=True
+                )
+                assert_alike(expected, by_pillow(images[index], box, SIZE, kernel))
                 expected = TF.horizontal_flip(expected) if flip else expected
                 levels = (view * deviation + mean) * 255
                 assert (levels - expected).abs().max() < 1e-3

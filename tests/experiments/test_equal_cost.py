@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vitrellis.assembly.launch import Finished
+from vitrellis.errors import VitrellisError
 from vitrellis.experiments.equal_cost import equal_epochs, macs_spent
 from vitrellis.models import create_model
 from vitrellis.recipe import describe, recipe_from, without_guidance
@@ -31,7 +33,7 @@ def complete(
     run = RunDirectory(path)
     path.mkdir()
     run.recipe_file.write_text(describe(recipe))
-    run.write_data(RunData("f", ("a",) * 10, (6,) * 10))
+    run.write_data(RunData("f", tuple("abcdefghij"), (6,) * 10))
     export(run.best_model, depth)
     for name in recipe.all_teachers:
         export(run.teacher_model(name), 1)
@@ -106,3 +108,5 @@ def test_a_control_has_as_many_as_student_and_teacher(tmp_path: Path) -> None:
     assert epochs == 16
     assert equal_epochs(alone_recipe, student, alone, "multiply-adds") == epochs
     assert equal_epochs(alone_recipe, student, alone, "seconds") == 20  # each took 2 s
+    with pytest.raises(VitrellisError, match="the run of its teacher was deleted"):
+        equal_epochs(alone_recipe, replace(student, teachers={}), alone, "seconds")

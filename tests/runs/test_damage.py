@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import vitrellis
 from tests.runs.edited import unsealed
@@ -237,6 +239,26 @@ def test_a_run_is_verified(whole: Path, tmp_path: Path) -> None:
         "metrics.jsonl": "damaged",
         f"tensorboard/{events.name}": "damaged",
     }
+
+
+def test_weights_that_another_program_wrote(whole: Path, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(whole / "run", run.path)
+    states = {
+        run.best_model / "model.safetensors": 1.0,
+        run.last_model / "model.safetensors": float("nan"),
+    }
+    for file, value in states.items():
+        weights = load_file(file)
+        weights["head.weight"] = weights["head.weight"].clone().fill_(value)
+        save_file(weights, file)
+    (run.last_model / "config.json").write_text(
+        json.dumps(unsealed(run.last_model / "config.json"))
+    )
+    found = {file.file: file.detail for file in verify_run(run).files if file.state == "damaged"}
+    assert found.keys() >= {"model/model.safetensors", "last/model.safetensors"}
+    assert "another program wrote it later" in found["model/model.safetensors"]
+    assert "head.weight (" in found["last/model.safetensors"]
 
 
 def test_a_sealed_archive_is_read_by_others(whole: Path) -> None:

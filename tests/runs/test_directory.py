@@ -177,6 +177,29 @@ def test_data_of_a_run_round_trip(tmp_path: Path) -> None:
         run.read_data()
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"class_counts": [3]}, "class_counts should be 2 numbers"),
+        ({"class_counts": [3, -1]}, "class_counts should be 2 numbers"),
+        ({"class_counts": [3, None]}, "class_counts"),
+        ({"class_names": ["cat", "cat"]}, "class_names should differ"),
+        ({"class_names": "cat"}, "class_names"),
+        ({"teachers": ["cnn"]}, "teachers"),
+        ({"checked_images": 3}, "checked_images"),
+    ],
+)
+def test_data_that_contradict_themselves(
+    tmp_path: Path, changed: dict[str, object], message: str
+) -> None:
+    """A file without its checksum, as earlier versions wrote it."""
+    run = RunDirectory(tmp_path)
+    run.write_data(RunData("f" * 16, ("cat", "dog"), (3, 4)))
+    run.data_file.write_text(json.dumps(unsealed(run.data_file) | changed))
+    with pytest.raises(VitrellisError, match=rf"data\.json: damaged .*{message}"):
+        run.read_data()
+
+
 def test_a_part_of_a_run_leads_to_it(tmp_path: Path) -> None:
     run = tmp_path / "x"
     (run / "model").mkdir(parents=True)

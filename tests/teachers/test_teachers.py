@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import vitrellis
 from tests.training.command import FEW_IMAGES, TINY, run
 from vitrellis.errors import UsageError
+from vitrellis.models import create_model
 from vitrellis.objectives import KD, CrossEntropy, Objective, Signals, TeacherOutput
 from vitrellis.recipe import recipe_from
 
@@ -81,6 +83,63 @@ def test_a_module_from_python_teaches(tmp_path: Path) -> None:
         assert torch.equal(value, before[name])
     with pytest.raises(UsageError, match="expects modules for teacher, and was given no"):
         vitrellis.train(wanted, source=images, out=tmp_path / "other")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_module_in_another_precision(tmp_path: Path, dtype: torch.dtype) -> None:
+    """It computes in its own type; its logits and maps come in the student's."""
+    module = create_model("cifar_resnet8", num_classes=2).to(dtype)
+    terms = {"kd": {}, "locality": {"student_blocks": [0], "teacher_blocks": [1]}}
+    wanted = recipe(teacher={"given": True}, objective={"cross_entropy": {}, **terms})
+    finished = vitrellis.train(
+        wanted, source=source(), out=tmp_path / "run", teachers={"teacher": module}
+    )
+    parts = finished.run.read_metrics()[0].parts
+    assert parts["kd"] > 0
+    assert parts["locality"] > 0
+    assert next(module.parameters()).dtype == dtype
+
+
+class Answers(nn.Module):
+    """A module that answers with whatever a function makes of the images."""
+
+    def __init__(self, answer: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, images: Tensor) -> Any:
+        return self.answer(images)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda images: images.mean(dim=(2, 3)), r"with \(2, 3\); logits of the 2 classes"),
+        (lambda images: images, r"with \(2, 3, 16, 16\)"),
+        (lambda images: {"logits": images}, "with dict"),
+        (lambda images: images @ torch.ones(7, 7), "fails on images"),
+        (lambda images: images.logits, "no attribute 'logits'"),
+    ],
+)
+def test_a_module_that_is_no_classifier_of_these_images(
+    tmp_path: Path, answer: Callable[[Tensor], object], message: str
+) -> None:
+    wanted = recipe(teacher={"given": True})
+    with pytest.raises(UsageError, match=message):
+        vitrellis.train(
+            wanted, source=source(), out=tmp_path / "run", teachers={"teacher": Answers(answer)}
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_is_no_module(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"teacher should be a torch\.nn\.Module, and is a str"):
+        vitrellis.train(
+            recipe(teacher={"given": True}),
+            source=source(),
+            out=tmp_path / "run",
+            teachers={"teacher": "resnet18"},  # type: ignore[dict-item]
+        )
 
 
 def test_another_module_does_not_continue_a_run(tmp_path: Path) -> None:

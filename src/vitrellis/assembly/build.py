@@ -25,6 +25,7 @@ from vitrellis.data.canvas import (
     measure_normalization,
 )
 from vitrellis.data.loader import EvalLoader, TrainLoader
+from vitrellis.data.pixel_cache import DecodedImages, PixelCache, default_folder
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
 from vitrellis.models import check_arguments, create_model, has_distillation_head, set_heads_apart
@@ -249,6 +250,7 @@ def build_train_loader(
         switch=settings.mix_switch,
         probability=settings.mix_probability,
     )
+    decoded, is_held = _kept(recipe, source.train, canvas, place, progress)
     return TrainLoader(
         source.train,
         num_classes=source.num_classes,
@@ -267,7 +269,8 @@ def build_train_loader(
         sampler=recipe.data.sampler,
         canvas=canvas.size if isinstance(canvas, Canvas) else canvas,
         fit=recipe.input.fit,
-        cache=_is_cached(recipe, source.train, canvas, place),
+        cache=is_held,
+        decoded=decoded,
         workers=place.workers,
         progress=progress,
     )
@@ -299,6 +302,7 @@ def build_eval_loader(
     """A split as the model is evaluated on it."""
     transform = preprocessing.transform()
     stored, _ = transform.stored(split.images)
+    decoded, is_held = _kept(recipe, split, stored, place, None)
     return EvalLoader(
         split,
         transform=transform,
@@ -306,15 +310,34 @@ def build_eval_loader(
         device=place.device,
         rank=place.rank,
         world_size=place.world_size,
-        cache=_is_cached(recipe, split, stored, place),
+        cache=is_held,
+        decoded=decoded,
         workers=place.workers,
     )
 
 
-def _is_cached(recipe: Recipe, split: Split, stored: StoredSize | OwnShape, place: Place) -> bool:
-    if isinstance(recipe.input.cache, bool):
-        return recipe.input.cache
-    return fit_in_memory(split.images, stored, place.device, place.world_size)
+def _kept(
+    recipe: Recipe,
+    split: Split,
+    stored: StoredSize | OwnShape,
+    place: Place,
+    progress: ProgressCallback | None,
+) -> tuple[DecodedImages | None, bool]:
+    """The images from the cache folder if they are kept there, and whether they are held."""
+    if recipe.input.cache is False:
+        return None, False
+    limit = round(1e9 * recipe.machine.image_cache_gb)
+    cache = PixelCache(default_folder(), limit) if limit else None
+    if cache is not None and isinstance(stored, OwnShape):  # they are mapped, whatever their size
+        decoded = cache.open(split.images, stored, progress)
+        if decoded is not None:
+            return decoded, True
+    is_held = recipe.input.cache is True or fit_in_memory(
+        split.images, stored, place.device, place.world_size
+    )
+    if cache is None or not is_held or isinstance(stored, OwnShape):
+        return None, is_held
+    return cache.open(split.images, stored, progress), is_held
 
 
 def evaluation_place() -> Place:

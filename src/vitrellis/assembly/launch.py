@@ -103,6 +103,21 @@ def train(
         return _finish(recipe, opened, objects)
 
 
+def _train_teachers(
+    run: RunDirectory,
+    teachers: Mapping[str, PlannedTeacher],
+    source: Source | None,
+    console: Console,
+) -> dict[str, Finished]:
+    """Trains the teachers of a run. A complete run needs none that was deleted: it has a copy."""
+    is_complete = run.results_file.exists()
+    return {
+        name: _train_teacher(planned, source, console)
+        for name, planned in teachers.items()
+        if not is_complete or planned.run.results_file.exists()
+    }
+
+
 def _train_teacher(teacher: PlannedTeacher, source: Source | None, console: Console) -> Finished:
     """Trains a teacher, or waits for the process that does."""
     objects = UserObjects()
@@ -224,7 +239,8 @@ def _open_run(
     }
     fabric = _launch(recipe)
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
-    check_devices(recipe, fabric.world_size)
+    world_size = fabric.world_size
+    check_devices(recipe, world_size)
     run = RunDirectory(default_path(recipe, out))
     check_is_ours(run)
     if prepared is None:
@@ -243,7 +259,7 @@ def _open_run(
         images = images_of[name]
         teachers[name] = PlannedTeacher(teacher, images, teacher_run(teacher, images, run))
         check_is_ours(teachers[name].run)
-    rehearse(recipe, run, prepared, teachers, user_objects, fresh=fresh)
+    rehearse(recipe, run, prepared, teachers, user_objects, fresh=fresh, world_size=world_size)
     identities = {name: identity(teacher) for name, teacher in teacher_recipes.items()}
     data = run_data(prepared, identities, duplicates.to_json())
     begins = Beginning(recipe, teacher_recipes, prepared, data)
@@ -257,9 +273,7 @@ def _open_run(
         for line in lines:
             console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
         fabric.barrier()
-        finished = {
-            name: _train_teacher(planned, source, console) for name, planned in teachers.items()
-        }
+        finished = _train_teachers(run, teachers, source, console)
         yield _OpenRun(run, fabric, prepared, console, finished)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 from torch import nn
@@ -23,8 +24,8 @@ from vitrellis.data.canvas import Canvas, OnCanvas, ProgressCallback
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
-from vitrellis.models import check_arguments, check_finite_weights, create_model
-from vitrellis.objectives import Objective
+from vitrellis.models import REFUSALS, check_arguments, check_finite_weights, create_model
+from vitrellis.objectives import Needs, Objective
 from vitrellis.recipe import Recipe, TeacherSection
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.checksums import read_sealed_json, write_sealed_json
@@ -74,6 +75,43 @@ def check_modules(recipe: Recipe, modules: Mapping[str, nn.Module]) -> None:
             f"teachers: the recipe expects modules for {_listed(expected)}, and was given "
             f"{_listed(modules)}. In Python: vitrellis.train(recipe, teachers={{name: module}}) "
             "with `teacher: {given: true}` in the recipe"
+        )
+    for name, module in dict[str, object](modules).items():
+        if not isinstance(module, nn.Module):
+            raise UsageError(
+                f"teachers: {name} should be a torch.nn.Module, and is a {type(module).__name__}"
+            )
+
+
+@torch.no_grad()
+def check_answers(name: str, teacher: Teacher, num_classes: int, student: Preprocessing) -> None:
+    """Makes sure that a module from Python is a classifier of the student's images.
+
+    Args:
+        name: Its name.
+        teacher: The module as a teacher in eval mode.
+        num_classes: K.
+        student: The student's preprocessing.
+
+    Raises:
+        UsageError: If it cannot take such images, or answers with anything but logits `(B, K)`.
+    """
+    height, width = student.img_size
+    images = torch.zeros(2, student.channels, height, width)
+    device = next((value.device for value in teacher.model.parameters()), images.device)
+    try:
+        logits = teacher.to(device)(images.to(device), Needs(teacher_logits=True)).logits
+    except (*REFUSALS, AttributeError) as error:
+        raise UsageError(
+            f"{name}: the module from Python ({type(teacher.model).__name__}) fails on images "
+            f"{tuple(images.shape)}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UsageError(
+            f"{name}: the module from Python ({type(teacher.model).__name__}) answers images "
+            f"{tuple(images.shape)} with {shape}; logits of the {num_classes} classes of the data "
+            f"would be (2, {num_classes})"
         )
 
 

@@ -16,6 +16,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from vitrellis.assembly import build
+from vitrellis.assembly.batch_norms import check_batch_norms, models_in_training
 from vitrellis.assembly.load_teachers import load_teachers, open_precomputed
 from vitrellis.assembly.model_origin import keep_description, with_model_found
 from vitrellis.assembly.terms import build_objective
@@ -156,11 +157,9 @@ def prepare_parts(
     )
     guided = GuidedStudent(student, objective, compiled=recipe.training.compile)
     guided.to(fabric.device)
-    if recipe.training.sync_batchnorm and fabric.world_size > 1:
-        synchronize_batch_norms(guided, teachers)
-    if recipe.training.channels_last:
-        for module in (guided, teachers):
-            module.to(memory_format=torch.channels_last)
+    models = models_in_training(recipe, student, preprocessing, dict(teachers.items()))
+    check_batch_norms(recipe, len(source.train), fabric.world_size, models, objective)
+    _set_up(recipe, guided, teachers, fabric)
     workers = recipe.machine.workers
     place = build.Place(
         fabric.device,
@@ -197,3 +196,12 @@ def _notes_on_weights_left_out() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _set_up(recipe: Recipe, guided: GuidedStudent, teachers: Teachers, fabric: Fabric) -> None:
+    """Changes the modules to what the recipe says of batch norms and of the memory layout."""
+    if recipe.training.sync_batchnorm and fabric.world_size > 1:
+        synchronize_batch_norms(guided, teachers)
+    if recipe.training.channels_last:
+        for module in (guided, teachers):
+            module.to(memory_format=torch.channels_last)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vitrellis.assembly.batch_norms import check_batch_norms, models_in_training
 from vitrellis.assembly.build import (
     build_student,
     build_teacher,
@@ -16,7 +17,12 @@ from vitrellis.assembly.build import (
     preprocessing_of,
     sides_of,
 )
-from vitrellis.assembly.load_teachers import check_finished_teachers, check_modules, named_teacher
+from vitrellis.assembly.load_teachers import (
+    check_answers,
+    check_finished_teachers,
+    check_modules,
+    named_teacher,
+)
 from vitrellis.assembly.model_origin import with_model_found
 from vitrellis.assembly.parts import UserObjects
 from vitrellis.assembly.source_of_recipe import build_source
@@ -75,6 +81,7 @@ def rehearse(
     user_objects: UserObjects,
     *,
     fresh: bool,
+    world_size: int,
 ) -> None:
     """Makes sure that all parts of a run can be built.
 
@@ -85,6 +92,7 @@ def rehearse(
         teachers: The teachers that have a recipe, by name.
         user_objects: Teachers and terms from Python.
         fresh: Whether the content of the run directory is to be deleted.
+        world_size: The number of processes.
 
     Raises:
         UsageError: If a name, a size, a term or a module does not fit.
@@ -107,7 +115,7 @@ def rehearse(
     for name, settings in recipe.all_teachers.items():
         kept = run.teacher_model(name)
         if name in teachers:
-            trained = _untrained(teachers[name])
+            trained = _untrained(teachers[name], world_size)
         elif (kept / "config.json").exists() and not fresh:
             trained = load_exported(kept)
         else:
@@ -122,7 +130,9 @@ def rehearse(
             preprocessing,
             compiled=False,
         )
-    build_objective(
+        if settings.given:
+            check_answers(name, stand_ins[name], source.num_classes, preprocessing)
+    objective = build_objective(
         recipe,
         student,
         preprocessing,
@@ -130,9 +140,11 @@ def rehearse(
         class_counts=source.class_counts,
         own_terms=user_objects.terms,
     )
+    models = models_in_training(recipe, student, preprocessing, stand_ins)
+    check_batch_norms(recipe, len(source.train), world_size, models, objective)
 
 
-def _untrained(teacher: PlannedTeacher) -> Trained:
+def _untrained(teacher: PlannedTeacher, world_size: int) -> Trained:
     """The model of a teacher's recipe with its initial weights."""
     source = teacher.source
     recipe = with_model_found(teacher.recipe, teacher.run, source.channels)
@@ -142,6 +154,8 @@ def _untrained(teacher: PlannedTeacher) -> Trained:
     check_takes_images(model, recipe.model.name, source.channels, size)
     check_trained_heads(recipe, model)
     preprocessing = _preprocessing(recipe, source)
+    models = models_in_training(recipe, model, preprocessing, {})
+    check_batch_norms(recipe, len(source.train), world_size, models)
     return Trained(model, recipe.model.name, tuple(source.class_names), preprocessing)
 
 

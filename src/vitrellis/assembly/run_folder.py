@@ -69,6 +69,13 @@ def check_is_ours(run: RunDirectory) -> None:
         VitrellisError: If its marker is damaged, or of a later version.
     """
     path = run.path
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{path}: the name is not UTF-8, and weights could not be written there. Use another "
+            "--out"
+        ) from error
     if not path.exists():
         return
     if not path.is_dir():

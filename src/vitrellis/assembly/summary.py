@@ -88,6 +88,7 @@ def _photographs(loader: TrainLoader) -> list[str]:
     if not isinstance(loader.canvas, OwnShape):
         return []
     place = "held in memory" if loader.is_held else "read from their files in every epoch"
+    place = "held decoded in the cache folder" if loader.is_mapped else place
     covered = loader.canvas.covered
     reduced = ", large ones reduced to cover {} x {} pixels".format(*covered) if covered else ""
     is_squashed = loader.transform.geometry.ratio_of == "image"

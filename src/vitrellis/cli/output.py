@@ -1,5 +1,8 @@
 """Standard output that is written whole, or ends the command with an error.
 
+A letter that the encoding lacks, such as a byte in the name of a file, is printed as an escape, as
+Python does on standard error.
+
 Without it, a full disk or a limit of the system ends a command with a traceback; and where Python
 does not buffer (`PYTHONUNBUFFERED`), it loses without a word what the system did not take.
 """
@@ -78,7 +81,10 @@ class Output:
 
 
 def _text(file: io.FileIO, like: TextIO) -> io.TextIOWrapper:
-    """A buffered stream of text on a file, which encodes it as another does."""
+    """A buffered stream of text on a file, in the encoding of another."""
     return io.TextIOWrapper(
-        io.BufferedWriter(file), encoding=like.encoding, errors=like.errors, line_buffering=True
+        io.BufferedWriter(file),
+        encoding=like.encoding,
+        errors="backslashreplace",
+        line_buffering=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -168,8 +169,8 @@ class Source:
         """The source itself, if a model can be trained on it.
 
         Raises:
-            VitrellisError: If there are fewer than two classes, names repeat, a class has no
-                training image, a label is out of range, or the splits' channels differ.
+            VitrellisError: If there are fewer than two classes, names repeat or are not UTF-8, a
+                class has no training image, a label is out of range, or the channels differ.
         """
         if self.num_classes < 2:
             raise VitrellisError(
@@ -178,6 +179,7 @@ class Source:
         repeated = [name for name, count in Counter(self.class_names).items() if count > 1]
         if repeated:
             raise VitrellisError(f"source {self.name!r} has several classes named {repeated[0]!r}")
+        self._check_names()
         for name, split in self.splits.items():
             self._check_split(name, split)
         missing = [self.class_names[c] for c in torch.nonzero(self.class_counts == 0).flatten()]
@@ -187,6 +189,18 @@ class Source:
                 "every class needs at least one, or must go"
             )
         return self
+
+    def _check_names(self) -> None:
+        for name in self.class_names:
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                written = os.fsencode(name) if name[error.start] >= "\udc80" else ascii(name)
+                raise VitrellisError(
+                    f"source {self.name!r}: the class name {written!r} is not UTF-8, and could be "
+                    "written into no file. Rename the class; if it is a folder, convmv does it for "
+                    "all of them: convmv -r -f latin1 -t utf8 --notest FOLDER"
+                ) from error
 
     def _check_split(self, name: str, split: Split) -> None:
         if len(split) == 0:

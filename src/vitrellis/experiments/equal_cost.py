@@ -12,6 +12,7 @@ from typing import Literal
 
 from vitrellis.analysis.cost import count_macs
 from vitrellis.assembly.launch import Finished
+from vitrellis.errors import VitrellisError
 from vitrellis.recipe import Recipe, load_recipe
 from vitrellis.runs.exported import Trained, load_exported
 
@@ -33,7 +34,17 @@ def equal_epochs(recipe: Recipe, guided: Finished, alone: Finished, cost: EqualC
 
     Returns:
         At least the recipe's epochs.
+
+    Raises:
+        VitrellisError: If the run of a teacher was deleted, so that its cost is not known.
     """
+    for name, settings in load_recipe(guided.run.recipe_file).all_teachers.items():
+        if settings.recipe is not None and name not in guided.teachers:
+            raise VitrellisError(
+                f"{guided.run.path}: the run of its teacher was deleted, so that nobody knows "
+                "what its training cost. Delete this run, too, and the same command trains both "
+                "again"
+            )
     price = seconds_spent if cost == "seconds" else macs_spent
     epochs = round(recipe.training.epochs * price(guided) / price(alone))
     return max(recipe.training.epochs, epochs)

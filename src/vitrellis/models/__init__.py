@@ -6,6 +6,7 @@ Importing this room registers our models with timm.
 from vitrellis.models.support.arguments import check_arguments
 from vitrellis.models.support.factory import (
     IN_TIMM,
+    REFUSALS,
     check_takes_images,
     create_model,
     list_models,
@@ -24,6 +25,7 @@ from vitrellis.models.support.heads import (
     set_heads_apart,
 )
 from vitrellis.models.support.interop import load_reference_weights
+from vitrellis.models.support.lone_images import norm_of_one_value
 from vitrellis.models.support.taps import (
     block_channels,
     forward_with_maps,
@@ -34,6 +36,7 @@ from vitrellis.models.support.weights import load_initial, load_strictly, read_s
 
 __all__ = [
     "IN_TIMM",
+    "REFUSALS",
     "block_channels",
     "check_arguments",
     "check_finite_outputs",
@@ -48,6 +51,7 @@ __all__ = [
     "load_strictly",
     "merge_heads",
     "non_finite_tensor",
+    "norm_of_one_value",
     "num_blocks",
     "origin_of_non_finite",
     "read_state_dict",

@@ -222,3 +222,8 @@ class Machine(Section):
     the number of threads that cut crops from photographs."""
     threads: Count | None = None
     """The number of processor threads of each process; torch decides if not given."""
+    image_cache_gb: NonNegative = 20.0
+    """The gigabytes (10^9 bytes) of decoded images that runs may leave in the cache folder
+    (`$XDG_CACHE_HOME/vitrellis/pixels`, `~/.cache/vitrellis/pixels` by default) for later runs,
+    which then begin at once; those that were used longest ago make room. 0 keeps none. Sets of less
+    than 64 MB are not kept, and nothing with `input.cache=false`."""

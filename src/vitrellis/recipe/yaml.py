@@ -1,7 +1,9 @@
 """Reads and writes the YAML of recipes: the plain values of YAML 1.2, and no key twice.
 
 How we differ from PyYAML's safe loader: `1e-3` is a number; dates, `12:30`, `yes`, `no`, `on`
-and `off` are text (which a true-or-false key understands); a repeated key is an error.
+and `off` are text (which a true-or-false key understands); a repeated key is an error. Tags of
+other types, aliases that contain themselves or expand without end, and numbers of many digits are
+errors, too.
 """
 
 from __future__ import annotations
@@ -16,6 +18,15 @@ import yaml
 
 from vitrellis.errors import UsageError
 
+_LARGEST_FILE = 1_000_000
+"""Bytes; PyYAML takes seconds for as many."""
+
+_MOST_VALUES = 100_000
+"""Values in a document, with each alias expanded; a recipe has some hundred."""
+
+_DEEPEST = 50
+_MOST_DIGITS = 400  # float64 ends at 1.8e308
+
 
 def read_mapping(path: Path, label: str) -> dict[str, Any]:
     """The content of a YAML file, which must be a mapping.
@@ -28,15 +39,19 @@ def read_mapping(path: Path, label: str) -> dict[str, Any]:
         UsageError: If the file cannot be read, is not YAML, or is not a mapping of names.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{label}: not a text file, and so not a recipe") from error
     except OSError as error:
         raise UsageError(f"{label}: cannot be read ({error.strerror})") from error
-    try:
-        values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{label}: not valid YAML: {_problem(error)}") from error
+    if len(content) > _LARGEST_FILE:
+        raise UsageError(
+            f"{label}: larger than {_LARGEST_FILE:,} bytes, and so not a recipe, which has a few "
+            "thousand"
+        )
+    values = parse_value(text, label)
     if values is None:
         raise UsageError(f"{label}: empty; a recipe has at least model.name and training.epochs")
     if not isinstance(values, dict):
@@ -56,6 +71,8 @@ def parse_value(text: str, label: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UsageError(f"{label}: not valid YAML: {_problem(error)}") from error
+    except RecursionError as error:
+        raise UsageError(f"{label}: not valid YAML: it is nested too deeply") from error
 
 
 def dump(values: Mapping[str, Any]) -> str:
@@ -83,6 +100,13 @@ def in_one_line(value: object) -> str:
 
 class _Loader(yaml.SafeLoader):
     """A safe loader that is strict about keys and reads the plain values of YAML 1.2."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The document, if constructing its values is quick and can only fail as YAML does."""
+        node = super().get_single_node()
+        if node is not None:
+            _check_size(node, {}, 0)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -134,6 +158,62 @@ for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(
             f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
         )
+
+
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{tag}": pattern for tag, pattern, _ in _PLAIN_VALUES}
+_TAGS = {*_PLAIN_TAGS, *(f"tag:yaml.org,2002:{tag}" for tag in ("str", "seq", "map"))}
+
+
+def _check_size(node: yaml.Node, sizes: dict[int, int | None], depth: int) -> int:
+    """The number of values that a node expands to.
+
+    Args:
+        node: The node.
+        sizes: The numbers that are known, by the nodes' identities; None for a node that is being
+            counted.
+        depth: The number of nodes around it.
+
+    Raises:
+        yaml.MarkedYAMLError: If it is too large or too deep, contains itself, or has a tag of
+            another type, or one that does not fit its text.
+    """
+    if id(node) in sizes:
+        known = sizes[id(node)]
+        if known is None:
+            raise _wrong("an alias stands for a value that contains it", node)
+        return known
+    if node.tag not in _TAGS:
+        raise _wrong(f"the tag {node.tag} is not read; only plain values are", node)
+    if depth > _DEEPEST:
+        raise _wrong(f"nested more than {_DEEPEST} deep", node)
+    sizes[id(node)] = None
+    size = 1
+    if isinstance(node, yaml.ScalarNode):
+        _check_scalar(node)
+    elif isinstance(node, yaml.MappingNode):
+        size += sum(_check_size(part, sizes, depth + 1) for pair in node.value for part in pair)
+    else:
+        size += sum(_check_size(part, sizes, depth + 1) for part in node.value)
+    if size > _MOST_VALUES:
+        raise _wrong(f"expands to more than {_MOST_VALUES:,} values", node)
+    sizes[id(node)] = size
+    return size
+
+
+def _check_scalar(node: yaml.ScalarNode) -> None:
+    if any("\ud800" <= letter <= "\udfff" for letter in node.value):
+        raise _wrong("half a character (a lone surrogate) is no text", node)
+    pattern = _PLAIN_TAGS.get(node.tag)
+    if pattern is None:
+        return
+    if not re.fullmatch(pattern, node.value):
+        raise _wrong(f"{node.value[:40]!r} does not fit its tag {node.tag}", node)
+    if len(node.value) > _MOST_DIGITS:
+        raise _wrong(f"a number of {len(node.value):,} digits", node)
+
+
+def _wrong(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 def _problem(error: yaml.YAMLError) -> str:

@@ -225,6 +225,14 @@ class RunData:
     duplicates: Mapping[str, Any] = field(default_factory=dict)
     checked_images: CheckedImages | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses what a changed file says of the classes, where it contradicts itself."""
+        names, counts = self.class_names, self.class_counts
+        if len(set(names)) < len(names):
+            raise ValueError("class_names should differ")
+        if counts is not None and (len(counts) != len(names) or min(counts, default=0) < 0):
+            raise ValueError(f"class_counts should be {len(names)} numbers, none negative")
+
 
 def parse(kind: type[T], values: object, file: Path) -> T:
     """A dataclass from the content of a JSON file; unknown keys are ignored.

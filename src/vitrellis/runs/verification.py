@@ -11,7 +11,7 @@ from typing import Literal
 
 from vitrellis.data.formats.json_files import parse_json
 from vitrellis.errors import VitrellisError
-from vitrellis.models import read_state_dict
+from vitrellis.models import check_finite_weights, read_state_dict
 from vitrellis.models.support.weights import has_checksum
 from vitrellis.runs.checksums import (
     LINE_KEY,
@@ -168,8 +168,15 @@ def _model_config(run: RunDirectory, file: Path) -> bool:
 
 def _weights(run: RunDirectory, file: Path) -> bool:
     del run
-    read_state_dict(file)
-    return has_checksum(file)
+    check_finite_weights(read_state_dict(file), str(file))
+    is_checked = has_checksum(file)
+    config = file.with_name("config.json")
+    if not is_checked and config.is_file() and has_sealed_json(config):
+        raise VitrellisError(
+            f"{file}: has no checksum, as {config.name} beside it has: another program wrote it "
+            "later. Restore it from a copy, or train it again"
+        )
+    return is_checked
 
 
 def _checkpoint(run: RunDirectory, file: Path) -> bool:

@@ -103,7 +103,13 @@ class Teacher(nn.Module):
             images = images * self.scale + self.shift
         if images.shape[-2:] != self.img_size:
             images = F.interpolate(images, self.img_size, mode=self.resize, align_corners=False)
-        return images
+        return images if self._dtype == torch.float32 else images.to(self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The type of its weights, in which it computes: a module from Python may be in half."""
+        floats = (value.dtype for value in self.model.parameters() if value.is_floating_point())
+        return next(floats, torch.float32)
 
     @torch.no_grad()
     def forward(self, images: Tensor, needs: Needs) -> TeacherOutput:
@@ -119,6 +125,8 @@ class Teacher(nn.Module):
         logits, maps = self._forward_with_maps(self.model, self.view(images), blocks)
         if isinstance(logits, tuple):  # class and distillation head, in train mode
             logits = (logits[0] + logits[1]) / 2
+        if self._dtype != torch.float32:
+            logits, maps = logits.float(), [of_block.float() for of_block in maps]
         return TeacherOutput(
             logits if needs.teacher_logits else None, dict(zip(blocks, maps, strict=True))
         )
@@ -137,6 +145,11 @@ class TeacherClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits `(B, K)` of images `(B, C, H, W)` that are normalised for the student."""
+        alone = len(images) == 1 and self.teacher.mode == "train"
+        for module in self.teacher.modules() if alone else ():
+            module.training = False  # a last batch of one image has no statistics of its own
         output: TeacherOutput = self.teacher(images, Needs(teacher_logits=True))
+        if alone:
+            self.teacher.train()
         assert output.logits is not None
         return output.logits

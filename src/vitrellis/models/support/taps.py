@@ -94,13 +94,14 @@ def block_channels(
         UsageError: If the model cannot be tapped, or has no such block.
     """
     was_training = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device
+    first = next(model.parameters())
+    dtype = first.dtype if first.is_floating_point() else torch.float32  # a teacher in half
     # in eval mode a batch of one works, and no statistics are touched
     for module in was_training:
         module.training = False
     try:
         _, maps = forward_with_maps(
-            model, torch.zeros(1, in_chans, *img_size, device=device), blocks
+            model, torch.zeros(1, in_chans, *img_size, device=first.device, dtype=dtype), blocks
         )
     finally:
         for module, mode in was_training.items():
