@@ -161,22 +161,9 @@ def create_model(
     attend_on_grid(model)
     vary(model, name, **variations)
     if weights is not None:
-        path = weights.expanduser()
-        size = weights_img_size
-        known = made_for(path) if size is None else MadeFor(to_2tuple(size))
-        grids = known_grids(model, name, known, str(path), kwargs)
-        if weights_source is None:
-            load_initial(model, path, grids, ema=weights_ema)
-        else:
-            _check_norm_eps(model, name, weights_source, norm_eps)
-            load_initial(
-                model,
-                path,
-                grids,
-                ema=weights_ema,
-                translate=partial(weights_for, model, source=weights_source),
-                resampling=resampling_of(model, weights_source),
-            )
+        known = _grids_in(weights, weights_img_size, model, name, kwargs)
+        translation = _translation(model, name, weights_source, norm_eps)
+        load_initial(model, weights.expanduser(), known, ema=weights_ema, **translation)
     if distillation_head:
         add_distillation_head(model, name)
     if zero_head:
@@ -184,14 +171,36 @@ def create_model(
     return model
 
 
-def _check_norm_eps(model: nn.Module, name: str, source: str, norm_eps: float | None) -> None:
-    """Refuses weights that go with another eps of the norms than the model has."""
+def _grids_in(
+    weights: Path,
+    size: int | Grid | None,
+    model: nn.Module,
+    name: str,
+    arguments: Mapping[str, Any],
+) -> Mapping[str, Grid]:
+    """The grids of positions in weights, which were made for images of this size if it is given."""
+    made = made_for(weights.expanduser()) if size is None else MadeFor(to_2tuple(size))
+    return known_grids(model, name, made, str(weights), arguments)
+
+
+def _translation(
+    model: nn.Module, name: str, source: str | None, norm_eps: float | None
+) -> dict[str, Any]:
+    """The arguments of `load_initial` for weights of a published implementation.
+
+    Raises:
+        UsageError: If they go with another eps of the norms than the model has.
+    """
+    if source is None:
+        return {}
     published = norm_eps_of(source, model)
     if published is not None and norm_eps != published:
         raise UsageError(
             f"{name}: the weights of {source} go with an eps of {published:g} in all its norms. "
             f"Add model.args.norm_eps={published:g}"
         )
+    translate = partial(weights_for, model, source=source)
+    return {"translate": translate, "resampling": resampling_of(model, source)}
 
 
 def _create_described(
