@@ -78,8 +78,7 @@ def import_checkpoint(
     check_source(source)
     checkpoint = checkpoint.expanduser()
     run = RunDirectory(out)
-    if run.path.exists() and any(run.path.iterdir()) and not _is_half_imported(run):
-        raise UsageError(f"{out}: is not empty. Use another --out")
+    check_new(run)
     recipe = _recipe(checkpoint, source, model, overrides)
     check_arguments(recipe.model.args, "model.args")
     stored = read_state_dict(checkpoint, ema=ema)
@@ -124,6 +123,18 @@ def import_checkpoint(
     write_sealed_json(run.imported_file, origin)
     write_sealed_text(run.recipe_file, describe(recipe))
     return run
+
+
+def check_new(run: RunDirectory) -> None:
+    """Makes sure that a folder is new, empty, or was left half-written by an import.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    if run.path.is_file():
+        raise UsageError(f"{run.path}: is a file. Use another --out")
+    if run.path.exists() and any(run.path.iterdir()) and not _is_half_imported(run):
+        raise UsageError(f"{run.path}: is not empty. Use another --out")
 
 
 def _is_half_imported(run: RunDirectory) -> bool:

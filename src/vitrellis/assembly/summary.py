@@ -22,6 +22,7 @@ from vitrellis.models.support.token_reduction import TokenReduction
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.runs.results import Results
 from vitrellis.teachers.evaluation import evaluate_teachers
+from vitrellis.training.gathering import gathering
 
 if TYPE_CHECKING:
     from vitrellis.assembly.parts import Parts
@@ -69,7 +70,9 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
     ]
     if source.val is not None:
         validation = parts.evaluation(source.val)
-        lines += evaluate_teachers(parts.teachers, validation, source.class_names)
+        lines += evaluate_teachers(
+            parts.teachers, validation, source.class_names, gathering(fabric)
+        )
     return lines
 
 

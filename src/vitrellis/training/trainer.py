@@ -360,7 +360,7 @@ class Trainer:
         is_due = (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
         if self.validation is None or not is_due:
             return {}
-        return validation_figures(self.fabric, self.guard, self.evaluated_model, self.validation)
+        return validation_figures(self.fabric, self.evaluated_model, self.validation)
 
     def _save_is_due(self) -> bool:
         is_due = time.monotonic() - self._last_saved >= 60 * self.checkpoint_minutes
