@@ -6,13 +6,13 @@ process that is killed between any two leaves a directory in which the same comm
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from vitrellis.data.sources import Source
@@ -102,28 +102,28 @@ def locked(run: RunDirectory, console: Console, *, waits_for: str | None = None)
     Raises:
         UsageError: If the directory cannot be made, or another process trains there.
     """
+    lock = FileLock(run.lock_file, thread_local=False)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        lock = run.lock_file.open("w")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if waits_for is None:
+            raise UsageError(
+                f"{run.path}: another process is training here. Wait for it, or use another --out"
+            ) from error
+        console.print(
+            f"{run.path}: another process {waits_for}; waiting until it ends",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        lock.acquire()
     except OSError as error:
         raise UsageError(f"{run.path}: cannot be a run directory ({error.strerror})") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if waits_for is None:
-                raise UsageError(
-                    f"{run.path}: another process is training here. Wait for it, or use another "
-                    "--out"
-                ) from error
-            console.print(
-                f"{run.path}: another process {waits_for}; waiting until it ends",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def open_directory(run: RunDirectory, new: Beginning, *, fresh: bool) -> list[str]:
