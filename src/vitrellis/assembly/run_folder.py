@@ -190,7 +190,7 @@ def _reason_to_begin_anew(run: RunDirectory, new: Beginning) -> str | None:
     if run.imported_file.exists():
         raise UsageError(
             f"{run.path}: holds an imported model, whose training cannot be resumed. Use another "
-            f"--out; to start from its weights, model.weights={run.best_model}/model.safetensors"
+            f"--out; to start from its weights, init.weights={run.path}"
         )
     if run.has_progress():
         _check_same(run, new)
@@ -238,7 +238,7 @@ def _how_to_train_longer(run: RunDirectory, before: Recipe, now: Recipe, changed
     weights = run.last_model / "model.safetensors"
     return (
         "\nIt is complete: its learning rate fell over these epochs, so more of them would be "
-        f"another run. To train on from its weights, use another --out and model.weights={weights}"
+        f"another run. To train on from its weights, use another --out and init.weights={weights}"
     )
 
 
