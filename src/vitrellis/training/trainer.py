@@ -7,7 +7,7 @@ run that is resumed from a checkpoint, even in the middle of an epoch, ends with
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -91,8 +91,10 @@ class Trainer:
         accumulate: The number of parts that a batch is split into.
         clip_grad: The largest norm of the gradient, or None.
         eval_every: Epochs between validations. The last epoch is always validated.
+        patience: Epochs without a better one after which training ends early, or None.
         select_by: The figure whose highest value makes an epoch the best one.
         checkpoint_minutes: The least time between two checkpoints that a run resumes from.
+        on_epoch_end: Called with the figures of each epoch, after its files are written.
     """
 
     def __init__(
@@ -117,6 +119,8 @@ class Trainer:
         eval_every: int,
         select_by: Literal["val_top1", "val_balanced"],
         checkpoint_minutes: float,
+        patience: int | None = None,
+        on_epoch_end: Callable[[EpochRow], object] | None = None,
     ) -> None:
         self.fabric = fabric
         self.student = guided.student
@@ -138,6 +142,8 @@ class Trainer:
         self.portions = Portions(fabric, self.objective, teachers, accumulate, display.warn)
         self.clip_grad = clip_grad
         self.eval_every = eval_every
+        self.patience = patience
+        self.on_epoch_end = on_epoch_end
         self.select_by = select_by
         self.checkpoint_minutes = checkpoint_minutes
         self.progress = TrainingProgress()
@@ -160,6 +166,14 @@ class Trainer:
         """The student, or its moving average where one is kept."""
         return self.ema.module if self.ema is not None else self.student
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether all epochs are done, or as many as its patience allows without a better one."""
+        done, best = self.progress.epoch, self.progress.best_epoch
+        if done >= self.epochs or self.patience is None or best is None:
+            return done >= self.epochs
+        return done % self.eval_every == 0 and done - 1 - best >= self.patience
+
     def fit(self) -> TrainingProgress:
         """Trains from the current position to the end of the run.
 
@@ -168,10 +182,10 @@ class Trainer:
             VitrellisError: When the loss or a weight is not finite, or a file cannot be written.
         """
         with stop_requests() as stop:
-            while self.progress.epoch < self.epochs:
+            while not self.has_ended:
                 self._train_epoch(stop)
                 self._end_epoch()
-                if self.progress.epoch < self.epochs and self._agreed(stop):
+                if not self.has_ended and self._agreed(stop):
                     self.save()
                     self._stop(stop)
         return self.progress
@@ -278,8 +292,10 @@ class Trainer:
             self.writer.save_best(self.student, self.averaged_student, self._state())
         self.writer.log(row)
         self.display.epoch(row)
-        if progress.epoch == self.epochs or self._save_is_due():
+        if self.has_ended or self._save_is_due():
             self.save()
+        if self.on_epoch_end is not None:
+            self.on_epoch_end(row)
 
     def save(self) -> None:
         """Writes the checkpoint that the run is resumed from.
