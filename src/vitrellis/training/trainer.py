@@ -170,9 +170,8 @@ class Trainer:
     def has_ended(self) -> bool:
         """Whether all epochs are done, or as many as its patience allows without a better one."""
         done, best = self.progress.epoch, self.progress.best_epoch
-        if done >= self.epochs or self.patience is None or best is None:
-            return done >= self.epochs
-        return done % self.eval_every == 0 and done - 1 - best >= self.patience
+        is_late = self.patience is not None and best is not None and done > best + self.patience
+        return done >= self.epochs or (is_late and done % self.eval_every == 0)
 
     def fit(self) -> TrainingProgress:
         """Trains from the current position to the end of the run.
@@ -359,9 +358,8 @@ class Trainer:
         }
         counted |= {name: value * num_images for name, value in parts.items()}
         for name, value in counted.items():
-            zero = self._sums.get(name)
-            sums = value.to(longest_float(value.device)) if zero is None else zero + value
-            self._sums[name] = sums
+            before = self._sums.get(name, 0)
+            self._sums[name] = value.to(longest_float(value.device)) + before
 
     def _epoch_means(self) -> dict[str, float]:
         """Means per image over the epoch and all processes."""

@@ -90,16 +90,12 @@ def read_header(path: Path) -> Header:
     Raises:
         VitrellisError: If it is missing, or no image.
     """
-    try:
+    with _naming(path):
         if path.suffix.lower() == ".npy":
             height, width, channels = _open_array(path).shape
             return Header((height, width), channels)
         with _opened(path) as image:
             return Header(_upright_size(image), _own_channels(image, str(path)))
-    except VitrellisError:
-        raise
-    except DAMAGE as error:
-        raise _unreadable(path, error) from None
 
 
 def decode_header(content: bytes, name: str) -> Header:
@@ -112,17 +108,13 @@ def decode_header(content: bytes, name: str) -> Header:
     Raises:
         VitrellisError: If it is no image.
     """
-    try:
+    with _naming(Path(name), content[:_BEGINNING]):
         if content.startswith(np.lib.format.MAGIC_PREFIX):
             array = np.load(io.BytesIO(content), allow_pickle=False)
             height, width, channels = _as_image(array, Path(name)).shape
             return Header((height, width), channels)
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
             return Header(_upright_size(image), _own_channels(image, name))
-    except VitrellisError:
-        raise
-    except DAMAGE as error:
-        raise _unreadable(Path(name), error, content[:_BEGINNING]) from None
 
 
 def deep_levels(path: Path) -> tuple[int, int] | None:
@@ -160,17 +152,13 @@ def read_image(
     Raises:
         VitrellisError: If it is missing, no image, damaged, or cannot have so many channels.
     """
-    try:
+    with _naming(path):
         if path.suffix.lower() == ".npy":
             pixels = torch.from_numpy(np.array(_open_array(path)))  # (H, W, C)
             pixels = pixels.permute(2, 0, 1).contiguous()  # (C, H, W)
             return pixels if channels is None else to_channels(pixels, channels, str(path))
         with _opened(path) as image:
             return _file_pixels(image, channels, str(path), value_range)
-    except VitrellisError:
-        raise
-    except DAMAGE as error:
-        raise _unreadable(path, error) from None
 
 
 def decode_image(content: bytes, channels: int | None, name: str) -> Tensor:
@@ -187,17 +175,13 @@ def decode_image(content: bytes, channels: int | None, name: str) -> Tensor:
     Raises:
         VitrellisError: If it is no image, damaged, or cannot have so many channels.
     """
-    try:
+    with _naming(Path(name), content[:_BEGINNING]):
         if content.startswith(np.lib.format.MAGIC_PREFIX):
             array = np.load(io.BytesIO(content), allow_pickle=False)
             pixels = torch.from_numpy(np.array(_as_image(array, Path(name)))).permute(2, 0, 1)
             return to_channels(pixels.contiguous(), channels or len(pixels), name)
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
             return _file_pixels(image, channels, name, None)
-    except VitrellisError:
-        raise
-    except DAMAGE as error:
-        raise _unreadable(Path(name), error, content[:_BEGINNING]) from None
 
 
 def _formats() -> tuple[str, ...]:
@@ -230,6 +214,25 @@ def image_pixels(image: Image.Image, channels: int | None, name: str) -> Tensor:
         VitrellisError: If its mode has no 8-bit meaning, or it cannot have so many channels.
     """
     return _pixels(image, _own_channels(image, name), channels, name, None)
+
+
+def upright_pixels(image: Image.Image, channels: int, name: str) -> Tensor:
+    """The pixels of a Pillow image, turned as its EXIF data says.
+
+    Args:
+        image: In any mode that files commonly have.
+        channels: Number of channels to return.
+        name: The image's name in an error message.
+
+    Returns:
+        uint8 `(C, H, W)`.
+
+    Raises:
+        VitrellisError: If its mode has no 8-bit meaning, it cannot have so many channels, or its
+            file is damaged.
+    """
+    with _naming(Path(name), b""):
+        return _pixels(_upright(image), _own_channels(image, name), channels, name, None)
 
 
 def _pixels(
@@ -365,8 +368,18 @@ def orientation_of(image: Image.Image) -> int:
     return value if value in _UPRIGHT else 1
 
 
+@contextmanager
+def _naming(path: Path, beginning: bytes | None = None) -> Iterator[None]:
+    """Says what is wrong with a file, whose first bytes are read unless they are given."""
+    try:
+        yield
+    except VitrellisError:
+        raise
+    except DAMAGE as error:
+        raise _unreadable(path, error, beginning) from None
+
+
 def _unreadable(path: Path, error: Exception, beginning: bytes | None = None) -> VitrellisError:
-    """The error for a file, whose first bytes are read unless they are given."""
     if isinstance(error, FileNotFoundError):
         return VitrellisError(f"{path}: no such file")
     if isinstance(error, OSError) and error.errno is not None:
