@@ -20,6 +20,7 @@ from vitrellis.recipe import packaged_recipes
 
 GROUPS = read_groups()
 REPRODUCING = ("cifar", "flowers102-", "chaoyang-", "tiny-imagenet-", "imagenet-", "inaturalist")
+REPRODUCING += ("domainnet-",)
 PARTLY_PUBLISHED = {
     "tiny-imagenet-resnet50",  # teachers of which the papers state a few settings
     "imagenet-lt-resnet50",
