@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -32,9 +32,11 @@ from vitrellis.cli.predict import predict
 from vitrellis.cli.prune import prune
 from vitrellis.cli.recipes import recipes
 from vitrellis.cli.show import show
+from vitrellis.cli.submit import launch
 from vitrellis.cli.train import train
 from vitrellis.cli.verify import verify
 from vitrellis.errors import VitrellisError
+from vitrellis.training.interrupts import Interrupted
 
 _EXIT_OF_AN_INTERRUPTED_COMMAND = 130  # typer's, for Ctrl-C; ours is "the job failed"
 
@@ -49,6 +51,7 @@ app = typer.Typer(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
+    "launch": launch,
     "eval": evaluate,
     "predict": predict,
     "prune": prune,
@@ -60,7 +63,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "import": import_checkpoint,
 }
-_TAKES_KEYS = {"demo", "train", "compare", "features"}
+_TAKES_KEYS = {"demo", "train", "launch", "compare", "features"}
 """Commands that take key=value; a key that is written as an option is explained with them."""
 for _name, _command in _COMMANDS.items():
     app.command(
@@ -73,8 +76,17 @@ app.add_typer(show, name="show")
 app.add_typer(data, name="data")
 
 
-def main() -> None:
-    """Runs the command line and ends the process."""
+def main(
+    words: Sequence[str] | None = None,
+    *,
+    when_stopped: Callable[[Interrupted], None] | None = None,
+) -> None:
+    """Runs the command line and ends the process.
+
+    Args:
+        words: The words after `vitrellis`; by default those that the process was started with.
+        when_stopped: Called if a training was stopped by a signal, before the process ends.
+    """
     # Threads that spin for long while they wait slow each other down if anything else runs on the
     # machine; threads that never spin are slow by themselves. Two demo students side by side
     # trained at 90 images/s each with libgomp's own count, at 200 with this one and at 400 with
@@ -87,7 +99,11 @@ def main() -> None:
     output = Output()
     try:
         with _first_process_prints(rank):
-            app(prog_name="vitrellis")
+            app(None if words is None else list(words), prog_name="vitrellis")
+    except Interrupted as error:
+        if when_stopped is not None:
+            when_stopped(error)
+        _end(error, rank)
     except VitrellisError as error:
         _end(error, rank)
     except OSError as error:
