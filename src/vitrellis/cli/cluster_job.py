@@ -6,6 +6,8 @@ checkpoint, and the job puts itself back into the queue, from where it continues
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -101,12 +103,12 @@ class TrainingJob:
         return DelayedSubmission(self)
 
 
-def _queue_again(interrupted: Interrupted) -> None:
+def _queue_again(stopped: Interrupted) -> None:
     """Puts the job back into the queue, unless its user has cancelled it."""
+    del stopped  # `main` prints it
     if os.environ.get("SLURM_PROCID", "0") != "0":
         return
     job = os.environ["SLURM_JOB_ID"]
-    _say(str(interrupted))
     shown = subprocess.run(
         ["squeue", "--noheader", "--format=%T", f"--jobs={job}"],
         capture_output=True,
@@ -199,7 +201,8 @@ def submit(job: TrainingJob, resources: Resources, folder: Path, name: str) -> s
     executor = submitit.SlurmExecutor(folder=folder)
     executor.update_parameters(**resources.parameters(name))
     try:
-        submitted = executor.submit(job)
+        with contextlib.redirect_stderr(io.StringIO()):  # our error says it once
+            submitted = executor.submit(job)
     except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
         reason = " ".join(str(error).split()).rpartition("sbatch: error: ")[2]
         raise VitrellisError(f"launch: Slurm refused the job: {reason}") from None
