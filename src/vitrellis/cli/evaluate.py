@@ -118,7 +118,7 @@ def _evaluated(
     for note in trained.notes:
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     check_images(source, trained.class_names, run)
-    name, images = _choose(source, split, run)
+    name, images = choose_split(source, split, run)
     place, gather = evaluation_processes()
     loader = build.build_eval_loader(recipe, images, trained.preprocessing, place)
     model = trained.model.to(place.device)
@@ -204,7 +204,7 @@ def check_images(source: Source, class_names: tuple[str, ...], run: RunDirectory
         error_console.print(f"note: {run.path}: {note}", markup=False, soft_wrap=True)
 
 
-def _choose(source: Source, split: str | None, run: RunDirectory) -> tuple[str, Split]:
+def choose_split(source: Source, split: str | None, run: RunDirectory) -> tuple[str, Split]:
     """The split that the user named; by default test, or else val."""
     from vitrellis.errors import UsageError
 

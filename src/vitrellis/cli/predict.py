@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from vitrellis.cli.image_files import image_files
 
 if TYPE_CHECKING:
     import torch
@@ -144,7 +146,7 @@ def _part(paths: list[str], place: Place, gather: Gather) -> list[Path]:
     error = None
     try:
         if place.rank == 0:
-            files = _files(paths)
+            files = image_files(paths)
     except VitrellisError as raised:
         error = raised
     files, failed = gather((files, None if error is None else str(error)))[0]
@@ -197,35 +199,6 @@ def _print_table(rows: Sequence[_Row], top: int) -> None:
         cells = ((guess.name, f"{100 * guess.probability:.1f}") for guess in row.predictions)
         table.add_row(row.file, *(cell for pair in cells for cell in pair))
     print_table(table)
-
-
-def _files(paths: list[str]) -> list[Path]:
-    """The image files, with those inside folders in order of name."""
-    from vitrellis.data.sources import list_images
-    from vitrellis.errors import VitrellisError
-
-    files: list[Path] = []
-    for path in _expanded(paths):
-        if path.is_dir():
-            inside = list(list_images(path).images)
-            if not inside:
-                raise VitrellisError(f"{path}: holds no images")
-            files += inside
-        else:
-            files.append(path)
-    if not files:
-        raise VitrellisError("no images: standard input names none")
-    return files
-
-
-def _expanded(paths: list[str]) -> Iterator[Path]:
-    for text in paths:
-        if text == "-":
-            # as bytes, because names of files need not be Unicode
-            lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
-            yield from (Path(os.fsdecode(line)) for line in lines if line)
-        else:
-            yield Path(text).expanduser()
 
 
 def _predict(
