@@ -17,7 +17,6 @@ from tests.training.command import FEW_IMAGES, assert_same_weights, write_few_im
 from vitrellis.cli import cluster_job
 from vitrellis.cli.cluster_job import minutes_of
 from vitrellis.errors import UsageError
-from vitrellis.training.interrupts import Interrupted
 
 ROOT = Path(__file__).parents[2]
 SRUN = Path("/opt/slurm-bin")
@@ -102,6 +101,7 @@ def test_a_job_that_its_user_cancelled_is_not_queued_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, is_queued: bool
 ) -> None:
     asked_file = str(tmp_path / "asked")
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # this process goes on
     programs(
         tmp_path / "bin",
         monkeypatch,
@@ -111,7 +111,7 @@ def test_a_job_that_its_user_cancelled_is_not_queued_again(
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     for process in ("1", "0"):
         monkeypatch.setenv("SLURM_PROCID", process)
-        cluster_job._queue_again(Interrupted("stopped"))
+        cluster_job.queue_again()
         asked = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
         assert asked == ("requeue 17" if is_queued and process == "0" else "")
 

@@ -11,24 +11,26 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from vitrellis.errors import UsageError, VitrellisError, unknown_name
+from vitrellis.training.interrupts import Interrupted
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
-
-    from vitrellis.training.interrupts import Interrupted
 
 SAVE_SECONDS = 120
 """The time before its limit at which a job is told to save."""
 _LEAST_MINUTES = 5
 _SIGNAL = "USR1"
+_IS_JOB = "VITRELLIS_JOB"
 _NOT_REQUEUED = ("CANCELLED", "COMPLETED", "FAILED")
 _TIME = re.compile(r"^(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?$")
 
@@ -72,7 +74,7 @@ class Resources:
 
 
 class TrainingJob:
-    """What each process of a job does: `vitrellis train`, and the job is queued again if stopped.
+    """What each process of a job does: it becomes `vitrellis train`, which knows that it is a job.
 
     Args:
         recipe: The recipe's name or file.
@@ -86,26 +88,41 @@ class TrainingJob:
         self.out = out
 
     def __call__(self) -> None:
-        """Trains.
-
-        Raises:
-            SystemExit: With the exit code of `vitrellis train`.
-        """
-        from vitrellis.cli.main import main
-
+        """Trains; this process, which submitit started, is replaced."""
         words = ["train", self.recipe, *self.overrides, "--out", str(self.out)]
-        main(words, when_stopped=_queue_again)
+        os.environ[_IS_JOB] = "1"
+        os.execv(sys.executable, [sys.executable, "-m", "vitrellis", *words])
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit queues again if the signal comes before the training, or after it."""
+        """What submitit queues again if the signal comes before the training."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
-def _queue_again(stopped: Interrupted) -> None:
+def is_cluster_job() -> bool:
+    """Whether this process is one of a job that `vitrellis launch` has submitted."""
+    return _IS_JOB in os.environ
+
+
+def stop_on_signals() -> None:
+    """Ends the command in order if a signal comes before the first step, or after the last.
+
+    In between, the training itself catches the signals, and saves first.
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del frame
+        raise Interrupted(f"stopped by {signal.Signals(number).name} outside of the training")
+
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, on_signal)
+
+
+def queue_again() -> None:
     """Puts the job back into the queue, unless its user has cancelled it."""
-    del stopped  # `main` prints it
+    for number in (signal.SIGUSR1, signal.SIGTERM):  # Slurm ends the job when it is queued again
+        signal.signal(number, signal.SIG_IGN)
     if os.environ.get("SLURM_PROCID", "0") != "0":
         return
     job = os.environ["SLURM_JOB_ID"]

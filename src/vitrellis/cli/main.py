@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -18,6 +18,7 @@ import typer
 
 from vitrellis import __version__
 from vitrellis.cli.bench import bench
+from vitrellis.cli.cluster_job import is_cluster_job, queue_again, stop_on_signals
 from vitrellis.cli.compare import compare
 from vitrellis.cli.console import error_console, fail, help_of, process_number
 from vitrellis.cli.data import data
@@ -76,17 +77,8 @@ app.add_typer(show, name="show")
 app.add_typer(data, name="data")
 
 
-def main(
-    words: Sequence[str] | None = None,
-    *,
-    when_stopped: Callable[[Interrupted], None] | None = None,
-) -> None:
-    """Runs the command line and ends the process.
-
-    Args:
-        words: The words after `vitrellis`; by default those that the process was started with.
-        when_stopped: Called if a training was stopped by a signal, before the process ends.
-    """
+def main() -> None:
+    """Runs the command line and ends the process."""
     # Threads that spin for long while they wait slow each other down if anything else runs on the
     # machine; threads that never spin are slow by themselves. Two demo students side by side
     # trained at 90 images/s each with libgomp's own count, at 200 with this one and at 400 with
@@ -99,10 +91,12 @@ def main(
     output = Output()
     try:
         with _first_process_prints(rank):
-            app(None if words is None else list(words), prog_name="vitrellis")
+            if is_cluster_job():
+                stop_on_signals()
+            app(prog_name="vitrellis")
     except Interrupted as error:
-        if when_stopped is not None:
-            when_stopped(error)
+        if is_cluster_job():
+            queue_again()
         _end(error, rank)
     except VitrellisError as error:
         _end(error, rank)
