@@ -24,7 +24,8 @@ from vitrellis.runs.exported import load_exported
 from vitrellis.runs.results import CheckpointFigures, EpochRow, Results, SplitFigures
 from vitrellis.training.display import Display
 from vitrellis.training.gathering import gathering
-from vitrellis.training.trainer import Trainer, TrainingProgress
+from vitrellis.training.position import TrainingProgress
+from vitrellis.training.trainer import Trainer
 
 
 def train_student(
