@@ -29,6 +29,8 @@ from vitrellis.data.pixel_cache import DecodedImages, PixelCache, default_folder
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
 from vitrellis.models import check_arguments, create_model, has_distillation_head, set_heads_apart
+from vitrellis.models.support.frozen import freeze
+from vitrellis.models.support.interop import check_source
 from vitrellis.recipe import Recipe, TeacherSection, View
 from vitrellis.runs.exported import Preprocessing, Trained
 from vitrellis.teachers.teacher import Teacher
@@ -165,23 +167,29 @@ def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) 
         load_weights: Whether to load the initial weights that the recipe names, if it names some.
 
     Raises:
-        UsageError: If the model's name or an argument of it is wrong.
+        UsageError: If the model's name or an argument of it is wrong, or a part to freeze.
     """
     check_arguments(recipe.model.args, "model.args")
+    init = recipe.init
+    if init.source is not None:
+        check_source(init.source)
     student = create_model(
         recipe.model.name,
         num_classes=source.num_classes,
         img_size=sides_of(recipe.input.img_size),
         in_chans=source.channels,
-        pretrained=recipe.model.pretrained and load_weights,
-        weights=recipe.model.weights if load_weights else None,
-        weights_img_size=recipe.model.weights_img_size,
-        weights_ema=recipe.model.weights_ema,
+        pretrained=init.pretrained and load_weights,
+        weights=init.weights if load_weights else None,
+        weights_source=init.source,
+        weights_img_size=init.weights_img_size,
+        weights_ema=init.weights_ema,
         zero_head=recipe.model.zero_head,
         **recipe.model_arguments,
     )
     if has_distillation_head(student):
         set_heads_apart(student)
+    if init.freeze is not None:
+        freeze(student, init.freeze, recipe.model.name)
     return student
 
 
@@ -189,7 +197,7 @@ def build_teacher(
     name: str,
     settings: TeacherSection,
     trained: Trained,
-    source: Source,
+    class_names: Sequence[str],
     student: Preprocessing,
     *,
     compiled: bool,
@@ -200,11 +208,11 @@ def build_teacher(
         UsageError: If its classes or channels are not the student's.
     """
     shown = trained.preprocessing
-    if list(trained.class_names) != list(source.class_names):
+    if list(trained.class_names) != list(class_names):
         raise UsageError(
             f"{name}: it was trained on {len(trained.class_names)} classes "
-            f"({', '.join(trained.class_names[:3])}, ...), the data has {source.num_classes} "
-            f"({', '.join(source.class_names[:3])}, ...). Train one on this data: teacher.recipe"
+            f"({', '.join(trained.class_names[:3])}, ...), the data has {len(class_names)} "
+            f"({', '.join(class_names[:3])}, ...). Train one on this data: teacher.recipe"
         )
     channels = {shown.channels, student.channels}
     if len(channels) > 1 and channels != {1, 3}:

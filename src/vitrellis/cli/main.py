@@ -19,7 +19,7 @@ import typer
 from vitrellis import __version__
 from vitrellis.cli.bench import bench
 from vitrellis.cli.compare import compare
-from vitrellis.cli.console import fail, help_of
+from vitrellis.cli.console import error_console, fail, help_of, process_number
 from vitrellis.cli.data import data
 from vitrellis.cli.demo import demo
 from vitrellis.cli.evaluate import evaluate
@@ -83,7 +83,7 @@ def main() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     # in large pages: a new batch of 64 images of 224 pixels takes a third of the time
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    rank = _rank()
+    rank = process_number()
     output = Output()
     try:
         with _first_process_prints(rank):
@@ -115,18 +115,6 @@ def _end(error: VitrellisError, rank: int, *, is_shared: bool | None = None) -> 
     sys.exit(error.exit_code)
 
 
-def _rank() -> int:
-    """The number of this process among those that train together; 0 for the first, or alone.
-
-    torchrun sets the first variable, and Lightning's own launcher the second.
-    """
-    for variable in ("RANK", "LOCAL_RANK"):
-        text = os.environ.get(variable, "")
-        if text.isdecimal():
-            return int(text)
-    return 0
-
-
 @contextlib.contextmanager
 def _first_process_prints(rank: int) -> Iterator[None]:
     """Leaves out what the others print: they run the same command, and would print it again."""
@@ -136,11 +124,13 @@ def _first_process_prints(rank: int) -> Iterator[None]:
     logger = logging.getLogger("vitrellis")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    error_console.quiet = True
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is loaded
     try:
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             yield
     finally:
+        error_console.quiet = False
         logger.setLevel(level)  # in a notebook or a test, the process goes on
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+import psutil
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
@@ -333,10 +334,7 @@ def _held_in_memory(images: Images) -> Tensor | None:
 
 def _free_memory() -> int:
     """Bytes of memory that are free without swapping; caches count, because they make room."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if Path("/proc/meminfo").exists():
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
+    free = int(psutil.virtual_memory().available)
     if CONTAINER_LIMIT.exists() and (limit := CONTAINER_LIMIT.read_text().strip()).isdigit():
         free = min(free, int(limit))
     return free

@@ -37,6 +37,7 @@ from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
 from vitrellis.data.sampling import ClassSampler, Sampler
 from vitrellis.data.share import Share
 from vitrellis.data.source import Split
+from vitrellis.devices import device_for_images
 from vitrellis.errors import UsageError
 
 
@@ -167,6 +168,8 @@ class TrainLoader:
         self._sampler = ClassSampler(split.labels, sampler) if sampler != "uniform" else None
         self._rank = rank
         self._world_size = world_size
+        self._device = device
+        device = device_for_images(device)
         self._channels = split.images.channels
         self._labels = split.labels.to(device)
         self.is_held = cache
@@ -277,6 +280,10 @@ class TrainLoader:
         if self.second_view is not None:
             second_view = self._augmented(self.second_view, shown.second, share.second_keys)
         sizes = None if shown.sizes is None else shown.sizes[: len(indices)]
+        made_on, used_on = device, self._device
+        if made_on != used_on:
+            images, targets, indices = (x.to(used_on) for x in (images, targets, indices))
+            second_view = None if second_view is None else second_view.to(used_on)
         return Batch(images, targets, indices, share.keys, share.size, second_view, sizes)
 
     def _augmented(self, transform: TrainTransform, images: Tensor, keys: Tensor) -> Tensor:
@@ -351,7 +358,7 @@ class EvalLoader:
         self._store = open_store(
             part.images,
             decoded=None if decoded is None else decoded.subset(self._indices),
-            device=device,
+            device=device_for_images(device),
             stored=stored,
             cache=cache,
             workers=workers,
@@ -370,4 +377,4 @@ class EvalLoader:
         parts = torch.arange(count).split(self.batch_size) if count else ()
         for part, stored in zip(parts, self._store.read(parts), strict=True):
             first, last = int(part[0]), int(part[-1])
-            yield EvalBatch(self._finish(stored), self._labels[first : last + 1])
+            yield EvalBatch(self._finish(stored).to(self.device), self._labels[first : last + 1])

@@ -12,7 +12,6 @@ for that would take a large set as long as an epoch.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import os
@@ -38,6 +37,13 @@ from vitrellis.data.source import Images, Subset
 from vitrellis.data.sources.encoded import EncodedImages
 from vitrellis.data.sources.files import ImageFiles
 from vitrellis.errors import VitrellisError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be moved to its place either
+    IS_POSSIBLE = False
+else:
+    IS_POSSIBLE = True
 
 FORMAT = 1
 """To be raised when files, or the way from an image file to pixels, change."""
@@ -183,6 +189,8 @@ class PixelCache:
         return found
 
     def _has_room(self, needed: float) -> bool:
+        if not IS_POSSIBLE:
+            return False
         above = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
         free = shutil.disk_usage(above).free
         return self.worthwhile <= needed <= min(self.limit, DISK_SHARE * free)

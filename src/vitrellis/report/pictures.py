@@ -64,7 +64,7 @@ def learning_curves(runs: Mapping[str, Sequence[EpochRow]], path: Path, *, title
             text.set_parse_math(False)
     else:
         left.text(0.5, 0.5, "no validation figures", transform=left.transAxes, ha="center")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _label_axes(axes: Axes, x: str) -> None:
@@ -115,7 +115,7 @@ def draw_counts(breakdown: Breakdown, path: Path, *, title: str) -> None:
         _name_classes(axes, breakdown)
     if breakdown.heads:
         axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _name_classes(axes: Axes, breakdown: Breakdown) -> None:
@@ -170,7 +170,7 @@ def draw_confusion(evaluation: Evaluation, path: Path, *, title: str) -> None:
     bar.ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     bar.outline.set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _write_names(axes: Axes, names: tuple[str, ...]) -> None:
@@ -232,11 +232,15 @@ def draw_blocks(rows: Sequence[BlockFigures], path: Path, *, title: str) -> None
         axes.set_xlabel("block")
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, parse_math=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Writes the PNG whole or not at all.
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG, whole or not at all.
+
+    Args:
+        figure: The figure.
+        path: The file.
 
     Raises:
         VitrellisError: If the file cannot be written.

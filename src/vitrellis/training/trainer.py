@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.randomness import step_seed
+from vitrellis.devices import longest_float
 from vitrellis.objectives import Needs
 from vitrellis.runs.checkpoints import RunWriter
 from vitrellis.runs.results import EpochRow
@@ -303,7 +304,7 @@ class Trainer:
             self.progress = TrainingProgress(**state["progress"])
             device = self.fabric.device
             self._sums = {
-                name: torch.tensor(value, dtype=torch.float64, device=device)
+                name: torch.tensor(value, dtype=longest_float(device), device=device)
                 for name, value in self.progress.sums.items()
             }
         if self.progress.epoch > 0:  # a run that is done but for its last model trains no step
@@ -338,12 +339,13 @@ class Trainer:
         counted = {
             "loss": total * num_images,
             "correct": hits,
-            "images": hits.new_tensor(num_images),
+            "images": torch.full_like(hits, num_images),
         }
         counted |= {name: value * num_images for name, value in parts.items()}
         for name, value in counted.items():
             zero = self._sums.get(name)
-            self._sums[name] = value.double() if zero is None else zero + value
+            sums = value.to(longest_float(value.device)) if zero is None else zero + value
+            self._sums[name] = sums
 
     def _epoch_means(self) -> dict[str, float]:
         """Means per image over the epoch and all processes."""
@@ -352,7 +354,7 @@ class Trainer:
             torch.stack([self._sums[name] for name in names]), reduce_op="sum"
         )
         assert isinstance(sums, Tensor)
-        by_name = dict(zip(names, sums.tolist(), strict=True))
+        by_name = dict(zip(names, sums.cpu().tolist(), strict=True))
         return {name: value / by_name["images"] for name, value in by_name.items()}
 
     def _validate(self, epoch: int) -> dict[str, float]:
@@ -360,7 +362,7 @@ class Trainer:
         is_due = (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
         if self.validation is None or not is_due:
             return {}
-        return validation_figures(self.fabric, self.guard, self.evaluated_model, self.validation)
+        return validation_figures(self.fabric, self.evaluated_model, self.validation)
 
     def _save_is_due(self) -> bool:
         is_due = time.monotonic() - self._last_saved >= 60 * self.checkpoint_minutes
