@@ -97,7 +97,7 @@ def make(kind: str, seed: int, data: Path, runs: Path) -> None:
     elif kind in TUNED:
         start, keys = TUNED[kind]
         weights = runs / f"{start}-{seed}" / "model" / "model.safetensors"
-        slow = ["optimizer.lr=1e-4", f"model.weights={weights}"]
+        slow = ["optimizer.lr=1e-4", f"init.weights={weights}"]
         vitrellis("train", "photos-alone", *keys, *own, *slow)
     else:
         start, options = PRUNED[kind]
