@@ -12,18 +12,24 @@ turns with the same model that keeps all tokens, as processor time of one thread
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from vitrellis.analysis.cost import count_macs
+from vitrellis.analysis.inference import collect_logits
+from vitrellis.analysis.metrics import accuracy
 from vitrellis.analysis.pruning_gain import measure_pruning
+from vitrellis.assembly import build
+from vitrellis.assembly.launch import train
+from vitrellis.assembly.pruned import Reduction, write_pruned
+from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.models.support.token_reduction import TokenReduction
+from vitrellis.recipe import load_recipe
 from vitrellis.report.hardware import describe_hardware
 from vitrellis.runs.atomic import write_json
 from vitrellis.runs.directory import RunDirectory
@@ -52,11 +58,11 @@ TUNED = {
 }
 """The runs that start from the weights of another one, at a tenth of its learning rate."""
 PRUNED = {
-    "vit-evit": ("vit", ["--keep-rate", "0.5", "--layers", "1,2"]),
-    "vit-tome": ("vit", ["--method", "tome", "--keep-rate", "0.7", "--layers", "0,1,2"]),
-    "dhvt-evit": ("dhvt", ["--keep-rate", "0.5", "--layers", "1,2"]),
+    "vit-evit": ("vit", Reduction("evit", 0.5, (1, 2))),
+    "vit-tome": ("vit", Reduction("tome", 0.7, (0, 1, 2))),
+    "dhvt-evit": ("dhvt", Reduction("evit", 0.5, (1, 2))),
 }
-"""The runs that are pruned afterwards: from which, and the options of `vitrellis prune`."""
+"""The runs that are pruned afterwards, as `vitrellis prune` does it: from which, and how."""
 
 
 def main() -> None:
@@ -91,38 +97,40 @@ def make(kind: str, seed: int, data: Path, runs: Path) -> None:
     run = RunDirectory(runs / f"{kind}-{seed}")
     if run.results_file.exists() or run.imported_file.exists():
         return
-    own = [f"data.root={data}", *COMMON, f"seed={seed}", "--out", str(run.path)]
+    if kind in PRUNED:
+        start, reduction = PRUNED[kind]
+        write_pruned(RunDirectory(runs / f"{start}-{seed}"), run.path, reduction, {})
+        return
+    keys = [f"data.root={data}", *COMMON, f"seed={seed}"]
     if kind in TRAINED:
-        vitrellis("train", "photos-alone", *TRAINED[kind], *own)
-    elif kind in TUNED:
-        start, keys = TUNED[kind]
-        weights = runs / f"{start}-{seed}" / "model" / "model.safetensors"
-        slow = ["optimizer.lr=1e-4", f"init.weights={weights}"]
-        vitrellis("train", "photos-alone", *keys, *own, *slow)
+        keys += TRAINED[kind]
     else:
-        start, options = PRUNED[kind]
-        vitrellis("prune", str(runs / f"{start}-{seed}"), *options, "--out", str(run.path))
+        start, own = TUNED[kind]
+        weights = runs / f"{start}-{seed}" / "model" / "model.safetensors"
+        keys += [*own, "optimizer.lr=1e-4", f"init.weights={weights}"]
+    train(load_recipe("photos-alone", keys), out=run.path, console=Console(stderr=True))
 
 
-def measured(run: Path, data: Path) -> dict[str, Any]:
+def measured(folder: Path, data: Path) -> dict[str, Any]:
     """The test accuracy of a run, its multiply-adds, and its speed against all tokens."""
-    figures = json.loads(vitrellis("eval", str(run), "--root", str(data), "--json"))
-    trained = load_exported(run / "model")
+    run = RunDirectory(folder)
+    trained = load_exported(run.best_model)
+    recipe = load_recipe(run.recipe_file, [f"data.root={data}"])
+    source = build_source(recipe)
+    assert source.test is not None
+    place = build.Place(torch.device("cpu"))
+    loader = build.build_eval_loader(recipe, source.test, trained.preprocessing, place)
+    logits, labels = collect_logits(trained.model, loader)
     shown = trained.preprocessing
     shape = (shown.channels, *shown.img_size)
-    row: dict[str, Any] = {"top1": figures["top1"], "macs": count_macs(trained.model, shape)}
+    row: dict[str, Any] = {
+        "top1": accuracy(logits.argmax(dim=1), labels),
+        "macs": count_macs(trained.model, shape),
+    }
     if isinstance(trained.model, TokenReduction):
         gain = measure_pruning(trained.model, shape=shape, batch_size=32, training=True)
         row |= gain.to_json()
     return row
-
-
-def vitrellis(*words: str) -> str:
-    """What `vitrellis WORDS` prints on standard output."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "vitrellis", *words], check=True, stdout=subprocess.PIPE, text=True
-    )
-    return ended.stdout
 
 
 def summary(kind: str, rows: list[dict[str, Any]]) -> str:
