@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -192,7 +194,7 @@ def test_an_epoch_that_is_given_up_leaves_no_threads() -> None:
     batches = loader(workers=3).epoch(0)
     next(batches)
     assert any(thread.name.startswith("crops") for thread in threading.enumerate())
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert not any(thread.name.startswith("crops") for thread in threading.enumerate())
 
 
@@ -201,3 +203,32 @@ def test_images_on_a_canvas_tell_no_sizes() -> None:
     assert on_canvas.canvas == Canvas((14, 18))
     (batch, *_) = on_canvas.epoch(0)
     assert batch.sizes is None
+
+
+LEFT = """
+import torch
+from vitrellis.data.augmentation.transforms import TrainTransform
+from vitrellis.data.canvas import OwnShape
+from vitrellis.data.loader import TrainLoader
+from vitrellis.data.source import Split, TensorImages
+
+images = TensorImages(torch.zeros(64, 3, 90, 90, dtype=torch.uint8))
+loader = TrainLoader(
+    Split(images, torch.arange(64) % 2),
+    num_classes=2,
+    batch_size=4,
+    transform=TrainTransform(size=(64, 64), mean=[0.5] * 3, std=[0.2] * 3),
+    mix=None,
+    seed=0,
+    device=torch.device("cpu"),
+    canvas=OwnShape(),
+    workers=2,
+)
+batches = loader.epoch(0)
+print(next(batches).images.shape[0])
+"""
+
+
+def test_a_script_that_ends_within_an_epoch_ends_in_silence() -> None:
+    ended = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("4\n", "")

@@ -9,6 +9,7 @@ key alone.
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -189,6 +190,7 @@ class HeldPhotographs:
 
     def read(self, requests: Iterable[ViewRequest]) -> Iterator[ViewImages]:
         """The views of each request, in order."""
+        is_finalizing = sys.is_finalizing  # by then, names of modules may be gone
         pool = pool_of_threads(self._threads, "crops")
         try:
             ahead: deque[tuple[ViewImages, list[Future[None]]]] = deque()
@@ -199,7 +201,8 @@ class HeldPhotographs:
             while ahead:
                 yield _finished(*ahead.popleft(), self._device)
         finally:
-            pool.shutdown(cancel_futures=True)
+            if not is_finalizing():  # Python has ended all threads before
+                pool.shutdown(cancel_futures=True)
 
     def _begin(
         self, request: ViewRequest, pool: ThreadPoolExecutor

@@ -8,7 +8,7 @@ its share of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
@@ -201,7 +201,7 @@ class TrainLoader:
         """Views shown in an epoch, over all processes."""
         return min(self.steps_per_epoch * self.batch_size, self._selected)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch, None, None]:
         """This process's share of the batches of an epoch.
 
         Args:

@@ -7,7 +7,8 @@ run that is resumed from a checkpoint, even in the middle of an epoch, ends with
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -44,6 +45,7 @@ class TrainingProgress:
         step: The steps of the current epoch that are done.
         seconds: The time spent in training steps, without evaluation and saving.
         seconds_before: The part of `seconds` that was spent before the current epoch.
+        waited: The seconds of the current epoch that were spent waiting for batches.
         best_figure: The highest value so far of the figure that the best epoch is chosen by.
         best_top1: The validation accuracy of the best epoch, as a fraction.
         best_epoch: The best epoch so far.
@@ -55,6 +57,7 @@ class TrainingProgress:
     step: int = 0
     seconds: float = 0.0
     seconds_before: float = 0.0
+    waited: float = 0.0
     best_figure: float | None = None
     best_top1: float | None = None
     best_epoch: int | None = None
@@ -182,21 +185,30 @@ class Trainer:
         needs = self.objective.teacher_needs(epoch)
         self.guided.train()
         started = time.perf_counter()
-        for batch in self.loader.epoch(epoch, progress.step):
-            lr = self.learning_rate.set(self.optimizer.optimizer, epoch, progress.step)
-            keep_rate = self._prune(epoch, progress.step)
-            self._train_step(batch, needs, epoch)
-            progress.step += 1
-            self.display.advance(epoch, progress.step, batch.size, lr, keep_rate)
-            should_save, should_stop = self._agree(stop)
-            if should_save or should_stop:
-                progress.seconds += time.perf_counter() - started
-                self.save()
-                if should_stop:
-                    self._stop(stop)
-                started = time.perf_counter()
+        with closing(self.loader.epoch(epoch, progress.step)) as batches:
+            for batch in self._timed(batches):
+                lr = self.learning_rate.set(self.optimizer.optimizer, epoch, progress.step)
+                keep_rate = self._prune(epoch, progress.step)
+                self._train_step(batch, needs, epoch)
+                progress.step += 1
+                self.display.advance(epoch, progress.step, batch.size, lr, keep_rate)
+                should_save, should_stop = self._agree(stop)
+                if should_save or should_stop:
+                    progress.seconds += time.perf_counter() - started
+                    self.save()
+                    if should_stop:
+                        self._stop(stop)
+                    started = time.perf_counter()
         self.guard.check_losses(epoch)
         progress.seconds += time.perf_counter() - started
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; counts the time that each is waited for."""
+        asked = time.perf_counter()
+        for batch in batches:
+            self.progress.waited += time.perf_counter() - asked
+            yield batch
+            asked = time.perf_counter()
 
     def _prune(self, epoch: int, step: int) -> float | None:
         """Sets the keep rate of a step, which evaluation after it has as well.
@@ -265,9 +277,11 @@ class Trainer:
             weights=weights,
             train_top1=means["correct"],
             keep_rate=self._prune(epoch, self.loader.steps_per_epoch - 1),  # no step, if resumed
+            waiting=progress.waited / max(seconds, 1e-9),
             **self._validate(epoch),
         )
         progress.epoch, progress.step, progress.seconds_before = epoch + 1, 0, progress.seconds
+        progress.waited = 0.0
         self._sums = {}
         figure = row.val_top1 if self.select_by == "val_top1" else row.val_balanced
         if self.keep_rate is not None and not self.keep_rate.has_ended(epoch):
