@@ -97,7 +97,8 @@ def launched_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:
             )
         devices = group.per_machine
     is_parallel = group is not None or devices > 1
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # our summary says how many
+    for name in ("lightning.fabric", "lightning.pytorch"):  # our summary says how many there are
+        logging.getLogger(name).setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,

@@ -18,6 +18,7 @@ import typer
 
 from vitrellis import __version__
 from vitrellis.cli.bench import bench
+from vitrellis.cli.cluster_job import is_cluster_job, queue_again, stop_on_signals
 from vitrellis.cli.compare import compare
 from vitrellis.cli.console import error_console, fail, help_of, process_number
 from vitrellis.cli.data import data
@@ -32,9 +33,11 @@ from vitrellis.cli.predict import predict
 from vitrellis.cli.prune import prune
 from vitrellis.cli.recipes import recipes
 from vitrellis.cli.show import show
+from vitrellis.cli.submit import launch
 from vitrellis.cli.train import train
 from vitrellis.cli.verify import verify
 from vitrellis.errors import VitrellisError
+from vitrellis.training.interrupts import Interrupted
 
 _EXIT_OF_AN_INTERRUPTED_COMMAND = 130  # typer's, for Ctrl-C; ours is "the job failed"
 
@@ -49,6 +52,7 @@ app = typer.Typer(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
+    "launch": launch,
     "eval": evaluate,
     "predict": predict,
     "prune": prune,
@@ -60,7 +64,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "import": import_checkpoint,
 }
-_TAKES_KEYS = {"demo", "train", "compare", "features"}
+_TAKES_KEYS = {"demo", "train", "launch", "compare", "features"}
 """Commands that take key=value; a key that is written as an option is explained with them."""
 for _name, _command in _COMMANDS.items():
     app.command(
@@ -87,7 +91,13 @@ def main() -> None:
     output = Output()
     try:
         with _first_process_prints(rank):
+            if is_cluster_job():
+                stop_on_signals()
             app(prog_name="vitrellis")
+    except Interrupted as error:
+        if is_cluster_job():
+            queue_again()
+        _end(error, rank)
     except VitrellisError as error:
         _end(error, rank)
     except OSError as error:
