@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.command import run
+from tests.cli.command import run_here
 from vitrellis.cli.recipe_names import complete_recipe
 from vitrellis.errors import UsageError
 from vitrellis.recipe import load_recipe
@@ -22,11 +22,10 @@ SMALL = (
 
 
 def test_a_quiet_training_prints_its_results_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    run("train", "demo-alone", *SMALL, "--out", "quiet", "-q")
-    lines = capsys.readouterr().out.splitlines()
+    words = ("train", "demo-alone", *SMALL, "--out")
+    lines = run_here(*words, "quiet", "-q", cwd=tmp_path).out.splitlines()
     assert [line.split()[0] for line in lines] == [
         "best",
         "last",
@@ -34,11 +33,10 @@ def test_a_quiet_training_prints_its_results_alone(
         "Run:",
         *["vitrellis"] * 2,
     ]
-    run("train", "demo-alone", *SMALL, "--out", "loud")
-    assert "objective" in capsys.readouterr().out
+    assert "objective" in run_here(*words, "loud", cwd=tmp_path).out
     starts = json.loads((tmp_path / "quiet" / "provenance.json").read_text())["starts"]
     assert len(starts) == 1
-    assert starts[0]["packages"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(starts[0]["packages"]["torch"])
     assert starts[0]["folder"] == str(tmp_path)
     assert starts[0]["command"]
 
@@ -72,4 +70,6 @@ def test_the_keys_that_are_named_exist() -> None:
 
 
 def test_names_of_recipes_are_completed() -> None:
-    assert complete_recipe("photos") == ["photos", "photos-alone", "photos-teacher"]
+    names = complete_recipe("photos")
+    assert {"photos", "photos-alone", "photos-teacher"} <= set(names)
+    assert all(name.startswith("photos") for name in names)

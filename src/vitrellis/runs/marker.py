@@ -203,6 +203,7 @@ def _is_run_data(run: RunDirectory) -> bool:
         "teachers",
         "duplicates",
         "checked_images",
+        "views_version",
     }
 
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
-import vitrellis
 from vitrellis.runs.checksums import read_sealed_json, write_sealed_json
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "pillow", "simplejpeg")
 """The packages on whose versions figures may depend."""
+
+PACKAGE = Path(__file__).parents[1]
+"""The folder of this package."""
 
 _TIMEOUT = 5  # seconds in which git has to answer
 
@@ -43,7 +45,7 @@ def this_start() -> Mapping[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
         "folder": str(Path.cwd()),
-        "vitrellis": vitrellis.__version__,
+        "vitrellis": sys.modules[PACKAGE.name].__version__,
         "commit": _commit(),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
@@ -56,11 +58,10 @@ def this_start() -> Mapping[str, Any]:
 
 def _commit() -> str | None:
     """The commit of the working tree that this package is in; None where it is installed."""
-    package = Path(vitrellis.__file__).parent
-    if not (package.parents[1] / ".git").exists():
+    if not (PACKAGE.parents[1] / ".git").exists():
         return None
     try:
-        asked = ("git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40")
+        asked = ("git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=40")
         said = subprocess.run(asked, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
     except (OSError, subprocess.SubprocessError):  # no git, or not a repository that it trusts
         return None
