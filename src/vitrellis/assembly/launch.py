@@ -5,7 +5,7 @@ A run that exists is resumed, or reported if it is complete. A run of another re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from vitrellis.objectives import Term
 from vitrellis.recipe import Recipe, check_teachers_end, identity, load_recipe, teacher_recipe
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
-from vitrellis.runs.results import Results
+from vitrellis.runs.results import EpochRow, Results
 from vitrellis.training.display import reading
 
 
@@ -70,6 +70,7 @@ def train(
     console: Console | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
     terms: Sequence[Term] = (),
+    on_epoch_end: Callable[[EpochRow], object] | None = None,
 ) -> Finished:
     """Trains a recipe to its end, its teachers first if it names some.
 
@@ -84,6 +85,8 @@ def train(
             has the name "teacher". Their images are normalised as the student's.
         terms: Loss terms of your own, added to those of the recipe's objective. A term's `needs`
             lists the blocks and the logits that it reads.
+        on_epoch_end: Called after each epoch of the student with its figures, when they are on
+            disk; in every process. What it raises ends the training, and the same call resumes it.
 
     Raises:
         UsageError: If the directory holds the run of another recipe, or the recipe does not fit.
@@ -92,7 +95,7 @@ def train(
     """
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
-    objects = UserObjects(teachers or {}, terms)
+    objects = UserObjects(teachers or {}, terms, on_epoch_end)
     with (
         process_settings_kept(),
         _open_run(recipe, out, fresh, source, console, objects) as opened,
