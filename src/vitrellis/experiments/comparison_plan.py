@@ -262,12 +262,16 @@ def _read(run: RunDirectory, recipe: Recipe) -> Finished:
     for name, settings in recipe.all_teachers.items():
         if settings.recipe is not None:
             teacher = teacher_recipe(recipe, name)
-            teachers[name] = _read(_teacher_of(run, name, teacher), teacher)
+            trained = _teacher_of(run, name, teacher)
+            if trained is not None:  # a complete run does not need its teacher any more
+                teachers[name] = _read(trained, teacher)
     return Finished(run, run.read_results(), teachers)
 
 
-def _teacher_of(run: RunDirectory, name: str, teacher: Recipe) -> RunDirectory:
+def _teacher_of(run: RunDirectory, name: str, teacher: Recipe) -> RunDirectory | None:
     """The run of a teacher, known by its weights, of which the student's run has a copy.
+
+    It is None if the teacher's run was deleted.
 
     The name of its folder depends on the images, which need not be read for this.
     """
@@ -279,10 +283,7 @@ def _teacher_of(run: RunDirectory, name: str, teacher: Recipe) -> RunDirectory:
         of_theirs = theirs.best_model / weights
         if of_theirs.exists() and filecmp.cmp(mine, of_theirs, shallow=False):
             return theirs
-    raise VitrellisError(
-        f"{run.path}: {folder} no longer holds the run of its teacher, {teacher.name}. Delete "
-        f"{run.path} to train both again"
-    )
+    return None
 
 
 def _folder_name(label: str) -> str:
