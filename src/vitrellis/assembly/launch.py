@@ -31,6 +31,7 @@ from vitrellis.assembly.session import train_student
 from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.summary import warning_lines
 from vitrellis.assembly.trained_teachers import note_on_other_images, teacher_run
+from vitrellis.data.bad_images import Sharing
 from vitrellis.data.duplicates import find_duplicates, is_cut_from_training
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
@@ -40,6 +41,7 @@ from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
 from vitrellis.runs.results import EpochRow, Results
 from vitrellis.training.display import reading
+from vitrellis.training.gathering import gathering
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,8 @@ def _open_run(
     if prepared is None:
         known = None if fresh or recipe.data.on_bad_image == "error" else run.checked_images()
         with reading(console, "looking for bad images") as progress:
-            prepared = build_source(recipe, source, known=known, progress=progress)
+            sharing = Sharing(fabric.global_rank, world_size, gathering(fabric))
+            prepared = build_source(recipe, source, known=known, progress=progress, sharing=sharing)
     images_of = {
         name: source_of_teacher(recipe, teacher, prepared, source)
         for name, teacher in teacher_recipes.items()

@@ -254,4 +254,4 @@ class Machine(Section):
     """The gigabytes (10^9 bytes) of decoded images that runs may leave in the cache folder
     (`$XDG_CACHE_HOME/vitrellis/pixels`, `~/.cache/vitrellis/pixels` by default) for later runs,
     which then begin at once; those that were used longest ago make room. 0 keeps none. Sets of less
-    than 64 MB are not kept, and nothing with `input.cache=false`."""
+    than 64 MiB are not kept, and nothing with `input.cache=false`."""
