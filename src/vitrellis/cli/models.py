@@ -42,7 +42,8 @@ def models(
 
     The list has the models of the published systems, from this package or from timm, with their
     parameters and their multiply-adds for one image of the size shown. With --all and no filter,
-    it has names only. What was counted once is kept in the user's cache folder. `vitrellis bench` measures the cost of models here, at any size.
+    it has names only. What was counted once is kept in the user's cache folder. `vitrellis bench`
+    measures the cost of models here, at any size.
 
     Examples:
       vitrellis models
