@@ -30,13 +30,26 @@ from vitrellis.recipe.packaged import packaged_recipes
 _SECONDS = 40
 _LARGEST_GROWTH = 2_000_000  # kilobytes of resident memory
 _CANARY = "canary"
-_QUICK = [FEW_IMAGES, "data.train_size=null", "training.epochs=1"]
+_QUICK = [FEW_IMAGES, "data.train_size=null", "training.epochs=1", "schedule.warmup_epochs=0"]
 _QUICK += ["machine.threads=1", "machine.accelerator=cpu"]
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 3, 7, 1e-9, 0.5, 1e9, 10**30, float("inf"), float("nan")),
     *("", "x", "auto", "null", "é", "[/red]", "a\nb", "../..", "/dev/null", "~", "x" * 300),
     *([], [0], [1, 2], [-1, 5], ["x"], [[1]], {}, {"x": 1}, {"value": 1.0}, [None], {"": {}}),
     *("cifar_resnet8", "resnet18", "kd", "bilinear", "demo", "demo-teacher", 64, 224, 10_000),
+)
+_SMALL = "model.name=vit_micro_patch7_28"
+_KD = ["teacher.model=cifar_resnet8", "objective.kd.weight=1"]
+_BASES = (
+    [],
+    ["training.ema=0.9", "training.accumulate=2", "training.clip_grad=1"],
+    ["augmentation.mixup=0.8", "augmentation.cutmix=1", "augmentation.repeats=2"],
+    ["data.long_tail.imbalance_factor=3", "objective.cross_entropy.label_smoothing=0.1"],
+    ["optimizer.sam.rho=0.05", "data.sampler=class_balanced"],
+    [*_KD, "teacher.mode=train"],
+    [*_KD, "teacher.offline=true", "objective.kd.standardize=true"],
+    [*_KD, "objective.locality={student_blocks: [0, 1], teacher_blocks: [0, 1]}"],
+    ["objective.paco={}", "augmentation.second_view={}"],
 )
 _RIGHT = (
     ["train", "demo-alone", *_QUICK, "model.name=vit_micro_patch7_28", "--out", "runs/x"],
@@ -111,7 +124,7 @@ def recipes(folder: Path, trials: int, seed: int) -> Findings:
     for number in range(seed, seed + trials):
         draw = random.Random(f"recipe {number}")
         trains = number % 4 == 0
-        small = load_recipe("demo-alone", ["model.name=vit_micro_patch7_28", *_QUICK])
+        small = load_recipe("demo-alone", [_SMALL, *_QUICK, *draw.choice(_BASES)])
         text = describe(small if trains else load_recipe(draw.choice(names)))
         mutate = _structure if draw.random() < 0.6 else _text
         file = folder / "mutated.yaml"
@@ -119,7 +132,8 @@ def recipes(folder: Path, trials: int, seed: int) -> Findings:
         shutil.rmtree(folder / "runs", ignore_errors=True)
         words = ["recipes", "show", str(file)]
         if trains:
-            words = ["train", str(file), "--out", "runs/x"]
+            # several devices would start this test's own process again
+            words = ["train", str(file), "machine.devices=1", "--out", "runs/x"]
         end, wrong = trial(words, folder)
         found.ends[f"{words[0]} {end}"] += 1
         if wrong:
@@ -178,7 +192,7 @@ def _place(folder: Path) -> Path:
         (place / "images").mkdir(parents=True)
         write_few_images((FEW_IMAGES,), place)
         words = ["train", "demo-alone", *_QUICK, "model.name=vit_micro_patch7_28"]
-        ended = vitrellis(*words, "schedule.warmup_epochs=0", "--out", "runs/x", cwd=place)
+        ended = vitrellis(*words, "--out", "runs/x", cwd=place)
         assert ended.returncode == 0, ended.stderr
         for number in range(2):
             _image(number, "L").save(place / "images" / f"{number}.png")
@@ -188,7 +202,7 @@ def _place(folder: Path) -> Path:
 def _structure(text: str, draw: random.Random) -> str:
     """The same recipe with one to three values changed, left out, renamed or added."""
     values = yaml.safe_load(text)
-    for _ in range(draw.randint(1, 3)):
+    for _ in range(draw.choice([1, 1, 1, 2, 3])):
         at, depth = values, draw.randint(1, 4)
         for _ in range(depth):
             inner = [key for key, value in at.items() if isinstance(value, dict) and value]
@@ -196,8 +210,12 @@ def _structure(text: str, draw: random.Random) -> str:
                 break
             at = at[draw.choice(inner)]
         key = draw.choice(list(at))
-        change = draw.randrange(5)
-        if change == 0:
+        change = draw.randrange(9)
+        if change > 4 and type(at[key]) in (int, float):
+            at[key] *= draw.choice([-1, 0, 0.5, 2, 3, 10, 1000])
+        elif change > 4 and isinstance(at[key], bool):
+            at[key] = not at[key]
+        elif change == 0:
             del at[key]
         elif change == 1:
             at[draw.choice(["x", "", key + "s", "no", key.upper()])] = at.pop(key)

@@ -304,6 +304,10 @@ def _flushes_denormal() -> bool:
     return bool((smallest * 1.0 == 0).all())
 
 
+_MOST_PROCESSES = 8
+"""Processes on the CPU that can be had on any machine, to try out what several devices do."""
+
+
 def _check_machine(accelerator: str, devices: int) -> None:
     """Refuses devices that are not there, which Fabric does not do in the recipe's words.
 
@@ -320,6 +324,12 @@ def _check_machine(accelerator: str, devices: int) -> None:
         )
     if count is not None and devices > count:
         raise UsageError(f"machine.devices: {devices}, but there are {count} of {accelerator} here")
+    processors = os.cpu_count() or 1
+    if not any(counts.values()) and devices > max(_MOST_PROCESSES, processors):
+        raise UsageError(
+            f"machine.devices: {devices} processes, but this machine has {processors} "
+            "processors. Use at most one for each"
+        )
 
 
 def _launch(recipe: Recipe) -> Fabric:
