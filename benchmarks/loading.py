@@ -1,17 +1,20 @@
 """Images from disk to a training batch: our loader against torchvision's and timm's, in one run.
 
-    python benchmarks/loading.py PHOTOGRAPHS SMALL [--rounds 3] [--seconds 4]
+    THP_MEM_ALLOC_ENABLE=1 python benchmarks/loading.py PHOTOGRAPHS SMALL [--rounds 3] [--seconds 4]
 
+(The command `vitrellis` sets this variable of torch, which makes new batches cheaper, by itself.)
 PHOTOGRAPHS and SMALL are folders with one sub-folder of images for each class. The photographs are
-used as they are, for a model of 224 pixels; the images of SMALL are resized to 64 pixels first, as
-JPEG files in a temporary folder. All sides make the same of them: random resized crops (bicubic),
-flips, with and without RandAugment, and normalised float batches.
+used as they are, for a model of 224 pixels; the images of SMALL are resized first, to 64 pixels as
+JPEG files and to 32 pixels as PNG files in a temporary folder. All sides make the same of them:
+random resized crops (bicubic), of 32 pixels crops within a border of 4; flips; without and with
+RandAugment; and normalised float batches.
 
 - torchvision: ImageFolder, transforms v2, a DataLoader with two workers (RandAugment is timm's,
   because torchvision's is another)
 - timm: its ImageDataset and create_loader with two workers
-- ours: the training loader with two threads or workers; images held in memory, or read from the
-  folder, from an LMDB file and from tar shards as `vitrellis data pack` writes them
+- ours: the training loader with two threads or workers; images mapped from the cache of decoded
+  images, in the second run; held in memory; or read from the folder, from an LMDB file and from tar
+  shards as `vitrellis data pack` writes them
 
 Images per second are by the clock, which other programs on the machine disturb. Therefore there is
 also the processor time of an image, that of all processes together. The ratio to torchvision is one
@@ -44,14 +47,17 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
 from vitrellis.data.augmentation.transforms import TrainTransform
-from vitrellis.data.canvas import OwnShape, canvas_for
+from vitrellis.data.canvas import Canvas, OwnShape, canvas_for
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.packing.pack import pack
+from vitrellis.data.pixel_cache import PixelCache
+from vitrellis.data.source import Images
 from vitrellis.data.sources import load_source
 from vitrellis.data.sources.files import list_images
 from vitrellis.report.hardware import describe_hardware
 
 WORKERS = 2
+PADDING = 4
 BATCH_SIZE = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POLICY = "rand-m9-inc1"
@@ -87,9 +93,11 @@ def main() -> None:
     torch.set_num_threads(WORKERS)
     print(f"{describe_hardware()}; batches of {BATCH_SIZE}\n")
     with tempfile.TemporaryDirectory() as scratch:
-        shrunk = Path(scratch) / "small"
-        shrink(arguments.small, shrunk, 64)
-        folders = [("64 px", shrunk, 64), ("photographs, 224 px", arguments.photographs, 224)]
+        folders = [("photographs, 224 px", arguments.photographs, 224)]
+        for side, suffix in ((64, ".jpg"), (32, ".png")):
+            shrunk = Path(scratch) / f"{side} px"
+            shrink(arguments.small, shrunk, side, suffix)
+            folders.insert(0, (f"{side} px", shrunk, side))
         for (name, folder, side), policy in itertools.product(folders, (None, POLICY)):
             what = f"{name}{', RandAugment' if policy else ''}"
             task = Task(what, folder, side, policy)
@@ -97,38 +105,43 @@ def main() -> None:
             print_table(task, measured(sides, arguments.rounds, arguments.seconds))
 
 
-def shrink(folder: Path, out: Path, side: int) -> None:
+def shrink(folder: Path, out: Path, side: int, suffix: str) -> None:
     """Writes all images of a folder at another size."""
     for path in list_images(folder).images:
-        target = (out / path.relative_to(folder)).with_suffix(".jpg")
+        target = (out / path.relative_to(folder)).with_suffix(suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.open(path).convert("RGB").resize((side, side)).save(target, quality=95)
 
 
 def all_sides(task: Task, packs: Path) -> dict[str, Callable[[], Generator[Tensor, None, None]]]:
     """What makes endless batches, by the name of the side, torchvision's first."""
+    cache = PixelCache(packs / "cache", 1 << 40, 0)
     if not packs.exists():
         source = load_source("folder", task.folder, channels=3)
+        cache.open(source.train.images, canvas_of(task, source.train.images))
         pack(source, packs / "images.lmdb", form="lmdb")
         pack(source, packs / "shards", form="tar")
     ours = {
-        "ours, held in memory": ("folder", task.folder, True),
-        "ours, folder": ("folder", task.folder, False),
-        "ours, LMDB": ("lmdb", packs / "images.lmdb", False),
-        "ours, tar shards": ("webdataset", packs / "shards", False),
+        "ours, cached": ("folder", task.folder, True, cache),
+        "ours, held in memory": ("folder", task.folder, True, None),
+        "ours, folder": ("folder", task.folder, False, None),
+        "ours, LMDB": ("lmdb", packs / "images.lmdb", False, None),
+        "ours, tar shards": ("webdataset", packs / "shards", False, None),
     }
-    return {
-        "torchvision": lambda: torchvision_batches(task),
-        "timm": lambda: timm_batches(task),
-    } | {name: lambda how=how: our_batches(task, *how) for name, how in ours.items()}
+    theirs = {"torchvision": lambda: torchvision_batches(task)}
+    if task.side > 32:  # it has no crops within a border
+        theirs["timm"] = lambda: timm_batches(task)
+    return theirs | {name: lambda how=how: our_batches(task, *how) for name, how in ours.items()}
 
 
 def torchvision_batches(task: Task) -> Generator[Tensor, None, None]:
     """Batches of an ImageFolder in a DataLoader, without end."""
-    steps: list[Any] = [
-        v2.RandomResizedCrop(task.side, interpolation=InterpolationMode.BICUBIC),
-        v2.RandomHorizontalFlip(),
-    ]
+    crop = (
+        v2.RandomCrop(task.side, padding=PADDING)
+        if task.side == 32
+        else v2.RandomResizedCrop(task.side, interpolation=InterpolationMode.BICUBIC)
+    )
+    steps: list[Any] = [crop, v2.RandomHorizontalFlip()]
     if task.policy:
         settings = {"img_mean": FILL, "interpolation": Image.Resampling.BILINEAR}
         steps.append(rand_augment_transform(task.policy, settings))
@@ -168,26 +181,37 @@ def timm_batches(task: Task) -> Generator[Tensor, None, None]:
             yield images
 
 
-def our_batches(task: Task, layout: str, root: Path, cache: bool) -> Generator[Tensor, None, None]:
+def our_batches(
+    task: Task, layout: str, root: Path, cache: bool, kept: PixelCache | None
+) -> Generator[Tensor, None, None]:
     """Batches of the training loader, without end."""
     source = load_source(layout, root, channels=3)
-    size = (task.side, task.side)
-    canvas = canvas_for(source.train.images, size, smallest=0.08) if task.side > 64 else size
+    canvas = canvas_of(task, source.train.images)
+    crop: dict[str, Any] = {"crop": "padded", "padding": PADDING} if task.side == 32 else {}
     loader = TrainLoader(
         source.train,
         num_classes=source.num_classes,
         batch_size=BATCH_SIZE,
-        transform=TrainTransform(size=size, mean=MEAN, std=STD, rand_augment=task.policy),
+        transform=TrainTransform(
+            size=(task.side, task.side), mean=MEAN, std=STD, rand_augment=task.policy, **crop
+        ),
         mix=None,
         seed=0,
         device=torch.device("cpu"),
-        canvas=canvas if isinstance(canvas, OwnShape) else size,
+        canvas=canvas if isinstance(canvas, OwnShape) else canvas.size,
         cache=cache,
+        decoded=None if kept is None else kept.open(source.train.images, canvas),
         workers=WORKERS,
     )
     for epoch in itertools.count():
         for batch in loader.epoch(epoch):
             yield batch.images
+
+
+def canvas_of(task: Task, images: Images) -> Canvas | OwnShape:
+    """How the training loader stores images."""
+    smallest = None if task.side == 32 else 0.08
+    return canvas_for(images, (task.side, task.side), smallest=smallest)
 
 
 def measured(

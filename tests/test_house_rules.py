@@ -25,9 +25,10 @@ ROOMS = {
     "errors": set[str](),
     "public_names": set(),
     "settings": {"errors"},
+    "devices": set(),
     "models": {"errors"},
     "objectives": {"errors", "public_names", "settings"},
-    "data": {"errors", "settings"},
+    "data": {"errors", "settings", "devices"},
     "recipe": {"errors", "public_names", "settings", "objectives", "data"},
     "runs": {"errors", "models", "data"},
     "analysis": {"errors", "models", "data"},
@@ -36,7 +37,7 @@ ROOMS = {
 }
 """Every room, with the rooms it may import. A room stands below those that may import it."""
 ROOMS["teachers"] = {"errors", "models", "objectives", "data", "runs", "analysis"}
-ROOMS["training"] = ROOMS["teachers"] | {"teachers"}
+ROOMS["training"] = ROOMS["teachers"] | {"teachers", "devices"}
 ROOMS["assembly"] = ROOMS["training"] | {"recipe", "training"}
 ROOMS["experiments"] = ROOMS["assembly"] | {"assembly", "report"}
 ROOMS["cli"] = ROOMS["experiments"] | {"experiments", "export"}

@@ -22,14 +22,13 @@ HALVES = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.3)}
 
 def test_a_run_is_a_file_of_weights(tmp_path: Path) -> None:
     first = tiny(tmp_path, "first", training__epochs=1)
-    model = {"name": "vit_micro_patch7_28", "weights": str(first.run.path)}
     still: dict[str, Any] = {"optimizer": {"lr": 1e-12, "weight_decay": 0}, "training__epochs": 1}
     for name, weights in (
         ("run", first.run.path),
         ("folder", first.run.best_model),
         ("checkpoint", first.run.last_checkpoint),
     ):
-        again = tiny(tmp_path, name, model=model | {"weights": str(weights)}, **still)
+        again = tiny(tmp_path, name, init={"weights": str(weights)}, **still)
         for key, value in read_state_dict(again.run.last_model).items():
             torch.testing.assert_close(value, read_state_dict(first.run.last_model)[key])
 
@@ -39,18 +38,18 @@ def test_a_model_of_a_folder_is_resumed_without_it(tmp_path: Path) -> None:
     theirs = create_model("vit_micro_patch7_28", num_classes=7, mlp_ratio=2.0)
     args = {"mlp_ratio": 2.0}
     save_for_hf(theirs, str(folder), model_args=args, model_config={"pretrained_cfg": HALVES})
-    model = {"name": f"local-dir:{folder}", "pretrained": True}
-    finished = tiny(tmp_path, model=model, training__epochs=1)
+    start: dict[str, Any] = {"model": {"name": f"local-dir:{folder}"}, "init": {"pretrained": True}}
+    finished = tiny(tmp_path, **start, training__epochs=1)
     assert finished.model().architecture == "vit_micro_patch7_28"
     assert finished.model().preprocessing.mean == HALVES["mean"]
     finished.run.results_file.unlink()
     shutil.rmtree(folder)
-    assert tiny(tmp_path, model=model, training__epochs=1).results.best == finished.results.best
+    assert tiny(tmp_path, **start, training__epochs=1).results.best == finished.results.best
     with pytest.raises(VitrellisError, match="there is no"):
-        tiny(tmp_path, "new", model=model)
-    both = model | {"weights": str(finished.run.path)}
+        tiny(tmp_path, "new", **start)
+    both = {"pretrained": True, "weights": str(finished.run.path)}
     with pytest.raises(UsageError, match="not both"):
-        tiny(tmp_path, "both", model=both)
+        tiny(tmp_path, "both", init=both)
 
 
 def test_a_teacher_of_a_folder(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ NAMES = ["vit_tiny_patch16_224", "resnet18", "convnext_tiny.fb_in22k", "tf_effic
 
 
 def recipe(name: str, **sections: Any) -> Recipe:
-    model = {"name": name, "pretrained": True}
-    return recipe_from({"model": model, "training": {"epochs": 1}, **sections})
+    start = {"model": {"name": name}, "init": {"pretrained": True}}
+    return recipe_from({**start, "training": {"epochs": 1}, **sections})
 
 
 def images(channels: int = 3) -> Source:
@@ -61,7 +61,7 @@ def test_more_channels_are_normalised_as_their_kernels_are_repeated() -> None:
 @pytest.mark.parametrize("name", ["photos-alone", "demo-alone"])
 def test_packaged_recipes_follow(name: str) -> None:
     assert load_recipe(name).input.normalization == "measured"
-    words = ["model.name=vit_tiny_patch16_224", "model.pretrained=true"]
+    words = ["model.name=vit_tiny_patch16_224", "init.pretrained=true"]
     assert load_recipe(name, words).input.normalization == "model"
     other = load_recipe(name, [*words, "input.normalization=measured"])
     assert other.input.normalization == "measured"
@@ -102,15 +102,21 @@ def test_a_teacher_with_published_weights_gets_its_own(tmp_path: Path, pretraine
     assert (config["pretrained_cfg"]["mean"] == pytest.approx(own)) is pretrained
 
 
-@pytest.mark.parametrize("key", ["model", "teacher"])
-def test_an_average_of_no_file_is_refused(key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("init", r"init: weights_ema: goes with weights"),
+        ("teacher", r"teacher\.weights_ema: there is no file"),
+    ],
+)
+def test_an_average_of_no_file_is_refused(key: str, message: str) -> None:
     sections: dict[str, dict[str, Any]] = {
-        "model": {"model": {"name": "resnet18", "weights_ema": True}},
+        "init": {"model": {"name": "resnet18"}, "init": {"weights_ema": True}},
         "teacher": {
             "model": {"name": "resnet18"},
             "teacher": {"model": "resnet18", "weights_ema": True},
             "objective": {"kd": {}},
         },
     }
-    with pytest.raises(UsageError, match=rf"{key}\.weights_ema: there is no file"):
+    with pytest.raises(UsageError, match=message):
         recipe_from({"training": {"epochs": 1}, **sections[key]})

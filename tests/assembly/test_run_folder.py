@@ -131,7 +131,7 @@ def test_fresh_deletes_nothing_before_all_else_is_right(tmp_path: Path) -> None:
     before = content(run.path)
     wrong: list[dict[str, Any]] = [
         {"model": {"name": "nonsense"}},
-        {"model": {"name": "vit_micro_patch7_28", "weights": tmp_path / "gone.pth"}},
+        {"init": {"weights": tmp_path / "gone.pth"}},
         {"input": {"img_size": 3}},
         guided(tmp_path, objective={"locality": {"student_blocks": [0, 1, 99]}}),
         guided(tmp_path, teacher={"run": str(tmp_path / "gone")}),
@@ -193,10 +193,9 @@ def test_a_complete_run_is_trained_on_from_its_weights(tmp_path: Path) -> None:
     longer = {"epochs": 2, "batch_size": 12}
     with pytest.raises(UsageError, match=r"training\.epochs: 1 → 2") as error:
         train(run.path, training=longer)
-    weights = next(w for w in str(error.value).split() if w.startswith("model.weights="))
-    path = weights.removeprefix("model.weights=")
-    model = {"name": "vit_micro_patch7_28", "weights": path}
-    train(tmp_path / "longer", training=longer, model=model)
+    weights = next(w for w in str(error.value).split() if w.startswith("init.weights="))
+    path = weights.removeprefix("init.weights=")
+    train(tmp_path / "longer", training=longer, init={"weights": path})
     train(run.path, training=longer, fresh=True)
 
 
@@ -228,8 +227,8 @@ def test_a_run_that_is_deleted_while_it_trains_says_so(tmp_path: Path, way: str)
 def test_the_weights_that_a_run_began_with_may_be_gone(tmp_path: Path) -> None:
     weights = train(tmp_path / "first").run.last_model / "model.safetensors"
     shutil.copy(weights, tmp_path / "start.safetensors")
-    model = {"name": "vit_micro_patch7_28", "weights": tmp_path / "start.safetensors"}
-    settings: dict[str, Any] = {"model": model, "training": {"epochs": 2, "batch_size": 12}}
+    init = {"weights": tmp_path / "start.safetensors"}
+    settings: dict[str, Any] = {"init": init, "training": {"epochs": 2, "batch_size": 12}}
     whole = train(tmp_path / "whole", **settings).run
     run = train(tmp_path / "run", **settings).run
     run.results_file.unlink()

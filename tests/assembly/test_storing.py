@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from tests.cli.command import run_here
+from vitrellis.assembly import build
 from vitrellis.assembly.build import (
     Place,
     build_canvas,
@@ -17,8 +19,10 @@ from vitrellis.assembly.build import (
     build_train_loader,
 )
 from vitrellis.assembly.source_of_recipe import build_source
+from vitrellis.data import pixel_cache
 from vitrellis.data.canvas import Canvas, OwnShape
 from vitrellis.data.loader import TrainLoader
+from vitrellis.data.pixel_cache import PixelCache
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.recipe import Recipe, load_recipe
@@ -79,6 +83,37 @@ def test_the_smallest_crop_of_both_views_counts(folder: Path) -> None:
     paco = ["objective.paco={}", "objective.cross_entropy.weight=0", "model.name=cifar_resnet8"]
     assert built(folder, view, *paco)[3].canvas == OwnShape((80, 80))
     assert built(folder, "augmentation.crop=none", view, *paco)[3].canvas == OwnShape((80, 80))
+
+
+def test_the_second_run_finds_its_images_decoded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the seed of its validation split; and sees the same as without a cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "PixelCache", partial(PixelCache, worthwhile=0))
+    first = built(folder)[3]
+    (kept,) = (tmp_path / "cache/vitrellis/pixels").iterdir()
+    before = kept.stat().st_ino
+    monkeypatch.setattr(pixel_cache, "write_pixels", None)  # calling it would be an error
+    again = built(folder)[3]
+    another = built(folder, "seed=1")[3]
+    without = built(folder, "machine.image_cache_gb=0")[3]
+    assert [loader.is_mapped for loader in (first, again, another, without)] == [True] * 3 + [False]
+    assert kept.stat().st_ino == before
+    for one, other, third in zip(first.epoch(0), again.epoch(0), without.epoch(0), strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.images, third.images)
+
+
+@pytest.mark.parametrize("words", [["input.cache=false"], ["machine.image_cache_gb=0"], []])
+def test_nothing_is_kept_where_the_recipe_or_the_size_forbids_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if words:
+        monkeypatch.setattr(build, "PixelCache", partial(PixelCache, worthwhile=0))
+    assert not built(folder, *words)[3].is_mapped
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop"])

@@ -85,7 +85,7 @@ def test_a_wrong_model_is_refused_before_anything_is_trained_or_written(tmp_path
         for word, hint, code in (
             ("model.name=resnt18", "Did you mean resnet18", 2),
             ("model.args.depht=2", "depht", 2),
-            ("model.weights=none.pth", "none.pth", 1),
+            ("init.weights=none.pth", "none.pth", 1),
             ("model.distillation_head=true", "but no term trains it", 2),
             ("model.name=maxvit_tiny_rw_224", "cannot take images of 28x28 pixels", 2),
         ):
@@ -170,7 +170,7 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
 
     photos(tmp_path / "photos")
     torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pt")
-    words = ["train", "photos-alone", *QUICK, "data.root=photos", "model.weights=other.pt"]
+    words = ["train", "photos-alone", *QUICK, "data.root=photos", "init.weights=other.pt"]
     assert "other.pt" in fails(tmp_path, *words, code=1)
 
 

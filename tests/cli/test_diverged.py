@@ -45,7 +45,7 @@ def test_the_file_and_the_weight_are_named(
     words = [str(diverged) if word == "RUN" else word for word in DOORS[door]]
     file = diverged / "model" / "model.safetensors"
     if door in ("teacher", "initial weights"):
-        named = f"teacher.run={diverged}" if door == "teacher" else f"model.weights={file}"
+        named = f"teacher.run={diverged}" if door == "teacher" else f"init.weights={file}"
         words += [named, "--out", str(tmp_path / "new")]
     ended = run_here(*words, cwd=place, code=1)
     assert f"error: {file}: {WEIGHT} (1 NaN of" in ended.err

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from tests.data.rows_first import assert_alike, by_pillow
 from vitrellis.data import canvas
 from vitrellis.data.augmentation.resampling import Interpolation
 from vitrellis.data.canvas import (
@@ -118,10 +118,7 @@ def test_photographs_are_reduced_with_their_own_shape(
     image = noise(3, *own)
     stored = shape(image)
     assert tuple(stored.shape[-2:]) == shape.size_of(own) == expected
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    kernel = Image.Resampling[interpolation.upper()]
-    theirs = picture.resize(expected[::-1], kernel) if expected != own else picture
-    assert torch.equal(stored, TF.pil_to_tensor(theirs))
+    assert_alike(stored, by_pillow(image, [0, 0, *own], expected, interpolation))
 
 
 def test_stored_images_can_be_shown_as_images() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from tests.data.rows_first import assert_alike, by_pillow
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.canvas import Canvas, OwnShape
@@ -119,7 +122,7 @@ def test_processes_share_the_same_batches(cache: bool) -> None:
 
 
 def test_views_are_torchvisions_crops_of_the_image() -> None:
-    """Those of both views, of the image as it is, to the grey level."""
+    """Those of both views, of the image as it is; Pillow's to a grey level."""
     deviation, mean = torch.tensor(STD).view(3, 1, 1), torch.tensor(MEAN).view(3, 1, 1)
     images = Photographs()
     for batch in loader(images, transform=PLAIN, canvas=OwnShape()).epoch(0):
@@ -132,12 +135,14 @@ def test_views_are_torchvisions_crops_of_the_image() -> None:
         ):
             boxes = transform.geometry.boxes(keys, batch.sizes).tolist()
             flips = transform.geometry.flips(keys)[:, 0].tolist()
-            kernel = InterpolationMode(transform.interpolation)
+            kernel = transform.interpolation
             for index, view, box, flip in zip(
                 batch.indices.tolist(), views, boxes, flips, strict=True
             ):
-                picture = TF.to_pil_image(images[index])
-                expected = TF.pil_to_tensor(TF.resized_crop(picture, *box, list(SIZE), kernel))
+                expected = TF.resized_crop(
+                    images[index], *box, list(SIZE), InterpolationMode(kernel), antialias=True
+                )
+                assert_alike(expected, by_pillow(images[index], box, SIZE, kernel))
                 expected = TF.horizontal_flip(expected) if flip else expected
                 levels = (view * deviation + mean) * 255
                 assert (levels - expected).abs().max() < 1e-3
@@ -189,7 +194,7 @@ def test_an_epoch_that_is_given_up_leaves_no_threads() -> None:
     batches = loader(workers=3).epoch(0)
     next(batches)
     assert any(thread.name.startswith("crops") for thread in threading.enumerate())
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert not any(thread.name.startswith("crops") for thread in threading.enumerate())
 
 
@@ -198,3 +203,32 @@ def test_images_on_a_canvas_tell_no_sizes() -> None:
     assert on_canvas.canvas == Canvas((14, 18))
     (batch, *_) = on_canvas.epoch(0)
     assert batch.sizes is None
+
+
+LEFT = """
+import torch
+from vitrellis.data.augmentation.transforms import TrainTransform
+from vitrellis.data.canvas import OwnShape
+from vitrellis.data.loader import TrainLoader
+from vitrellis.data.source import Split, TensorImages
+
+images = TensorImages(torch.zeros(64, 3, 90, 90, dtype=torch.uint8))
+loader = TrainLoader(
+    Split(images, torch.arange(64) % 2),
+    num_classes=2,
+    batch_size=4,
+    transform=TrainTransform(size=(64, 64), mean=[0.5] * 3, std=[0.2] * 3),
+    mix=None,
+    seed=0,
+    device=torch.device("cpu"),
+    canvas=OwnShape(),
+    workers=2,
+)
+batches = loader.epoch(0)
+print(next(batches).images.shape[0])
+"""
+
+
+def test_a_script_that_ends_within_an_epoch_ends_in_silence() -> None:
+    ended = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("4\n", "")

@@ -76,6 +76,7 @@ def images() -> TensorImages:
 def test_batches_come_as_they_were_ordered(cache: bool, workers: int) -> None:
     store = open_store(
         images(),
+        decoded=None,
         device=CPU,
         stored=Canvas((6, 7)),
         cache=cache,

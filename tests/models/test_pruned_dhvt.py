@@ -89,15 +89,15 @@ def slow_convolution(
 def test_the_convolution_sees_the_neighbours_that_are_left() -> None:
     conv = torch.nn.Conv2d(5, 5, 3, padding=1, groups=5).double()
     positions = torch.tensor([[0, 9, 10, 17, 47, 7, -1]])
-    x = torch.randn(1, 5, 7, dtype=torch.double)
+    x = torch.randn(1, 7, 5, dtype=torch.double)
     found = convolve_at(conv, x, positions, (6, 8))
     assert conv.bias is not None
     places = [divmod(position, 8) for position in positions[0, :6].tolist()]
-    values = {place: x[0, :, number] for number, place in enumerate(places)}
+    values = {place: x[0, number] for number, place in enumerate(places)}
     for number, expected in enumerate(slow_convolution(conv.weight, conv.bias, values).values()):
-        torch.testing.assert_close(found[0, :, number], expected)
-    alone = slow_convolution(conv.weight, conv.bias, {(3, 3): x[0, :, 6]})
-    torch.testing.assert_close(found[0, :, 6], alone[3, 3])
+        torch.testing.assert_close(found[0, number], expected)
+    alone = slow_convolution(conv.weight, conv.bias, {(3, 3): x[0, 6]})
+    torch.testing.assert_close(found[0, 6], alone[3, 3])
 
 
 @torch.no_grad()

@@ -63,12 +63,12 @@ def test_weights_from_a_file_and_from_the_hub_replace_each_other(
     first: str, tmp_path: Path
 ) -> None:
     given = {"pretrained": "pretrained: true", "weights": "weights: w.safetensors"}
-    second = {"pretrained": "model.weights=x.safetensors", "weights": "model.pretrained=true"}
+    second = {"pretrained": "init.weights=x.safetensors", "weights": "init.pretrained=true"}
     path = tmp_path / "mine.yaml"
-    path.write_text(f"extends: demo-alone\nmodel: {{{given[first]}}}\n")
-    model = load_recipe(path, [second[first]]).model
-    assert model.pretrained == (first == "weights")
-    assert model.weights == (Path("x.safetensors") if first == "pretrained" else None)
+    path.write_text(f"extends: demo-alone\ninit: {{{given[first]}}}\n")
+    init = load_recipe(path, [second[first]]).init
+    assert init.pretrained == (first == "weights")
+    assert init.weights == (Path("x.safetensors") if first == "pretrained" else None)
 
 
 def test_a_file_replaces_the_teacher_of_its_base(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_mistake_names_where_it_was_written(tmp_path: Path) -> None:
     answer = mistake(child, "training.epoch=3")
     assert "base.yaml: optimizer.lr: 'fast' is not a number" in answer
     assert f"{child}: seed: 'x' is not a whole number" in answer
-    known = "name, pretrained, weights, weights_img_size, weights_ema, zero_head, distillation_head"
+    known = "name, zero_head, distillation_head"
     assert f"{child}: model.size: unknown key. Known: {known}" in answer
     assert "command line: training.epoch: unknown key. Did you mean 'epochs'?" in answer
     assert base.exists()

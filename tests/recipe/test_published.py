@@ -19,7 +19,15 @@ from tools.compare_with_published import (
 from vitrellis.recipe import packaged_recipes
 
 GROUPS = read_groups()
-REPRODUCING = ("cifar", "flowers102-", "chaoyang-", "tiny-imagenet-", "imagenet-", "inaturalist")
+REPRODUCING = (
+    "cifar",
+    "flowers102-",
+    "chaoyang-",
+    "tiny-imagenet-",
+    "domainnet-",
+    "imagenet-",
+    "inaturalist",
+)
 PARTLY_PUBLISHED = {
     "tiny-imagenet-resnet50",  # teachers of which the papers state a few settings
     "imagenet-lt-resnet50",

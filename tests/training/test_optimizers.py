@@ -11,6 +11,7 @@ import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
+from vitrellis.models.support.frozen import layer_scales
 from vitrellis.training.optimizers import (
     LearningRate,
     classifier_names,
@@ -195,3 +196,29 @@ def test_frozen_parameters_are_left_out() -> None:
     model.bias.requires_grad_(False)
     (group,) = parameter_groups(model, lr=1, weight_decay=1)
     assert group["param_names"] == ["weight"]
+
+
+def test_layers_have_rates_of_their_own_through_the_whole_schedule() -> None:
+    """As timm schedules its `lr_scale`: the factor multiplies the end of the cosine, too."""
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3)
+    decay = 0.7
+    expected = timm.optim.create_optimizer_v2(model, lr=0.1, weight_decay=0.05, layer_decay=decay)
+    theirs = CosineLRScheduler(
+        expected, t_initial=70, lr_min=1e-3, cycle_limit=1, t_in_epochs=False
+    )
+    groups = parameter_groups(
+        model, lr=0.1, weight_decay=0.05, lr_scales=layer_scales(model, decay)
+    )
+    mine = create_optimizer(
+        "adamw", groups, betas=(0.9, 0.999), momentum=0, nesterov=False, fused=False
+    )
+    rate = schedule(warmup_epochs=0, min_lr=1e-3)
+    for step in (0, 20, 69):
+        theirs.step_update(step)
+        shown = rate.set(mine, *divmod(step, 7))
+        by_parameter = [
+            {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+            for optimizer in (mine, expected)
+        ]
+        assert by_parameter[0] == pytest.approx(by_parameter[1])
+        assert shown == pytest.approx(max(by_parameter[1].values()))

@@ -78,9 +78,9 @@ def test_validation_has_the_rate_of_the_moment(tmp_path: Path, ema: float | None
     """Of the student or of the moving average, whichever is evaluated."""
     seen = []
 
-    def watched(fabric: Any, guard: Any, model: torch.nn.Module, loader: Any) -> dict[str, float]:
+    def watched(fabric: Any, model: torch.nn.Module, loader: Any) -> dict[str, float]:
         seen.append(keep_rates(model)[1])
-        return validation_figures(fabric, guard, model, loader)
+        return validation_figures(fabric, model, loader)
 
     with mock.patch.object(trainer, "validation_figures", watched):
         finished = tiny(tmp_path, **RUN, training__ema=ema)

@@ -129,12 +129,12 @@ def test_a_run_is_resumed_when_its_initial_weights_are_gone(tmp_path: Path) -> N
     first = tiny(tmp_path, "first", training__epochs=1)
     file = tmp_path / "initial.safetensors"
     shutil.copy(first.run.last_model / "model.safetensors", file)
-    model = {"name": "vit_micro_patch7_28", "weights": str(file)}
-    whole = tiny(tmp_path, "second", model=model)
+    init = {"weights": str(file)}
+    whole = tiny(tmp_path, "second", init=init)
     before = guided_weights(whole)
     whole.run.results_file.unlink()  # as if killed before the end
     file.unlink()
-    after = guided_weights(tiny(tmp_path, "second", model=model))
+    after = guided_weights(tiny(tmp_path, "second", init=init))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 

@@ -38,19 +38,10 @@ def attention_distances(model: nn.Module, images: Tensor) -> list[Tensor]:
     Raises:
         UsageError: If the blocks do not have one attention each that can be seen.
     """
-    blocks = range(num_blocks(model))
-    with _Attention() as seen:
-        _, maps = forward_with_maps(model, images, list(blocks))
-    if len(seen.weights) != len(maps):
-        raise UsageError(
-            f"{type(model).__name__}: {len(seen.weights)} attentions were seen in {len(maps)} "
-            "blocks; distances are known where each has one scaled_dot_product_attention"
-        )
     sides = (images.shape[-2], images.shape[-1])
     prefix: int | None = getattr(model, "num_prefix_tokens", None)
     distances = []
-    for weights, taken in zip(seen.weights, maps, strict=True):
-        grid = (taken.shape[-2], taken.shape[-1])
+    for weights, grid in attention_weights(model, images):
         if weights.shape[-2] < grid[0] * grid[1]:
             raise UsageError(
                 f"{type(model).__name__}: drops tokens, so that distances are of other patches in "
@@ -58,6 +49,31 @@ def attention_distances(model: nn.Module, images: Tensor) -> list[Tensor]:
             )
         distances.append(_mean_distance(weights, grid, sides, prefix))
     return distances
+
+
+@torch.no_grad()
+def attention_weights(model: nn.Module, images: Tensor) -> list[tuple[Tensor, tuple[int, int]]]:
+    """The attention of each block after the softmax, and the grid of its patches.
+
+    Args:
+        model: A transformer whose blocks use `scaled_dot_product_attention`; in eval mode.
+        images: `(B, C, H, W)`, normalised.
+
+    Returns:
+        `(B, heads, N, M)` float32 and the rows and columns of the patches, for each block in order.
+
+    Raises:
+        UsageError: If the blocks do not have one attention each that can be seen.
+    """
+    with _Attention() as seen:
+        _, maps = forward_with_maps(model, images, list(range(num_blocks(model))))
+    if len(seen.weights) != len(maps):
+        raise UsageError(
+            f"{type(model).__name__}: {len(seen.weights)} attentions were seen in {len(maps)} "
+            "blocks; they are known where each has one scaled_dot_product_attention"
+        )
+    grids = [(taken.shape[-2], taken.shape[-1]) for taken in maps]
+    return list(zip(seen.weights, grids, strict=True))
 
 
 class _Attention(TorchFunctionMode):
@@ -74,7 +90,11 @@ class _Attention(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             queries, keys = args[0], args[1]
             scale = kwargs.get("scale") or 1 / math.sqrt(queries.shape[-1])
-            self.weights.append((queries.float() @ keys.float().mT * scale).softmax(dim=-1))
+            scores = queries.float() @ keys.float().mT * scale
+            mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+            if mask is not None:  # a bias, by which merged tokens count as often as they are
+                scores = scores + mask.float()
+            self.weights.append(scores.softmax(dim=-1))
         return func(*args, **kwargs)
 
 

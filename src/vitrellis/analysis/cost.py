@@ -74,55 +74,6 @@ class Cost:
         return self.batch_size / timing.median
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """The cost of one model, and what it was measured with.
-
-    Attributes:
-        model: The name of the model, or the run directory.
-        img_size: Height and width of the images, in pixels.
-        precision: The precision of the arithmetic.
-        compiled: Whether torch.compile was used for the timings.
-        top1: The test accuracy of a run; None if it is not known.
-        cost: The cost.
-    """
-
-    model: str
-    img_size: tuple[int, int]
-    precision: Precision
-    compiled: bool
-    top1: float | None
-    cost: Cost
-
-    @property
-    def pixels(self) -> str:
-        """The size of the images, such as "32" or "28x14"."""
-        height, width = self.img_size
-        return str(height) if height == width else f"{height}x{width}"
-
-    def to_json(self) -> dict[str, object]:
-        """The measurement as `vitrellis bench --json` prints it, with times in milliseconds."""
-        cost = self.cost
-        return {
-            "model": self.model,
-            "img_size": list(self.img_size),
-            "precision": self.precision,
-            "compiled": self.compiled,
-            "top1": self.top1,
-            "parameters": cost.parameters,
-            "trainable_parameters": cost.trainable_parameters,
-            "macs": cost.macs,
-            "activation_bytes_per_image": cost.activation_bytes,
-            "peak_bytes": cost.peak_bytes,
-            "batch_size": cost.batch_size,
-            "latency_ms": cost.latency.milliseconds(),
-            "forward_ms": cost.forward.milliseconds(),
-            "step_ms": cost.step.milliseconds(),
-            "forward_images_per_second": cost.images_per_second(cost.forward),
-            "step_images_per_second": cost.images_per_second(cost.step),
-        }
-
-
 def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
     """The multiply-adds of one forward pass for one image, by torch's flop counter.
 
@@ -241,10 +192,10 @@ def timed(work: Callable[[], None], device: torch.device, repeats: int, seconds:
     taken: list[float] = []
     until = time.perf_counter() + seconds
     while len(taken) < 3 or (len(taken) < repeats and time.perf_counter() < until):
-        _wait_for(device)
+        wait_for(device)
         started = time.perf_counter()
         work()
-        _wait_for(device)
+        wait_for(device)
         taken.append(time.perf_counter() - started)
     return Timing(statistics.median(taken), min(taken), max(taken))
 
@@ -266,6 +217,7 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Waits until a GPU has done what it was asked to; a CPU has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from vitrellis.data.canvas import ProgressCallback
 from vitrellis.data.loader import EvalLoader
 from vitrellis.errors import VitrellisError
 from vitrellis.models import check_finite_outputs, separate_heads
+
+Gather = Callable[[Any], list[Any]]
+"""Returns the values of all processes, in their order, in each of them."""
 
 HEADS = ("class", "distillation")
 """The names of a distilled model's heads, in the order of its outputs."""
@@ -87,6 +91,45 @@ def collect_predictions(
     by_head = torch.cat(outputs, dim=1)  # (heads, N, K)
     separate = dict(zip(HEADS, by_head, strict=True)) if len(by_head) == len(HEADS) else {}
     return Predictions(by_head.mean(dim=0), torch.cat(labels), separate)
+
+
+def collect_from_all(
+    model: nn.Module,
+    loader: EvalLoader,
+    gather: Gather,
+    progress: ProgressCallback | None = None,
+) -> Predictions:
+    """Runs a model over a split, of which each process has a part, and returns all of it in each.
+
+    Args:
+        model: Its mode is restored afterwards.
+        loader: This process's part of the images, possibly none; the parts follow each other.
+        gather: Gathers values from all processes.
+        progress: Called after each batch, with the number of batches done and of all.
+
+    Raises:
+        VitrellisError: In all processes, for the reasons of `collect_predictions` in any.
+    """
+    mine, error = None, None
+    try:
+        if len(loader):
+            mine = collect_predictions(model, loader, progress)
+    except VitrellisError as raised:
+        error = raised
+    gathered = gather((mine, None if error is None else str(error)))
+    texts = [text for _, text in gathered if text is not None]
+    if texts:
+        shared = error if error is not None and str(error) == texts[0] else VitrellisError(texts[0])
+        shared.is_shared = True
+        raise shared
+    parts: list[Predictions] = [part for part, _ in gathered if part is not None]
+    if not parts:
+        raise VitrellisError("there are no images to evaluate on")
+    return Predictions(
+        torch.cat([part.logits for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        {head: torch.cat([part.heads[head] for part in parts]) for head in parts[0].heads},
+    )
 
 
 def _name(loader: EvalLoader, first: int, position: int) -> str:

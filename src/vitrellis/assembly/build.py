@@ -25,9 +25,12 @@ from vitrellis.data.canvas import (
     measure_normalization,
 )
 from vitrellis.data.loader import EvalLoader, TrainLoader
+from vitrellis.data.pixel_cache import DecodedImages, PixelCache, default_folder
 from vitrellis.data.sources import Source, Split
 from vitrellis.errors import UsageError
 from vitrellis.models import check_arguments, create_model, has_distillation_head, set_heads_apart
+from vitrellis.models.support.frozen import freeze
+from vitrellis.models.support.interop import check_source
 from vitrellis.recipe import Recipe, TeacherSection, View
 from vitrellis.runs.exported import Preprocessing, Trained
 from vitrellis.teachers.teacher import Teacher
@@ -164,23 +167,29 @@ def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) 
         load_weights: Whether to load the initial weights that the recipe names, if it names some.
 
     Raises:
-        UsageError: If the model's name or an argument of it is wrong.
+        UsageError: If the model's name or an argument of it is wrong, or a part to freeze.
     """
     check_arguments(recipe.model.args, "model.args")
+    init = recipe.init
+    if init.source is not None:
+        check_source(init.source)
     student = create_model(
         recipe.model.name,
         num_classes=source.num_classes,
         img_size=sides_of(recipe.input.img_size),
         in_chans=source.channels,
-        pretrained=recipe.model.pretrained and load_weights,
-        weights=recipe.model.weights if load_weights else None,
-        weights_img_size=recipe.model.weights_img_size,
-        weights_ema=recipe.model.weights_ema,
+        pretrained=init.pretrained and load_weights,
+        weights=init.weights if load_weights else None,
+        weights_source=init.source,
+        weights_img_size=init.weights_img_size,
+        weights_ema=init.weights_ema,
         zero_head=recipe.model.zero_head,
         **recipe.model_arguments,
     )
     if has_distillation_head(student):
         set_heads_apart(student)
+    if init.freeze is not None:
+        freeze(student, init.freeze, recipe.model.name)
     return student
 
 
@@ -188,7 +197,7 @@ def build_teacher(
     name: str,
     settings: TeacherSection,
     trained: Trained,
-    source: Source,
+    class_names: Sequence[str],
     student: Preprocessing,
     *,
     compiled: bool,
@@ -199,11 +208,11 @@ def build_teacher(
         UsageError: If its classes or channels are not the student's.
     """
     shown = trained.preprocessing
-    if list(trained.class_names) != list(source.class_names):
+    if list(trained.class_names) != list(class_names):
         raise UsageError(
             f"{name}: it was trained on {len(trained.class_names)} classes "
-            f"({', '.join(trained.class_names[:3])}, ...), the data has {source.num_classes} "
-            f"({', '.join(source.class_names[:3])}, ...). Train one on this data: teacher.recipe"
+            f"({', '.join(trained.class_names[:3])}, ...), the data has {len(class_names)} "
+            f"({', '.join(class_names[:3])}, ...). Train one on this data: teacher.recipe"
         )
     channels = {shown.channels, student.channels}
     if len(channels) > 1 and channels != {1, 3}:
@@ -241,6 +250,7 @@ def build_train_loader(
         switch=settings.mix_switch,
         probability=settings.mix_probability,
     )
+    decoded, is_held = _kept(recipe, source.train, canvas, place, progress)
     return TrainLoader(
         source.train,
         num_classes=source.num_classes,
@@ -259,7 +269,8 @@ def build_train_loader(
         sampler=recipe.data.sampler,
         canvas=canvas.size if isinstance(canvas, Canvas) else canvas,
         fit=recipe.input.fit,
-        cache=_is_cached(recipe, source.train, canvas, place),
+        cache=is_held,
+        decoded=decoded,
         workers=place.workers,
         progress=progress,
     )
@@ -291,6 +302,7 @@ def build_eval_loader(
     """A split as the model is evaluated on it."""
     transform = preprocessing.transform()
     stored, _ = transform.stored(split.images)
+    decoded, is_held = _kept(recipe, split, stored, place, None)
     return EvalLoader(
         split,
         transform=transform,
@@ -298,15 +310,34 @@ def build_eval_loader(
         device=place.device,
         rank=place.rank,
         world_size=place.world_size,
-        cache=_is_cached(recipe, split, stored, place),
+        cache=is_held,
+        decoded=decoded,
         workers=place.workers,
     )
 
 
-def _is_cached(recipe: Recipe, split: Split, stored: StoredSize | OwnShape, place: Place) -> bool:
-    if isinstance(recipe.input.cache, bool):
-        return recipe.input.cache
-    return fit_in_memory(split.images, stored, place.device, place.world_size)
+def _kept(
+    recipe: Recipe,
+    split: Split,
+    stored: StoredSize | OwnShape,
+    place: Place,
+    progress: ProgressCallback | None,
+) -> tuple[DecodedImages | None, bool]:
+    """The images from the cache folder if they are kept there, and whether they are held."""
+    if recipe.input.cache is False:
+        return None, False
+    limit = round(1e9 * recipe.machine.image_cache_gb)
+    cache = PixelCache(default_folder(), limit) if limit else None
+    if cache is not None and isinstance(stored, OwnShape):  # they are mapped, whatever their size
+        decoded = cache.open(split.images, stored, progress)
+        if decoded is not None:
+            return decoded, True
+    is_held = recipe.input.cache is True or fit_in_memory(
+        split.images, stored, place.device, place.world_size
+    )
+    if cache is None or not is_held or isinstance(stored, OwnShape):
+        return None, is_held
+    return cache.open(split.images, stored, progress), is_held
 
 
 def evaluation_place() -> Place:

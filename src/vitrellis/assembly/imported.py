@@ -13,6 +13,8 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import ImageNetInfo
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from vitrellis.assembly.build import (
@@ -76,15 +78,14 @@ def import_checkpoint(
     check_source(source)
     checkpoint = checkpoint.expanduser()
     run = RunDirectory(out)
-    if run.path.exists() and any(run.path.iterdir()) and not _is_half_imported(run):
-        raise UsageError(f"{out}: is not empty. Use another --out")
+    check_new(run)
     recipe = _recipe(checkpoint, source, model, overrides)
     check_arguments(recipe.model.args, "model.args")
     stored = read_state_dict(checkpoint, ema=ema)
     state = published_state(stored, source)
     num_classes = _num_classes(recipe, state, str(checkpoint))
     data = _images(recipe, overrides)
-    names = _class_names(class_names, data, num_classes)
+    names = _class_names(class_names, data, num_classes, source)
     preprocessing = build_preprocessing(recipe, data) if data else _preprocessing(recipe, state)
     built = create_model(
         model,
@@ -124,6 +125,18 @@ def import_checkpoint(
     return run
 
 
+def check_new(run: RunDirectory) -> None:
+    """Makes sure that a folder is new, empty, or was left half-written by an import.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    if run.path.is_file():
+        raise UsageError(f"{run.path}: is a file. Use another --out")
+    if run.path.exists() and any(run.path.iterdir()) and not _is_half_imported(run):
+        raise UsageError(f"{run.path}: is not empty. Use another --out")
+
+
 def _is_half_imported(run: RunDirectory) -> bool:
     """Whether an import was killed here: what it wrote is written again."""
     trained = (run.last_checkpoint, run.best_checkpoint, run.metrics_file)
@@ -140,7 +153,7 @@ def _recipe(checkpoint: Path, source: str, model: str, overrides: Sequence[str])
         "input": {
             "img_size": size,
             "normalization": "imagenet",
-            **_evaluation(source, size),
+            **_evaluation(source, size, cfg),
         },
         "model": {"name": model},
         "schedule": {"warmup_epochs": 0},
@@ -149,10 +162,13 @@ def _recipe(checkpoint: Path, source: str, model: str, overrides: Sequence[str])
     return recipe_from(values, overrides, name="imported")
 
 
-def _evaluation(source: str, size: list[int]) -> dict[str, object]:
+def _evaluation(source: str, size: list[int], cfg: PretrainedCfg | None) -> dict[str, object]:
     """The keys of `input` that say how the implementation resizes test images."""
     if source == "tiny-transformers":
         return WHOLE_IMAGES
+    if source == "efficientnet-lite" and cfg is not None:  # timm's numbers are the published ones
+        keys = {"normalization": "model", "interpolation": cfg.interpolation}
+        return keys | {"crop_pct": cfg.crop_pct, "crop_mode": "center"}
     share = 0.875 if min(size) > CROPPED_ABOVE else 1.0  # DeiT: 256 / 224, int() of it
     return {"interpolation": "bicubic", "crop_pct": share, "crop_mode": "center"}
 
@@ -188,8 +204,8 @@ def _arguments(recipe: Recipe, source: str, model: nn.Module) -> dict[str, Any]:
 def _grids(
     recipe: Recipe, model: nn.Module, preprocessing: Preprocessing, checkpoint: Path
 ) -> Mapping[str, Grid]:
-    """The grids of the checkpoint's position embeddings, if `model.weights_img_size` tells."""
-    size = recipe.model.weights_img_size
+    """The grids of the checkpoint's position embeddings, if `init.weights_img_size` tells."""
+    size = recipe.init.weights_img_size
     if size is None:
         return {}
     arguments = recipe.model_arguments | {
@@ -207,13 +223,27 @@ def _images(recipe: Recipe, overrides: Sequence[str]) -> Source | None:
 
 
 def _class_names(
-    names: Sequence[str] | None, data: Source | None, num_classes: int
+    names: Sequence[str] | None, data: Source | None, num_classes: int, source: str
 ) -> tuple[str, ...]:
-    if names is None:
-        names = data.class_names if data is not None else [str(k) for k in range(num_classes)]
+    if names is None and data is not None:
+        names = data.class_names
+    elif names is None and source == "efficientnet-lite" and num_classes == len(_imagenet()):
+        names = _imagenet()
+    elif names is None:
+        names = [str(k) for k in range(num_classes)]
     if len(names) != num_classes:
         raise UsageError(f"{len(names)} class names for a model of {num_classes} classes")
     return tuple(names)
+
+
+def _imagenet() -> list[str]:
+    """The names of the 1,000 classes of ImageNet; equal ones with their numbers."""
+    info = ImageNetInfo()
+    names = [info.index_to_description(k).split(",")[0] for k in range(info.num_classes())]
+    return [
+        name if names.count(name) == 1 else f"{name} ({info.index_to_label_name(k)})"
+        for k, name in enumerate(names)
+    ]
 
 
 def _preprocessing(recipe: Recipe, state: dict[str, Tensor]) -> Preprocessing:

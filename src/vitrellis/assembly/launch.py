@@ -5,8 +5,6 @@ A run that exists is resumed, or reported if it is complete. A run of another re
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -14,11 +12,11 @@ from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
 
 from vitrellis.assembly.parts import UserObjects, check_devices, prepare_parts
+from vitrellis.assembly.processes import check_same_files, launched_fabric, others_may_end
 from vitrellis.assembly.rehearsal import PlannedTeacher, rehearse, source_of_teacher
 from vitrellis.assembly.run_folder import (
     Beginning,
@@ -38,7 +36,6 @@ from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
 from vitrellis.recipe import Recipe, check_teachers_end, identity, load_recipe, teacher_recipe
-from vitrellis.runs.checkpoints import CheckpointsInPlace
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
 from vitrellis.runs.results import Results
@@ -144,15 +141,16 @@ def _finish(recipe: Recipe, opened: _OpenRun, objects: UserObjects) -> Finished:
         complete = f"{recipe.name}: complete, in {run.path}"
         opened.console.print(complete, highlight=False, markup=False, soft_wrap=True)
     else:
-        train_student(
-            recipe,
-            run,
-            opened.source,
-            opened.fabric,
-            opened.console,
-            objects,
-            {name: finished.run for name, finished in opened.teachers.items()},
-        )
+        with others_may_end(run):
+            train_student(
+                recipe,
+                run,
+                opened.source,
+                opened.fabric,
+                opened.console,
+                objects,
+                {name: finished.run for name, finished in opened.teachers.items()},
+            )
     results = run.read_results()
     for line in warning_lines(results):
         opened.console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -272,6 +270,7 @@ def _open_run(
         ]
         for line in lines:
             console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
+        check_same_files(fabric, run, data.fingerprint or "")
         fabric.barrier()
         finished = _train_teachers(run, teachers, source, console)
         yield _OpenRun(run, fabric, prepared, console, finished)
@@ -339,20 +338,8 @@ def _launch(recipe: Recipe) -> Fabric:
     machine = recipe.machine
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
-    is_parallel = machine.devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
     _check_machine(machine.accelerator, machine.devices)
-    with warnings.catch_warnings():
-        # on the login node of a cluster, where it is no mistake to train without Slurm
-        warnings.filterwarnings("ignore", "The `srun` command is available")
-        fabric = Fabric(
-            accelerator=machine.accelerator,
-            devices=machine.devices,
-            # a term that is switched off leaves its projections without a gradient
-            strategy=DDPStrategy(find_unused_parameters=True) if is_parallel else "auto",
-            precision=recipe.training.precision,
-            plugins=CheckpointsInPlace(),
-        )
-    fabric.launch()
+    fabric = launched_fabric(machine.accelerator, machine.devices, recipe.training.precision)
     if recipe.training.sync_batchnorm and fabric.world_size > 1 and fabric.device.type == "cpu":
         raise UsageError(
             "training.sync_batchnorm: torch synchronises batch norms of GPUs only, and this run "

@@ -155,7 +155,12 @@ def load_teachers(
         if settings.normalization == "student":
             trained = _normalized_as(student, trained, name)
         teacher = build_teacher(
-            name, settings, trained, source, student, compiled=recipe.training.compile
+            name,
+            settings,
+            trained,
+            source.class_names,
+            student,
+            compiled=recipe.training.compile,
         )
         teachers[name] = teacher.to(fabric.device)
     return Teachers(teachers)

@@ -109,23 +109,20 @@ def with_model_found(recipe: Recipe, run: RunDirectory | None, channels: int) ->
             model, and it does not say how.
         VitrellisError: For the reasons of `find_model`.
     """
-    model = recipe.model
+    model, init = recipe.model, recipe.init
     is_resumed = run is not None and run.last_checkpoint.exists()
     found = find_model(
         model.name,
         model.args,
-        pretrained=model.pretrained and not (is_resumed and is_described(model.name)),
-        weights=model.weights,
+        pretrained=init.pretrained and not (is_resumed and is_described(model.name)),
+        weights=init.weights,
         kept=None if run is None else run.description_file,
-        key="model",
+        key="init",
     )
-    section = {
-        "name": found.name,
-        "args": dict(found.args),
-        "pretrained": found.pretrained,
-        "weights": found.weights,
+    changes: dict[str, object] = {
+        "model": model.model_copy(update={"name": found.name, "args": dict(found.args)}),
+        "init": init.model_copy(update={"pretrained": found.pretrained, "weights": found.weights}),
     }
-    changes: dict[str, object] = {"model": model.model_copy(update=section)}
     if is_described(model.name) and recipe.input.normalization == "model":
         mean, std = statistics_of(found, model.name, channels, "input.normalization")
         statistics = ChannelStatistics(mean=mean, std=std)

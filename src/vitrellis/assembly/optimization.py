@@ -8,6 +8,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from vitrellis.data.loader import TrainLoader
+from vitrellis.models.support.frozen import layer_scales
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.guided import GuidedStudent
@@ -36,6 +37,7 @@ def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
         decay_all=settings.decay_all,
         head=[f"student.{name}" for name in classifier_names(student)],
         head_lr_ratio=settings.head_lr_ratio,
+        lr_scales=_lr_scales(recipe, guided),
     )
     return create_optimizer(
         settings.name,
@@ -45,6 +47,15 @@ def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
         nesterov=settings.nesterov,
         fused=recipe.training.precision != "16-mixed",
     )
+
+
+def _lr_scales(recipe: Recipe, guided: GuidedStudent) -> dict[str, float]:
+    """The factors of the learning rate of the student's layers; what terms learn has none."""
+    decay = recipe.optimizer.layer_decay
+    if decay == 1:
+        return {}
+    scales = layer_scales(guided.student, decay)
+    return {f"student.{name}": scale for name, scale in scales.items()}
 
 
 def build_gradient(recipe: Recipe, guided: GuidedStudent, teachers: Teachers) -> Gradient:

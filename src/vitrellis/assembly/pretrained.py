@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import timm
 
 from vitrellis.errors import UsageError
+from vitrellis.models.support.positions import made_for
 from vitrellis.recipe import Recipe
 from vitrellis.runs.exported import Preprocessing
 
@@ -54,12 +56,12 @@ def pretrained_notes(recipe: Recipe, preprocessing: Preprocessing) -> list[str]:
     """The preprocessing of a pretrained student: the model's own, or how it differs from that.
 
     Args:
-        recipe: The recipe, whose `model` is read.
+        recipe: The recipe, whose `model` and `init` are read.
         preprocessing: The preprocessing of the run.
     """
     name = recipe.model.name
     cfg = timm.get_pretrained_cfg(name)
-    if not recipe.model.pretrained or cfg is None:
+    if not recipe.init.pretrained or cfg is None:
         return []
     mean, std = _listed(preprocessing.mean), _listed(preprocessing.std)
     if recipe.input.normalization == "model":
@@ -75,6 +77,33 @@ def pretrained_notes(recipe: Recipe, preprocessing: Preprocessing) -> list[str]:
             f"{cfg.interpolation} (input.interpolation)"
         )
     return notes
+
+
+def notes_on_weights(recipe: Recipe, preprocessing: Preprocessing) -> list[str]:
+    """How images are normalised otherwise than for the weights that the run starts from.
+
+    Args:
+        recipe: The recipe, whose `init` is read.
+        preprocessing: The preprocessing of the run.
+    """
+    if recipe.init.weights is None:
+        return []
+    known = made_for(recipe.init.weights.expanduser())
+    theirs, ours = (known.mean, known.std), (preprocessing.mean, preprocessing.std)
+    if not known.mean or not known.std or len(known.mean) != preprocessing.channels:
+        return []
+    pairs = zip([*theirs[0], *theirs[1]], [*ours[0], *ours[1]], strict=True)
+    if all(math.isclose(a, b, abs_tol=_ALIKE) for a, b in pairs):
+        return []
+    mean, std = ([round(value, 4) for value in values] for values in theirs)
+    return [
+        f"images are normalised by mean {_listed(ours[0])} and std {_listed(ours[1])}, not as for "
+        f'the weights; "input.normalization={{mean: {mean}, std: {std}}}" does as they need it'
+    ]
+
+
+_ALIKE = 0.01
+"""The greatest difference between means and standard deviations that is not worth a note."""
 
 
 def _listed(values: Sequence[float]) -> str:

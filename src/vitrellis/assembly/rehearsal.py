@@ -123,7 +123,12 @@ def rehearse(
                 name, settings, source, preprocessing, user_objects.teachers, downloads=False
             )
         stand_ins[name] = build_teacher(
-            name, _as_it_is(settings), trained, source, preprocessing, compiled=False
+            name,
+            _as_it_is(settings),
+            trained,
+            source.class_names,
+            preprocessing,
+            compiled=False,
         )
         if settings.given:
             check_answers(name, stand_ins[name], source.num_classes, preprocessing)

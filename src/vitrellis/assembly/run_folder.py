@@ -6,13 +6,13 @@ process that is killed between any two leaves a directory in which the same comm
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from vitrellis.data.sources import Source
@@ -102,28 +102,28 @@ def locked(run: RunDirectory, console: Console, *, waits_for: str | None = None)
     Raises:
         UsageError: If the directory cannot be made, or another process trains there.
     """
+    lock = FileLock(run.lock_file, thread_local=False)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        lock = run.lock_file.open("w")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if waits_for is None:
+            raise UsageError(
+                f"{run.path}: another process is training here. Wait for it, or use another --out"
+            ) from error
+        console.print(
+            f"{run.path}: another process {waits_for}; waiting until it ends",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        lock.acquire()
     except OSError as error:
         raise UsageError(f"{run.path}: cannot be a run directory ({error.strerror})") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if waits_for is None:
-                raise UsageError(
-                    f"{run.path}: another process is training here. Wait for it, or use another "
-                    "--out"
-                ) from error
-            console.print(
-                f"{run.path}: another process {waits_for}; waiting until it ends",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def open_directory(run: RunDirectory, new: Beginning, *, fresh: bool) -> list[str]:
@@ -190,7 +190,7 @@ def _reason_to_begin_anew(run: RunDirectory, new: Beginning) -> str | None:
     if run.imported_file.exists():
         raise UsageError(
             f"{run.path}: holds an imported model, whose training cannot be resumed. Use another "
-            f"--out; to start from its weights, model.weights={run.best_model}/model.safetensors"
+            f"--out; to start from its weights, init.weights={run.path}"
         )
     if run.has_progress():
         _check_same(run, new)
@@ -238,7 +238,7 @@ def _how_to_train_longer(run: RunDirectory, before: Recipe, now: Recipe, changed
     weights = run.last_model / "model.safetensors"
     return (
         "\nIt is complete: its learning rate fell over these epochs, so more of them would be "
-        f"another run. To train on from its weights, use another --out and model.weights={weights}"
+        f"another run. To train on from its weights, use another --out and init.weights={weights}"
     )
 
 

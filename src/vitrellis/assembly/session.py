@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from lightning.fabric import Fabric
@@ -12,7 +11,7 @@ from timm.utils import ModelEmaV3
 
 from vitrellis.analysis.breakdown import Breakdown
 from vitrellis.analysis.groups import groupings
-from vitrellis.analysis.inference import collect_predictions
+from vitrellis.analysis.inference import Gather, collect_from_all
 from vitrellis.assembly import optimization
 from vitrellis.assembly.parts import Parts, UserObjects, prepare_parts
 from vitrellis.assembly.summary import announcement
@@ -24,6 +23,7 @@ from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import load_exported
 from vitrellis.runs.results import CheckpointFigures, Results, SplitFigures
 from vitrellis.training.display import Display
+from vitrellis.training.gathering import gathering
 from vitrellis.training.trainer import Trainer, TrainingProgress
 
 
@@ -67,8 +67,8 @@ def train_student(
         is_best=progress.best_epoch is None,  # without validation images, the last is the best one
     )
     fabric.barrier()
+    results = _results(parts, run, progress, gathering(fabric))
     if fabric.is_global_zero:
-        results = _results(parts, run, progress)
         writer.check_still_there()
         run.write_results(results)
     fabric.barrier()
@@ -109,13 +109,15 @@ def _average(parts: Parts) -> ModelEmaV3 | None:
     return ModelEmaV3(parts.guided.student, decay=training.ema, use_warmup=training.ema_warmup)
 
 
-def _results(parts: Parts, run: RunDirectory, progress: TrainingProgress) -> Results:
+def _results(
+    parts: Parts, run: RunDirectory, progress: TrainingProgress, gather: Gather
+) -> Results:
     """The final figures. Only here are the test images looked at, after every choice was made."""
     recipe = parts.recipe
     images = recipe.training.epochs * parts.loader.images_per_epoch
     test = parts.source.test
     judged = parts.source.val if test is None else test
-    best_model = None if judged is None else _breakdown(parts, run.best_model, judged)
+    best_model = None if judged is None else _breakdown(parts, run.best_model, judged, gather)
     best_row = next((row for row in run.read_metrics() if row.epoch == progress.best_epoch), None)
     best = CheckpointFigures(
         epoch=progress.best_epoch,
@@ -123,7 +125,7 @@ def _results(parts: Parts, run: RunDirectory, progress: TrainingProgress) -> Res
         val_balanced=None if best_row is None else best_row.val_balanced,
         test=None if test is None else _split_figures(best_model, run.best_model),
     )
-    last_model = None if test is None else _breakdown(parts, run.last_model, test)
+    last_model = None if test is None else _breakdown(parts, run.last_model, test, gather)
     last = CheckpointFigures(
         epoch=recipe.training.epochs - 1, test=_split_figures(last_model, run.last_model)
     )
@@ -137,19 +139,19 @@ def _results(parts: Parts, run: RunDirectory, progress: TrainingProgress) -> Res
         images_per_second=images / progress.seconds if progress.seconds > 0 else None,
         best=best,
         last=last,
-        without_ema=_without_ema(parts, run),
+        without_ema=_without_ema(parts, run, gather),
         select_by=recipe.training.select_by,
         warnings=() if best_model is None else tuple(best_model.warnings),
     )
 
 
-def _without_ema(parts: Parts, run: RunDirectory) -> CheckpointFigures | None:
+def _without_ema(parts: Parts, run: RunDirectory, gather: Gather) -> CheckpointFigures | None:
     """The figures of the last weights, where those of `last` are of their moving average."""
     if parts.recipe.training.ema is None:
         return None
     folder, source = run.last_model_without_ema, parts.source
-    val = None if source.val is None else _breakdown(parts, folder, source.val).overall
-    test = None if source.test is None else _breakdown(parts, folder, source.test)
+    val = None if source.val is None else _breakdown(parts, folder, source.val, gather).overall
+    test = None if source.test is None else _breakdown(parts, folder, source.test, gather)
     return CheckpointFigures(
         epoch=parts.recipe.training.epochs - 1,
         val_top1=None if val is None else val.top1,
@@ -158,14 +160,14 @@ def _without_ema(parts: Parts, run: RunDirectory) -> CheckpointFigures | None:
     )
 
 
-def _breakdown(parts: Parts, folder: Path, split: Split) -> Breakdown:
-    """The figures of an exported model on a split."""
+def _breakdown(parts: Parts, folder: Path, split: Split, gather: Gather) -> Breakdown:
+    """The figures of an exported model on a split, of which each process evaluates a part."""
     source = parts.source
     counts = source.class_counts.tolist()
-    images = parts.evaluation(split, replace(parts.place, rank=0, world_size=1))
+    images = parts.evaluation(split)
     trained = load_exported(folder)
     return Breakdown.of(
-        collect_predictions(trained.model.to(images.device), images),
+        collect_from_all(trained.model.to(images.device), images, gather),
         trained.class_names,
         class_counts=counts,
         groupings=groupings(counts, source.name),

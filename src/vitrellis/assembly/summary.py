@@ -8,7 +8,7 @@ import torch
 from lightning.fabric import Fabric
 
 from vitrellis.analysis.cost import count_macs
-from vitrellis.assembly.pretrained import pretrained_notes
+from vitrellis.assembly.pretrained import notes_on_weights, pretrained_notes
 from vitrellis.assembly.term_notes import (
     notes_on_gradients,
     notes_on_portions,
@@ -17,10 +17,12 @@ from vitrellis.assembly.term_notes import (
 from vitrellis.data.canvas import OwnShape
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.source import UNBALANCED, Source
+from vitrellis.models.support.frozen import frozen_parts, keep_frozen_norms
 from vitrellis.models.support.token_reduction import TokenReduction
 from vitrellis.recipe import Recipe, effective_lr
 from vitrellis.runs.results import Results
 from vitrellis.teachers.evaluation import evaluate_teachers
+from vitrellis.training.gathering import gathering
 
 if TYPE_CHECKING:
     from vitrellis.assembly.parts import Parts
@@ -34,7 +36,7 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
     recipe, source, training = parts.recipe, parts.source, parts.recipe.training
     counts = source.class_counts
     splits = ", ".join(f"{len(split):,} {name}" for name, split in source.splits.items())
-    parameters = sum(p.numel() for p in parts.guided.student.parameters() if p.requires_grad)
+    parameters = sum(p.numel() for p in parts.guided.student.parameters())
     terms = parts.guided.objective.describe()
     height, width = parts.preprocessing.img_size
     lines = [
@@ -48,6 +50,7 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"  model      {recipe.model.name}, {parameters:,} parameters, "
         f"{height} x {width} pixels, seed {recipe.seed}",
         *(f"             note: {note}" for note in pretrained_notes(recipe, parts.preprocessing)),
+        *_start(parts),
         f"  objective  {terms[0]}",
         *(f"             + {term}" for term in terms[1:]),
         *(f"             {note}" for note in _notes_on_terms(parts, fabric)),
@@ -56,7 +59,8 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
         f"  augmented  {recipe.augmentation.summary()}",
         *(f"             {note}" for note in _photographs(parts.loader)),
         f"  optimizer  {recipe.optimizer.name}, lr {effective_lr(recipe):.4g}{_scaled(recipe)}, "
-        f"weight decay {recipe.optimizer.weight_decay:g}{_decayed(recipe)}{_sharpness(recipe)}",
+        f"weight decay {recipe.optimizer.weight_decay:g}{_decayed(recipe)}{_layers(recipe)}"
+        f"{_sharpness(recipe)}",
         f"  training   {_count(training.epochs, 'epoch')} of "
         f"{_count(parts.loader.steps_per_epoch, 'step')}, batch "
         f"{parts.loader.batch_size}, {training.precision}{_inside(recipe, fabric.device)}, "
@@ -66,7 +70,9 @@ def announcement(parts: Parts, fabric: Fabric) -> list[str]:
     ]
     if source.val is not None:
         validation = parts.evaluation(source.val)
-        lines += evaluate_teachers(parts.teachers, validation, source.class_names)
+        lines += evaluate_teachers(
+            parts.teachers, validation, source.class_names, gathering(fabric)
+        )
     return lines
 
 
@@ -85,6 +91,7 @@ def _photographs(loader: TrainLoader) -> list[str]:
     if not isinstance(loader.canvas, OwnShape):
         return []
     place = "held in memory" if loader.is_held else "read from their files in every epoch"
+    place = "held decoded in the cache folder" if loader.is_mapped else place
     covered = loader.canvas.covered
     reduced = ", large ones reduced to cover {} x {} pixels".format(*covered) if covered else ""
     is_squashed = loader.transform.geometry.ratio_of == "image"
@@ -149,6 +156,36 @@ def _scaled(recipe: Recipe) -> str:
 
 def _decayed(recipe: Recipe) -> str:
     return " of all parameters" if recipe.optimizer.decay_all else ""
+
+
+def _layers(recipe: Recipe) -> str:
+    decay = recipe.optimizer.layer_decay
+    return "" if decay == 1 else f", lr times {decay:g} from layer to layer towards the input"
+
+
+def _start(parts: Parts) -> list[str]:
+    """What the run starts from, and what stays as it is."""
+    init, student = parts.recipe.init, parts.guided.student
+    lines = []
+    if init.pretrained:
+        lines.append("  starts     from timm's published weights")
+    elif init.weights is not None:
+        written = "" if init.source is None else f", as {init.source} wrote them"
+        lines.append(f"  starts     from {init.weights}{written}")
+        notes = notes_on_weights(parts.recipe, parts.preprocessing)
+        lines += [f"             note: {note}" for note in notes]
+    frozen = frozen_parts(student)
+    if frozen:
+        fixed = sum(p.numel() for p in student.parameters() if not p.requires_grad)
+        parts_in_words = ", ".join(frozen if len(frozen) <= 6 else [*frozen[:4], "...", frozen[-1]])
+        lines.append(f"  frozen     {parts_in_words}: {fixed:,} parameters stay as they are")
+        count = keep_frozen_norms(student)
+        if count:
+            norms = _count(count, "batch norm")
+            lines.append(
+                f"             {norms} there in eval mode, with the statistics of the start"
+            )
+    return lines
 
 
 def _sharpness(recipe: Recipe) -> str:

@@ -14,7 +14,29 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from vitrellis.analysis.cost import Measurement, Precision
+    from vitrellis.analysis.cost import Precision
+    from vitrellis.analysis.measurement import Measurement
+
+BACKBONES = (
+    "dhvt_tiny_imagenet_patch16",
+    "dhvt_small_imagenet_patch16",
+    "pit_ti_224",
+    "pvt_tiny",
+    "pvt_v2_b0",
+    "cvt_13",
+    "t2t_vit_7",
+    "convit_tiny",
+    "swin_tiny_patch4_window7_224",
+    "resnet18",
+    "resnet50",
+    "mobilenetv3_large_100",
+)
+"""The models of `--preset backbones` that are measured with all tokens."""
+PRUNED_BACKBONES = ("deit_tiny_patch16_224", "deit_small_patch16_224")
+"""The models of `--preset backbones` that are measured at `PRESET_RATES` (or `--keep-rate`), too.
+
+With fewer tokens, DeiT is what is called EViT."""
+PRESET_RATES = (0.9, 0.7, 0.5)
 
 
 @dataclass(frozen=True)
@@ -28,22 +50,45 @@ class _Subject:
     top1: float | None
 
 
+_Models = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="MODEL...", help="Model names, or run directories."),
+]
+_Preset = Annotated[
+    Literal["backbones"] | None,
+    typer.Option(help="Measure many backbones at 224 pixels, EViT at several rates among them."),
+]
+_KeepRate = Annotated[
+    list[float] | None,
+    typer.Option(
+        help="Also measure each plain ViT or DHVT that is given by name as it is with this "
+        "keep rate of token pruning; may be repeated."
+    ),
+]
+_ImgSize = Annotated[
+    list[int] | None,
+    typer.Option(min=1, help="Pixels; may be repeated. By default the size of each model."),
+]
+_Precision = Annotated[
+    list[str] | None,
+    typer.Option(help="float32, bfloat16 or float16; may be repeated. [default: float32]"),
+]
+_Plot = Annotated[
+    Path | None,
+    typer.Option(help="Draw speed against accuracy (or multiply-adds) into this PNG file."),
+]
+
+
 def bench(
-    models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Model names, or run directories.")
-    ],
-    img_size: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Pixels; may be repeated. By default the size of each model."),
-    ] = None,
+    models: _Models = None,
+    preset: _Preset = None,
+    keep_rate: _KeepRate = None,
+    img_size: _ImgSize = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 32,
     num_classes: Annotated[
         int, typer.Option(min=1, help="Number of classes of models given by name.")
     ] = 10,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(help="float32, bfloat16 or float16; may be repeated. [default: float32]"),
-    ] = None,
+    precision: _Precision = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Also measure with torch.compile.")
     ] = False,
@@ -58,10 +103,7 @@ def bench(
     ] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw speed against accuracy (or multiply-adds) into this PNG file."),
-    ] = None,
+    plot: _Plot = None,
 ) -> None:
     """Measure the cost of models: parameters, multiply-adds, memory, time.
 
@@ -69,11 +111,14 @@ def bench(
     the fastest and the slowest. Multiply-adds are those of convolutions, linear layers and
     attention for one image, half of the count of torch's flop counter. "keeps" is the memory that
     one training step keeps for its backward pass, per image; on a GPU, "peak" is the most memory
-    that a step uses. A run is measured as it was trained, and plotted with its test accuracy.
+    that a step uses. A run is measured as it was trained, and plotted with its test accuracy. What
+    prunes tokens is also compared, in turns, with the same model with all tokens.
 
     Examples:
       vitrellis bench dhvt_micro_patch4 vit_micro_patch4_28 --img-size 28
       vitrellis bench deit_tiny_patch16_224 evit_deit_tiny_patch16_224 --batch-size 8
+      vitrellis bench vit_tiny_patch8_64 --keep-rate 0.7 --keep-rate 0.5
+      vitrellis bench --preset backbones --batch-size 8 --plot backbones.png
       vitrellis bench pvt_tiny cvt_13 --img-size 32 --img-size 64 --csv > cost.csv
       vitrellis bench runs/demo/seed0/dhvt-alone runs/demo/seed0/dhvt-guided --plot speed.png
     """
@@ -82,17 +127,39 @@ def bench(
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
     torch_device = _device(device, threads)
+    if preset is None and not models:
+        raise UsageError("give models or runs to measure, or --preset backbones")
+    rates = _rates(keep_rate or [])
     rows = []
-    for subject in _subjects(models, img_size, num_classes):
+    subjects = _subjects(models or [], img_size, num_classes, rates)
+    if preset is not None:
+        preset_rates = rates or list(PRESET_RATES)
+        subjects = itertools.chain(
+            subjects,
+            _subjects(BACKBONES, img_size or [224], num_classes, []),
+            _subjects(PRUNED_BACKBONES, img_size or [224], num_classes, preset_rates),
+        )
+    for subject in subjects:
         for arithmetic, is_compiled in _settings(precision, compiled):
             rows.append(
                 _measure(subject, torch_device, batch_size, arithmetic, is_compiled, seconds)
             )
     _print(rows, "json" if as_json else "csv" if as_csv else "table")
     if plot is not None:
-        from vitrellis.report.pictures import draw_speed
+        from vitrellis.report.speed_picture import draw_speed
 
         draw_speed(rows, plot)
+
+
+def _rates(keep_rates: list[float]) -> list[float]:
+    from vitrellis.errors import UsageError
+
+    for rate in keep_rates:
+        if not 0 < rate < 1:
+            raise UsageError(
+                f"--keep-rate {rate:g}: should be above 0 and below 1; 1 is always measured"
+            )
+    return keep_rates
 
 
 def _device(name: str, threads: int | None) -> torch.device:
@@ -125,9 +192,12 @@ def _precision(name: str) -> Precision:
     raise unknown_name("precision", name, get_args(Precision))
 
 
-def _subjects(models: list[str], sizes: list[int] | None, num_classes: int) -> Iterator[_Subject]:
-    """Each model by name at each size, and each run at its own."""
-    from vitrellis.models import create_model
+def _subjects(
+    models: Sequence[str], sizes: list[int] | None, num_classes: int, rates: Sequence[float]
+) -> Iterator[_Subject]:
+    """Each model by name at each size, with all tokens and with each rate; each run at its own."""
+    from vitrellis.assembly.pruned import default_layers
+    from vitrellis.models import create_model, num_blocks
     from vitrellis.runs.directory import RunDirectory
 
     for name in models:
@@ -138,6 +208,16 @@ def _subjects(models: list[str], sizes: list[int] | None, num_classes: int) -> I
         for size in [(side, side) for side in sizes or []] or [default_size(name)]:
             model = create_model(name, num_classes=num_classes, img_size=size)
             yield _Subject(name, model, 3, size, None)
+            for rate in rates:
+                layers = default_layers("evit", num_blocks(model))
+                pruned = create_model(
+                    name,
+                    num_classes=num_classes,
+                    img_size=size,
+                    keep_rate=rate,
+                    drop_layers=layers,
+                )
+                yield _Subject(f"{name}, keep {rate:g}", pruned, 3, size, None)
 
 
 def default_size(name: str) -> tuple[int, int]:
@@ -171,19 +251,36 @@ def _measure(
     is_compiled: bool,
     seconds: float,
 ) -> Measurement:
-    from vitrellis.analysis.cost import Measurement, measure
+    from vitrellis.analysis.cost import measure
+    from vitrellis.analysis.measurement import Measurement
+    from vitrellis.analysis.pruning_gain import measure_pruning
     from vitrellis.cli.console import error_console
+    from vitrellis.models.support.token_reduction import TokenReduction
 
+    model = subject.model.to(device)
+    shape = (subject.channels, *subject.img_size)
+    pruning = None
     with error_console.status(f"{subject.name}, {'x'.join(map(str, subject.img_size))} pixels"):
         cost = measure(
-            subject.model.to(device),
-            shape=(subject.channels, *subject.img_size),
+            model,
+            shape=shape,
             batch_size=batch_size,
             precision=precision,
             compiled=is_compiled,
             seconds=seconds,
         )
-    return Measurement(subject.name, subject.img_size, precision, is_compiled, subject.top1, cost)
+        if isinstance(model, TokenReduction) and min(model.keep_rate) < 1:
+            pruning = measure_pruning(
+                model,
+                shape=shape,
+                batch_size=batch_size,
+                precision=precision,
+                seconds=seconds,
+                training=True,
+            )
+    return Measurement(
+        subject.name, subject.img_size, precision, is_compiled, subject.top1, cost, pruning
+    )
 
 
 def _print(rows: Sequence[Measurement], form: str) -> None:
@@ -201,6 +298,13 @@ def _print(rows: Sequence[Measurement], form: str) -> None:
             soft_wrap=True,
         )
         _print_table(rows)
+        for row in rows:
+            if row.pruning is not None:
+                console.print(
+                    f"{row.model}, {row.pixels} px: {row.pruning.verdict()}.",
+                    highlight=False,
+                    soft_wrap=True,
+                )
 
 
 def _print_table(rows: Sequence[Measurement]) -> None:
@@ -237,7 +341,12 @@ def _print_csv(rows: Sequence[Measurement]) -> None:
     lines = []
     for row in rows:
         line: dict[str, object] = {}
-        for key, value in (row.to_json() | {"img_size": row.pixels}).items():
+        values = row.to_json() | {"img_size": row.pixels}
+        del values["pruning"]
+        for name in ("forward", "step"):
+            gain = None if row.pruning is None else getattr(row.pruning, name)
+            values[f"pruning_{name}_ratio"] = None if gain is None else f"{gain.ratio:.4f}"
+        for key, value in values.items():
             if isinstance(value, dict):
                 line |= {f"{key}_{part}": f"{number:.4f}" for part, number in value.items()}
             else:

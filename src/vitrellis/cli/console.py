@@ -41,6 +41,22 @@ def fail(error: VitrellisError, *, process: int = 0) -> None:
     error_console.print(text, soft_wrap=True)
 
 
+def process_number() -> int:
+    """The number of this process among those that work together; 0 for the first, or alone.
+
+    torchrun sets the first variable, Lightning's own launcher the second, and Slurm the third, for
+    single processes as well.
+    """
+    variables = ["RANK", "LOCAL_RANK"]
+    if os.environ.get("SLURM_NTASKS", "1") != "1":
+        variables.append("SLURM_PROCID")
+    for variable in variables:
+        text = os.environ.get(variable, "")
+        if text.isdecimal():
+            return int(text)
+    return 0
+
+
 def print_notes(on: Console, notes: Sequence[str]) -> None:
     """Prints notes, once for all processes of a run.
 
@@ -48,7 +64,7 @@ def print_notes(on: Console, notes: Sequence[str]) -> None:
         on: The console to print on.
         notes: Sentences, without the word "note".
     """
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # Fabric runs the command again in the others
+    if process_number() == 0:  # the others run the same command
         for note in notes:
             on.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 

@@ -55,16 +55,18 @@ def evaluate(
     The images are those of the run's recipe, with the same splits. Test images were not used for
     model selection; the best checkpoint was chosen by its figures on the validation images.
 
-    A model with a distillation head also has figures for each head.
+    A model with a distillation head also has figures for each head. Under torchrun or srun, each
+    process evaluates a part of the images, and the first prints the figures of all.
 
     Examples:
       vitrellis eval runs/photos
       vitrellis eval runs/photos --split val --weights last
       vitrellis eval runs/photos --json > figures.json
       vitrellis eval runs/photos --confusion confusion.png
+      torchrun --nproc-per-node 4 -m vitrellis eval runs/photos
       vitrellis eval runs/photos --groups 50,10 --plot-counts counts.png
     """
-    from vitrellis.cli.console import print_json
+    from vitrellis.cli.console import print_json, process_number
     from vitrellis.cli.figures import print_figures
     from vitrellis.runs.directory import find_run
 
@@ -75,6 +77,8 @@ def evaluate(
     name, breakdown = _evaluated(directory, folder, split, root, counts, thresholds)
     ema = " without EMA" if without_ema else ""
     title = f"{run}: {weights} checkpoint{ema}, {breakdown.overall.num_images:,} {name} images"
+    if process_number() > 0:
+        return  # the first process has the figures of all images, too, and prints them
     if confusion is not None:
         from vitrellis.report.pictures import draw_confusion
 
@@ -100,8 +104,9 @@ def _evaluated(
     """The name of the split, and the figures."""
     from vitrellis.analysis.breakdown import Breakdown
     from vitrellis.analysis.groups import by_count, groupings
-    from vitrellis.analysis.inference import collect_predictions
+    from vitrellis.analysis.inference import collect_from_all
     from vitrellis.assembly import build
+    from vitrellis.assembly.processes import evaluation_processes
     from vitrellis.cli.console import error_console
     from vitrellis.recipe import load_recipe
     from vitrellis.runs.exported import load_exported
@@ -112,13 +117,13 @@ def _evaluated(
     source = source_of_run(recipe, run)
     for note in trained.notes:
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
-    _check_images(source, trained.class_names, run)
-    name, images = _choose(source, split, run)
-    place = build.evaluation_place()
+    check_images(source, trained.class_names, run)
+    name, images = choose_split(source, split, run)
+    place, gather = evaluation_processes()
     loader = build.build_eval_loader(recipe, images, trained.preprocessing, place)
     model = trained.model.to(place.device)
     with reading(error_console, f"{name} images") as progress:
-        predictions = collect_predictions(model, loader, progress)
+        predictions = collect_from_all(model, loader, gather, progress)
     grouped: tuple[Grouping, ...] = ()
     if counts is not None and thresholds is not None:
         grouped = (by_count(counts, thresholds),)
@@ -172,7 +177,7 @@ def source_of_run(recipe: Recipe, run: RunDirectory) -> Source:
     return build_source(recipe, known=run.checked_images())
 
 
-def _check_images(source: Source, class_names: tuple[str, ...], run: RunDirectory) -> None:
+def check_images(source: Source, class_names: tuple[str, ...], run: RunDirectory) -> None:
     """Refuses images of other classes, and notes other images or an incomplete run."""
     from vitrellis.cli.console import error_console
     from vitrellis.errors import VitrellisError
@@ -199,7 +204,7 @@ def _check_images(source: Source, class_names: tuple[str, ...], run: RunDirector
         error_console.print(f"note: {run.path}: {note}", markup=False, soft_wrap=True)
 
 
-def _choose(source: Source, split: str | None, run: RunDirectory) -> tuple[str, Split]:
+def choose_split(source: Source, split: str | None, run: RunDirectory) -> tuple[str, Split]:
     """The split that the user named; by default test, or else val."""
     from vitrellis.errors import UsageError
 

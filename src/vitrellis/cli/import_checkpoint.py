@@ -20,7 +20,8 @@ def import_checkpoint(
     source: Annotated[
         str,
         typer.Option(
-            help="tiny-transformers, mdistiller, dhvt, evit, deit-lt, ldam-drw or paco.",
+            help="tiny-transformers, mdistiller, dhvt, evit, deit-lt, ldam-drw, paco or "
+            "efficientnet-lite.",
             show_default=False,
         ),
     ] = ...,  # type: ignore[assignment]  # typer's sign for "must be given"
@@ -48,6 +49,8 @@ def import_checkpoint(
           --out runs/deit data.source=cifar100 data.root=~/cifar
       vitrellis import paco.pth.tar --source deit-lt --model cifar_resnet32
           --out runs/paco model.args.shortcut=pad
+      vitrellis import efficientnet-lite0-57934424.pth --source efficientnet-lite
+          --model tf_efficientnet_lite0 --out runs/lite0
     """
     from vitrellis.assembly import imported
     from vitrellis.cli.console import console

@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitrellis.cli.image_files import image_files
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+    from vitrellis.analysis.inference import Gather
+    from vitrellis.assembly.build import Place
     from vitrellis.errors import VitrellisError
     from vitrellis.runs.exported import Preprocessing
 
@@ -81,7 +86,8 @@ def predict(
     A file from `vitrellis export` is run by onnxruntime, on the CPU.
 
     An image that cannot be read is named on standard error; the others are predicted all the
-    same, and the exit code is 1.
+    same, and the exit code is 1. Under torchrun or srun, each process predicts a part of the
+    images, and the first prints the classes of all.
 
     Examples:
       vitrellis predict runs/photos a.jpg b.png
@@ -89,18 +95,20 @@ def predict(
       vitrellis predict runs/photos/model.onnx a.jpg
       find . -name "*.jpg" | vitrellis predict runs/photos - --csv > labels.csv
     """
-    from vitrellis.cli.console import error_console, fail, print_json
+    from vitrellis.assembly.processes import evaluation_processes
+    from vitrellis.cli.console import error_console, fail
     from vitrellis.errors import UsageError, VitrellisError
     from vitrellis.training.display import reading
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
+    place, gather = evaluation_processes()
     if run.suffix.lower() == ".onnx":
         model = _onnx_model(run)
     else:
-        model = _trained_model(run, weights, without_ema=without_ema)
+        model = _trained_model(run, weights, place.device, without_ema=without_ema)
     top = min(top, len(model.class_names))
-    files = _files(paths)
+    files = _part(paths, place, gather)
     rows: list[_Row] = []
     errors: list[VitrellisError] = []
     with reading(error_console, "images") as progress:
@@ -108,21 +116,52 @@ def predict(
             part = files[start : start + batch_size]
             rows += _predict(model, part, top, errors)
             progress(start + len(part), len(files))
-    if as_json:
-        print_json([row.to_json() for row in rows])
-    elif as_csv:
-        _print_csv(rows)
-    elif rows:
-        _print_table(rows, top)
-    for error in errors:
-        fail(error)
-    if errors:
+    gathered = gather((rows, [str(error) for error in errors]))
+    rows = [row for part, _ in gathered for row in part]
+    texts = [text for _, part in gathered for text in part]
+    if place.rank == 0:
+        _print_rows(rows, top, "json" if as_json else "csv" if as_csv else "table")
+        for text in texts:
+            fail(VitrellisError(text))
+    if texts:
         raise typer.Exit(VitrellisError.exit_code)
 
 
-def _trained_model(path: Path, weights: Literal["best", "last"], *, without_ema: bool) -> _Model:
-    """The model of a run, on the fastest device; what should be known about it is printed."""
-    from vitrellis.assembly.build import evaluation_place
+def _print_rows(rows: Sequence[_Row], top: int, form: Literal["json", "csv", "table"]) -> None:
+    from vitrellis.cli.console import print_json
+
+    if form == "json":
+        print_json([row.to_json() for row in rows])
+    elif form == "csv":
+        _print_csv(rows)
+    elif rows:
+        _print_table(rows, top)
+
+
+def _part(paths: list[str], place: Place, gather: Gather) -> list[Path]:
+    """This process's part of the files, which the first one lists: standard input is read once."""
+    from vitrellis.errors import VitrellisError
+
+    files: list[Path] = []
+    error = None
+    try:
+        if place.rank == 0:
+            files = image_files(paths)
+    except VitrellisError as raised:
+        error = raised
+    files, failed = gather((files, None if error is None else str(error)))[0]
+    if failed is not None:
+        shared = error or VitrellisError(failed)
+        shared.is_shared = True
+        raise shared
+    first, last = (len(files) * rank // place.world_size for rank in (place.rank, place.rank + 1))
+    return files[first:last]
+
+
+def _trained_model(
+    path: Path, weights: Literal["best", "last"], device: torch.device, *, without_ema: bool
+) -> _Model:
+    """The model of a run, on a device; what should be known about it is printed."""
     from vitrellis.cli.console import error_console
     from vitrellis.runs.directory import find_run
     from vitrellis.runs.exported import load_exported
@@ -131,7 +170,7 @@ def _trained_model(path: Path, weights: Literal["best", "last"], *, without_ema:
     trained = load_exported(run.model_folder(weights, without_ema=without_ema))
     for note in trained.notes:
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
-    trained.model.to(evaluation_place().device)
+    trained.model.to(device)
     return _Model(trained.class_names, trained.preprocessing, trained.predict_resized)
 
 
@@ -160,35 +199,6 @@ def _print_table(rows: Sequence[_Row], top: int) -> None:
         cells = ((guess.name, f"{100 * guess.probability:.1f}") for guess in row.predictions)
         table.add_row(row.file, *(cell for pair in cells for cell in pair))
     print_table(table)
-
-
-def _files(paths: list[str]) -> list[Path]:
-    """The image files, with those inside folders in order of name."""
-    from vitrellis.data.sources import list_images
-    from vitrellis.errors import VitrellisError
-
-    files: list[Path] = []
-    for path in _expanded(paths):
-        if path.is_dir():
-            inside = list(list_images(path).images)
-            if not inside:
-                raise VitrellisError(f"{path}: holds no images")
-            files += inside
-        else:
-            files.append(path)
-    if not files:
-        raise VitrellisError("no images: standard input names none")
-    return files
-
-
-def _expanded(paths: list[str]) -> Iterator[Path]:
-    for text in paths:
-        if text == "-":
-            # as bytes, because names of files need not be Unicode
-            lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
-            yield from (Path(os.fsdecode(line)) for line in lines if line)
-        else:
-            yield Path(text).expanduser()
 
 
 def _predict(

@@ -21,6 +21,7 @@ _TITLES = {
     "flowers102": "Oxford Flowers-102, as published",
     "tiny-imagenet": "Tiny ImageNet, as published",
     "chaoyang": "Chaoyang, as published",
+    "domainnet": "DomainNet, as published",
     "imagenet": "ImageNet, as published",
     "imagenet-lt": "ImageNet-LT, as published",
     "inaturalist-2018": "iNaturalist-2018, as published",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitrellis.cli.console import console, help_of, new_table, print_json, print_table
+from vitrellis.cli.show_pictures import attention, maps, mistakes, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,10 @@ def _about() -> None:
     """Look inside a trained model.
 
     Examples:
+      vitrellis show attention runs/photos
+      vitrellis show tokens runs/photos new-photos/
+      vitrellis show mistakes runs/photos
+      vitrellis show maps runs/photos
       vitrellis show blocks runs/photos
     """
 
@@ -117,4 +122,5 @@ def _model_and_images(run: RunDirectory, num_images: int) -> tuple[nn.Module, Te
 
 
 show.callback(help=help_of(_about))(_about)
-show.command(help=help_of(blocks))(blocks)
+for _command in (attention, tokens, maps, mistakes, blocks):
+    show.command(help=help_of(_command))(_command)

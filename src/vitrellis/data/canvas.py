@@ -11,18 +11,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+import psutil
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from vitrellis.data.augmentation.resampling import Interpolation
-from vitrellis.data.pillow_resize import resize
+from vitrellis.data.augmentation.resampling import Interpolation, resize_bytes
+from vitrellis.data.augmentation.threads import pool_of_threads
 from vitrellis.data.source import Images, Split, Subset, TensorImages
 
 Fit = Literal["squash", "crop"]
@@ -103,12 +103,12 @@ class OwnShape:
         return height, width
 
     def __call__(self, image: Tensor) -> Tensor:
-        """uint8 `(C, H, W)` to uint8 `(C, *size_of((H, W)))`, by Pillow."""
+        """uint8 `(C, H, W)` to uint8 `(C, *size_of((H, W)))`."""
         height, width = image.shape[-2:]
         size = self.size_of((height, width))
         if size == (height, width):
             return image
-        return torch.from_numpy(resize(image, size, self.interpolation))
+        return resize_bytes(image, size, self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def read_stored(
     def read(index: int) -> None:
         out[index] = stored(images[index])
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with pool_of_threads(os.cpu_count() or 1, "decoding") as pool:
         for count, _ in enumerate(pool.map(read, range(len(images))), start=1):
             if progress is not None:
                 progress(count, len(images))
@@ -298,7 +298,7 @@ def fit_in_memory(
         size = None if images.size is None else stored.size_of(images.size)
     else:
         size = stored.size
-    pixels = size[0] * size[1] if size is not None else _mean_pixels(images, stored)
+    pixels = size[0] * size[1] if size is not None else mean_pixels(images, stored)
     if device.type == "cuda":  # each process has its own
         free, _ = torch.cuda.mem_get_info(device)
     else:
@@ -306,11 +306,15 @@ def fit_in_memory(
     return len(images) * images.channels * pixels <= MEMORY_SHARE * free
 
 
-def _mean_pixels(images: Images, stored: StoredSize | OwnShape) -> float:
-    """The mean number of pixels of stored images, of some that are evenly spread."""
+def mean_pixels(images: Images, stored: StoredSize | OwnShape) -> float:
+    """The mean number of pixels of stored images, of some that are evenly spread.
+
+    Raises:
+        VitrellisError: If one of these cannot be read.
+    """
     count = min(len(images), SAMPLED_IMAGES)
     sample = (torch.arange(count) * len(images) // count).tolist()
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with pool_of_threads(os.cpu_count() or 1, "decoding") as pool:
         return sum(pool.map(lambda index: stored(images[index])[0].numel(), sample)) / count
 
 
@@ -330,10 +334,7 @@ def _held_in_memory(images: Images) -> Tensor | None:
 
 def _free_memory() -> int:
     """Bytes of memory that are free without swapping; caches count, because they make room."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if Path("/proc/meminfo").exists():
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
+    free = int(psutil.virtual_memory().available)
     if CONTAINER_LIMIT.exists() and (limit := CONTAINER_LIMIT.read_text().strip()).isdigit():
         free = min(free, int(limit))
     return free

@@ -1,13 +1,15 @@
 """Views of photographs for the training loader, each crop cut from the photograph's own pixels.
 
-Photographs are held in memory, and threads cut the crops of a batch while the one before it is
-trained on; or processes read them when they are needed, and cut the crops there. Either way, a view
-is a function of the image and of the sample's key alone.
+Decoded photographs are held in memory, or mapped from a file of pixels (`pixel_cache`), and threads
+cut the crops of a batch while the one before it is trained on; or processes read them when they are
+needed, and cut the crops there. Either way, a view is a function of the image and of the sample's
+key alone.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.augmentation.cutting import Cut, Cutter
+from vitrellis.data.augmentation.threads import pool_of_threads
 from vitrellis.data.canvas import OwnShape, ProgressCallback
 from vitrellis.data.image_store import ImageStore
 from vitrellis.data.pillow_resize import interleaved
@@ -27,6 +30,7 @@ from vitrellis.data.reading_processes import ReadingProcesses
 from vitrellis.data.source import Images
 
 _CUTS_AT_A_TIME = 4
+_BATCHES_AHEAD = 2
 
 
 class ViewRequest(NamedTuple):
@@ -96,9 +100,26 @@ class UncutViews:
             yield ViewImages(first, stored[: len(second_keys)], None)
 
 
+class Photographs(Protocol):
+    """Decoded photographs of any sizes.
+
+    Attributes:
+        sizes: `(N, 2)` int64 heights and widths.
+        channels: Channels of every image.
+    """
+
+    sizes: Tensor
+    channels: int
+
+    def __getitem__(self, index: int) -> Tensor:
+        """uint8 `(C, H, W)`, from any thread."""
+        ...
+
+
 def open_crop_store(
     images: Images,
     *,
+    decoded: Photographs | None,
     device: torch.device,
     shape: OwnShape,
     cutters: Sequence[Cutter],
@@ -110,6 +131,7 @@ def open_crop_store(
 
     Args:
         images: The images.
+        decoded: The same images, reduced, if something holds them already.
         device: The device that views are moved to.
         shape: How far images are reduced.
         cutters: That of the first and that of the second views.
@@ -121,16 +143,34 @@ def open_crop_store(
     Raises:
         VitrellisError: If an image cannot be read.
     """
-    if cache:
-        return HeldPhotographs(_held(images, shape, progress), cutters, device, max(1, workers))
+    if decoded is None and cache:
+        decoded = HeldImages(_held(images, shape, progress))
+    if decoded is not None:
+        return HeldPhotographs(decoded, cutters, device, max(1, workers))
     return StreamedPhotographs(images, shape, cutters, device, workers)
 
 
-class HeldPhotographs:
-    """All photographs in memory; threads cut their views one batch ahead.
+class HeldImages:
+    """Photographs in memory.
 
     Args:
-        photographs: The images, uint8 `(C, H, W)` each.
+        images: uint8 `(C, H, W)` each.
+    """
+
+    def __init__(self, images: Sequence[Tensor]) -> None:
+        self._images = images
+        self.sizes = torch.tensor([image.shape[-2:] for image in images])
+        self.channels = images[0].shape[0]
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._images[index]
+
+
+class HeldPhotographs:
+    """All photographs decoded; threads cut their views some batches ahead.
+
+    Args:
+        photographs: The images.
         cutters: That of the first and that of the second views.
         device: The device that views are moved to.
         threads: Number of threads.
@@ -138,7 +178,7 @@ class HeldPhotographs:
 
     def __init__(
         self,
-        photographs: Sequence[Tensor],
+        photographs: Photographs,
         cutters: Sequence[Cutter],
         device: torch.device,
         threads: int,
@@ -150,24 +190,26 @@ class HeldPhotographs:
 
     def read(self, requests: Iterable[ViewRequest]) -> Iterator[ViewImages]:
         """The views of each request, in order."""
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="crops")
+        is_finalizing = sys.is_finalizing  # by then, names of modules may be gone
+        pool = pool_of_threads(self._threads, "crops")
         try:
-            ahead: tuple[ViewImages, list[Future[None]]] | None = None
+            ahead: deque[tuple[ViewImages, list[Future[None]]]] = deque()
             for request in requests:
-                begun = self._begin(request, pool)
-                if ahead is not None:
-                    yield _finished(*ahead, self._device)
-                ahead = begun
-            if ahead is not None:
-                yield _finished(*ahead, self._device)
+                ahead.append(self._begin(request, pool))
+                if len(ahead) > _BATCHES_AHEAD:
+                    yield _finished(*ahead.popleft(), self._device)
+            while ahead:
+                yield _finished(*ahead.popleft(), self._device)
         finally:
-            pool.shutdown(cancel_futures=True)
+            if not is_finalizing():  # Python has ended all threads before
+                pool.shutdown(cancel_futures=True)
 
     def _begin(
         self, request: ViewRequest, pool: ThreadPoolExecutor
     ) -> tuple[ViewImages, list[Future[None]]]:
-        photographs = [self._photographs[index] for index in request.images.tolist()]
-        views, works = _planned(photographs, request, self._cutters, self._device.type == "cuda")
+        views, works = _planned(
+            self._photographs, request, self._cutters, self._device.type == "cuda"
+        )
         parts = [works[i : i + _CUTS_AT_A_TIME] for i in range(0, len(works), _CUTS_AT_A_TIME)]
         return views, [pool.submit(_do, part) for part in parts]
 
@@ -225,8 +267,9 @@ class _PhotographReader:
 
     def __call__(self, arrays: tuple[npt.NDArray[np.int64], ...]) -> ViewImages:
         request = ViewRequest(*(torch.from_numpy(array) for array in arrays))
-        photographs = [self.shape(self.images[index]) for index in request.images.tolist()]
-        views, works = _planned(photographs, request, self.cutters, pinned=False)
+        read = HeldImages([self.shape(self.images[index]) for index in request.images.tolist()])
+        own = request._replace(images=torch.arange(len(request.images)))
+        views, works = _planned(read, own, self.cutters, pinned=False)
         _do(works)
         return views
 
@@ -235,28 +278,29 @@ class _Work(NamedTuple):
     """A view to cut."""
 
     cutter: Cutter
-    image: Tensor
+    photographs: Photographs
+    number: int
     what: Cut
     out: Tensor
 
 
 def _planned(
-    photographs: Sequence[Tensor],
+    photographs: Photographs,
     request: ViewRequest,
     cutters: Sequence[Cutter],
     pinned: bool,
 ) -> tuple[ViewImages, list[_Work]]:
     """The views of a request, still to be filled, and the work that fills them."""
-    sizes = torch.tensor([image.shape[-2:] for image in photographs])  # (r, 2)
-    shown = sizes[request.places]  # (n, 2)
+    numbers = request.images[request.places]  # (n,)
+    shown = photographs.sizes[numbers]  # (n, 2)
     works: list[_Work] = []
 
     def planned(cutter: Cutter, keys: Tensor) -> Tensor:
-        shape = (len(keys), photographs[0].shape[0], *cutter.size)
+        shape = (len(keys), photographs.channels, *cutter.size)
         views = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         plan = cutter.plan(keys, shown[: len(keys)])
-        for place, what, view in zip(request.places.tolist(), plan, views, strict=False):
-            works.append(_Work(cutter, photographs[place], what, view))
+        for number, what, view in zip(numbers.tolist(), plan, views, strict=False):
+            works.append(_Work(cutter, photographs, number, what, view))
         return views
 
     first, second = cutters
@@ -265,8 +309,8 @@ def _planned(
 
 
 def _do(works: Sequence[_Work]) -> None:
-    for cutter, image, what, out in works:
-        cutter.cut(image, what, out)
+    for cutter, photographs, number, what, out in works:
+        cutter.cut(photographs[number], what, out)
 
 
 def _finished(
@@ -287,7 +331,7 @@ def _moved(views: ViewImages, device: torch.device) -> ViewImages:
 def _held(images: Images, shape: OwnShape, progress: ProgressCallback | None) -> list[Tensor]:
     """All images at their own shape, decoded by threads."""
     held = []
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with pool_of_threads(os.cpu_count() or 1, "decoding") as pool:
         read = pool.map(lambda index: interleaved(shape(images[index])), range(len(images)))
         for count, image in enumerate(read, start=1):
             held.append(image)

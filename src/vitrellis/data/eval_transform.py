@@ -24,6 +24,7 @@ from vitrellis.data.augmentation.transforms import Normalize
 from vitrellis.data.canvas import Canvas
 from vitrellis.data.pillow_resize import resize
 from vitrellis.data.source import Images
+from vitrellis.devices import has_float64
 
 CropMode = Literal["squash", "center", "border"]
 """timm's names: the whole image, squashed; its middle; or the whole image within a border."""
@@ -75,7 +76,7 @@ class ResizeAndCrop:
             return images
         if not self.enlarges((height, width)):
             return torch.stack([self(image) for image in images.cpu()]).to(images.device)
-        if images.device.type == "mps":  # which has no float64
+        if not has_float64(images.device):
             return self.batch(images.cpu()).to(images.device)
         tall, wide = self.resized((height, width))
         top, left, bottom, right = self._window((tall, wide))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vitrellis.data.canvas import ProgressCallback, StoredSize, read_stored
+from vitrellis.data.pixel_cache import DecodedImages
 from vitrellis.data.reading_processes import ReadingProcesses
 from vitrellis.data.source import Images
 
@@ -28,6 +29,7 @@ class ImageStore(Protocol):
 def open_store(
     images: Images,
     *,
+    decoded: DecodedImages | None,
     device: torch.device,
     stored: StoredSize,
     cache: bool,
@@ -36,9 +38,13 @@ def open_store(
 ) -> ImageStore:
     """The store that a loader needs; its arguments are the loader's.
 
+    Where all images are held, they are copied from `decoded` if a cache has them.
+
     Raises:
         VitrellisError: If an image cannot be read.
     """
+    if cache and decoded is not None:
+        return CachedImages(decoded.stacked().to(device))
     if cache:
         return CachedImages(read_stored(images, stored, progress).to(device))
     return Stream(images, device=device, stored=stored, workers=workers)

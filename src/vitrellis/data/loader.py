@@ -8,8 +8,10 @@ its share of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import prod
 from typing import TypedDict
 
 import torch
@@ -18,21 +20,24 @@ from torch.nn import functional as F
 
 from vitrellis.data.augmentation.cutting import Cutter
 from vitrellis.data.augmentation.mixing import Mix
-from vitrellis.data.augmentation.transforms import TrainTransform
+from vitrellis.data.augmentation.threads import one_thread
+from vitrellis.data.augmentation.transforms import SHARED_NUMBERS, TrainTransform
 from vitrellis.data.batch_sizes import batch_sizes
 from vitrellis.data.canvas import Canvas, Fit, OwnShape, ProgressCallback
 from vitrellis.data.crop_store import (
     UncutViews,
     ViewImages,
-    ViewRequest,
     ViewStore,
     open_crop_store,
 )
 from vitrellis.data.eval_transform import EvalTransform
 from vitrellis.data.image_store import open_store
+from vitrellis.data.pixel_cache import DecodedImages
 from vitrellis.data.randomness import child_keys, epoch_order, sample_keys
 from vitrellis.data.sampling import ClassSampler, Sampler
+from vitrellis.data.share import Share
 from vitrellis.data.source import Split
+from vitrellis.devices import device_for_images
 from vitrellis.errors import UsageError
 
 
@@ -103,6 +108,8 @@ class TrainLoader:
             each image.
         fit: How images are brought to one size.
         cache: Hold all of them: as one tensor on the device, or in memory at their own shape.
+        decoded: The images as they are stored, if a cache has them; used in place of `split.images`
+            where all are held, and at their own shape where they stay in the cache.
         workers: Number of processes that read images if they are not cached, and of threads that
             cut views if they are cached at their own shape.
         progress: Called after every image that is read while the loader is built.
@@ -133,6 +140,7 @@ class TrainLoader:
         canvas: tuple[int, int] | OwnShape,
         fit: Fit = "squash",
         cache: bool = True,
+        decoded: DecodedImages | None = None,
         workers: int = 0,
         progress: ProgressCallback | None = None,
     ) -> None:
@@ -160,8 +168,12 @@ class TrainLoader:
         self._sampler = ClassSampler(split.labels, sampler) if sampler != "uniform" else None
         self._rank = rank
         self._world_size = world_size
+        self._device = device
+        device = device_for_images(device)
+        self._channels = split.images.channels
         self._labels = split.labels.to(device)
         self.is_held = cache
+        self.is_mapped = decoded is not None and isinstance(canvas, OwnShape)
         self.canvas: Canvas | OwnShape
         self._store: ViewStore
         common: _Common = {"device": device, "cache": cache, "workers": workers}
@@ -169,12 +181,19 @@ class TrainLoader:
             self.canvas = canvas
             cutters = [Cutter(view.geometry) for view in (transform, second_view or transform)]
             self._store = open_crop_store(
-                split.images, shape=canvas, cutters=cutters, progress=progress, **common
+                split.images,
+                decoded=decoded,
+                shape=canvas,
+                cutters=cutters,
+                progress=progress,
+                **common,
             )
         else:
             self.canvas = Canvas(canvas, fit, transform.interpolation)
             self._store = UncutViews(
-                open_store(split.images, stored=self.canvas, progress=progress, **common)
+                open_store(
+                    split.images, decoded=decoded, stored=self.canvas, progress=progress, **common
+                )
             )
 
     @property
@@ -182,7 +201,7 @@ class TrainLoader:
         """Views shown in an epoch, over all processes."""
         return min(self.steps_per_epoch * self.batch_size, self._selected)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch, None, None]:
         """This process's share of the batches of an epoch.
 
         Args:
@@ -191,10 +210,22 @@ class TrainLoader:
         """
         ahead, here = itertools.tee(self._shares(epoch, start_step))
         batches = self._store.read(share.request(self.second_view is not None) for share in ahead)
-        for images, share in zip(batches, here, strict=True):
-            yield self._batch(share, images)
+        pairs = zip(batches, here, strict=True)
+        while True:
+            with self._threads():
+                pair = next(pairs, None)
+                batch = None if pair is None else self._batch(pair[1], pair[0])
+            if batch is None:
+                return
+            yield batch
 
-    def _shares(self, epoch: int, start_step: int) -> Iterator[_Share]:
+    def _threads(self) -> AbstractContextManager[None]:
+        """Small batches are made in this thread alone."""
+        numbers = self.batch_size // self._world_size * self._channels * prod(self.transform.size)
+        is_small = self._labels.device.type == "cpu" and numbers < SHARED_NUMBERS
+        return one_thread() if is_small else nullcontext()
+
+    def _shares(self, epoch: int, start_step: int) -> Iterator[Share]:
         if self._sampler is None:
             order, views = epoch_order(len(self._labels), self.seed, epoch, self.repeats)
         else:
@@ -209,12 +240,12 @@ class TrainLoader:
 
     def _share(
         self, order: Tensor, keys: Tensor, part: Tensor, size: int, mix: Mix | None
-    ) -> _Share:
+    ) -> Share:
         """One process's share: the positions `part`, `(b,)`, of the epoch's order."""
         indices, keys = order[part], keys[part]
         if mix is None:
             none = part[:0]
-            return _Share(indices, keys, size, none, none, none, none, none)
+            return Share(indices, keys, size, none, none, none, none, none)
         rows = mix.is_mixed(keys).nonzero().squeeze(1)
         # the next image of a random order is as good as any, and is in the same share, as a rule
         positions = (part[rows] + self.repeats) % len(order)
@@ -224,11 +255,11 @@ class TrainLoader:
             is_here, positions - part[0], len(part) + torch.searchsorted(further, positions)
         )
         partner_keys = child_keys(keys[rows], "mix-view")
-        return _Share(
+        return Share(
             indices, keys, size, rows, order[positions], partner_keys, places, order[further]
         )
 
-    def _batch(self, share: _Share, shown: ViewImages) -> Batch:
+    def _batch(self, share: Share, shown: ViewImages) -> Batch:
         device = shown.first.device
         indices = share.indices.to(device, non_blocking=True)
         targets = self._one_hot(self._labels[indices])
@@ -249,6 +280,10 @@ class TrainLoader:
         if self.second_view is not None:
             second_view = self._augmented(self.second_view, shown.second, share.second_keys)
         sizes = None if shown.sizes is None else shown.sizes[: len(indices)]
+        made_on, used_on = device, self._device
+        if made_on != used_on:
+            images, targets, indices = (x.to(used_on) for x in (images, targets, indices))
+            second_view = None if second_view is None else second_view.to(used_on)
         return Batch(images, targets, indices, share.keys, share.size, second_view, sizes)
 
     def _augmented(self, transform: TrainTransform, images: Tensor, keys: Tensor) -> Tensor:
@@ -258,45 +293,6 @@ class TrainLoader:
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels, self.num_classes).float()
-
-
-@dataclass(frozen=True)
-class _Share:
-    """The part of a batch that one process makes; all tensors are on the CPU.
-
-    Attributes:
-        indices: `(b,)` numbers of the images.
-        keys: `(b,)` keys of the samples.
-        size: Images in the whole batch.
-        rows: `(m,)` positions of the samples that are mixed.
-        partners: `(m,)` numbers of the images that they are mixed with.
-        partner_keys: `(m,)` keys of the partners' views.
-        places: `(m,)` places of the partners among the images that are read.
-        further: Numbers of the partners that are not among `indices`, each once.
-    """
-
-    indices: Tensor
-    keys: Tensor
-    size: int
-    rows: Tensor
-    partners: Tensor
-    partner_keys: Tensor
-    places: Tensor
-    further: Tensor
-
-    @property
-    def second_keys(self) -> Tensor:
-        """`(b,)` keys of the second views."""
-        return child_keys(self.keys, "second-view")
-
-    def request(self, with_second_views: bool) -> ViewRequest:
-        """The images to read, `indices` and then `further`, and the views to show of them."""
-        return ViewRequest(
-            images=torch.cat([self.indices, self.further]),
-            places=torch.cat([torch.arange(len(self.indices)), self.places]),
-            keys=torch.cat([self.keys, self.partner_keys]),
-            second_keys=self.second_keys if with_second_views else self.keys[:0],
-        )
 
 
 class _Common(TypedDict):
@@ -331,6 +327,7 @@ class EvalLoader:
         rank: The rank of this process.
         world_size: The number of processes.
         cache: Hold all of this process's images as one tensor on the device.
+        decoded: All images of the split as the model sees them, if a cache has them.
         workers: Number of processes that read images if they are not cached.
 
     Raises:
@@ -347,6 +344,7 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
         cache: bool = True,
+        decoded: DecodedImages | None = None,
         workers: int = 0,
     ) -> None:
         self._indices = torch.arange(len(split)).tensor_split(world_size)[rank]
@@ -359,7 +357,8 @@ class EvalLoader:
         self._images = part.images
         self._store = open_store(
             part.images,
-            device=device,
+            decoded=None if decoded is None else decoded.subset(self._indices),
+            device=device_for_images(device),
             stored=stored,
             cache=cache,
             workers=workers,
@@ -378,4 +377,4 @@ class EvalLoader:
         parts = torch.arange(count).split(self.batch_size) if count else ()
         for part, stored in zip(parts, self._store.read(parts), strict=True):
             first, last = int(part[0]), int(part[-1])
-            yield EvalBatch(self._finish(stored), self._labels[first : last + 1])
+            yield EvalBatch(self._finish(stored).to(self.device), self._labels[first : last + 1])

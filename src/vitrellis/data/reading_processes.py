@@ -161,6 +161,7 @@ def _leave_signals_to_parent(worker: int) -> None:
     """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Slurm sends it to all processes of a job
     parent = multiprocessing.parent_process()
     assert parent is not None
     if _WORKERS_OUTLIVE_SIGTERM:

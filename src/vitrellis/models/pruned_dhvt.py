@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitrellis.models.dhvt import DAFF, DHVT, DHVTBlock, HeadInteractedAttention
@@ -55,29 +55,42 @@ def feed_forward_at(mlp: DAFF, x: Tensor, positions: Tensor, grid: Grid) -> Tens
         grid: The number of patches down and across.
     """
     class_token, tokens = x[:, :1], x[:, 1:]
-    y = F.gelu(mlp.bn1(mlp.conv1(tokens.mT.unsqueeze(-1))))  # (B, hidden, n, 1)
-    y = y + F.gelu(mlp.bn2(convolve_at(mlp.conv2, y.squeeze(-1), positions, grid).unsqueeze(-1)))
-    y = mlp.bn3(mlp.conv3(y)).squeeze(-1).mT  # (B, n, D)
+    y = F.gelu(_normalize(mlp.bn1, _pointwise(mlp.conv1, tokens)))  # (B, n, hidden)
+    y = y + F.gelu(_normalize(mlp.bn2, convolve_at(mlp.conv2, y, positions, grid)))
+    y = _normalize(mlp.bn3, _pointwise(mlp.conv3, y))  # (B, n, D)
     return mlp.with_class_token(class_token, y)
 
 
-def convolve_at(conv: torch.nn.Conv2d, x: Tensor, positions: Tensor, grid: Grid) -> Tensor:
+def convolve_at(conv: nn.Conv2d, x: Tensor, positions: Tensor, grid: Grid) -> Tensor:
     """A 3x3 depthwise convolution of values in some places of a grid, in these places.
 
     Args:
         conv: The convolution, with padding 1.
-        x: `(B, C, n)`.
+        x: `(B, n, C)`.
         positions: `(B, n)`, the place of each, row by row; `FUSED` for one without neighbours.
         grid: Rows and columns.
     """
     num_places = grid[0] * grid[1]
-    is_fused = (positions == FUSED).unsqueeze(1)  # (B, 1, n)
-    places = torch.where(positions == FUSED, num_places, positions).unsqueeze(1).expand_as(x)
-    image = x.new_zeros(*x.shape[:2], num_places + 1).scatter(2, places, x)[..., :num_places]
-    around = F.pad(conv(image.unflatten(-1, grid)).flatten(2), (0, 1)).gather(2, places)
-    alone = x * conv.weight[:, :, 1, 1]
+    is_fused = (positions == FUSED).unsqueeze(-1)  # (B, n, 1)
+    places = torch.where(positions == FUSED, num_places, positions).unsqueeze(-1).expand_as(x)
+    image = x.new_zeros(x.shape[0], num_places + 1, x.shape[2]).scatter(1, places, x)
+    # a transposed view: channels stay last in memory, where gathering is fast
+    convolved = conv(image[:, :num_places].mT.unflatten(-1, grid)).flatten(2).mT
+    around = F.pad(convolved, (0, 0, 0, 1)).gather(1, places)
     assert conv.bias is not None
-    return torch.where(is_fused, alone + conv.bias.unsqueeze(1), around)
+    alone = x * conv.weight[:, 0, 1, 1] + conv.bias
+    return torch.where(is_fused, alone, around)
+
+
+def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution of `(B, n, C)`, channels last."""
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+def _normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    """A batch norm of `(B, n, C)`, channels last; its statistics are of these tokens alone."""
+    normalized: Tensor = norm(x.mT.unsqueeze(-1))
+    return normalized.squeeze(-1).mT
 
 
 def forward_at(

@@ -22,7 +22,7 @@ they are checkpointed; the other two transforms learn nothing, and create no con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
@@ -189,19 +189,30 @@ class LocalityGuidance(Term):
             set(self.teacher_blocks) - signals.teacher_maps.keys(),
         )
         assert missing == (set(), set()), f"{self.name} lacks maps of student, teacher: {missing}"
-        student_maps = [signals.student_maps[block] for block in self.student_blocks]
-        if self.learned:
-            student_maps = _mix(student_maps, self.mixture())
-        if self.projections:
-            student_maps = [
-                _project(student_map, projection)
-                for student_map, projection in zip(student_maps, self.projections, strict=True)
-            ]
+        student_maps = self.project(self.mix(signals.student_maps))
         losses = [
             locality_loss(student_map, signals.teacher_maps[block], transform=self.transform)
             for student_map, block in zip(student_maps, self.teacher_blocks, strict=True)
         ]
         return torch.stack(losses).sum()
+
+    def mix(self, student_maps: Mapping[int, Tensor]) -> list[Tensor]:
+        """The student's map for each teacher block: that of its block, or the learned mixture.
+
+        Args:
+            student_maps: The map of each of `student_blocks`, `(B, C, H, W)`, by block index.
+        """
+        maps = [student_maps[block] for block in self.student_blocks]
+        return _mix(maps, self.mixture()) if self.learned else maps
+
+    def project(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """What `mix` returns, with the teacher's channels if the transform is "linear"."""
+        if not self.projections:
+            return list(maps)
+        return [
+            _project(student_map, projection)
+            for student_map, projection in zip(maps, self.projections, strict=True)
+        ]
 
     def mixture(self) -> Tensor:
         """The weights of the student blocks that each teacher block is compared with, if learned.

@@ -13,6 +13,8 @@ _V = TypeVar("_V")
 
 _OF_A_RECIPE, _OF_A_MODEL = ("overrides",), ("pretrained", "weights", "args")
 
+_OF_A_FILE = ("source", "weights_img_size", "weights_ema")
+
 _IN_A_TEACHER: Mapping[str, Sequence[str]] = {
     "recipe": ("run", "model", "given", *_OF_A_MODEL, "img_size"),
     "run": ("recipe", "model", "given", *_OF_A_RECIPE, *_OF_A_MODEL, "img_size"),
@@ -37,7 +39,10 @@ _IN_A_WEIGHT: Mapping[str, Sequence[str]] = {
 _IN_SECTIONS: Mapping[tuple[str, ...], Mapping[str, Sequence[str]]] = {
     ("teacher",): _IN_A_TEACHER,
     ("teachers", "*"): _IN_A_TEACHER,
-    ("model",): {"pretrained": ("weights",), "weights": ("pretrained",)},
+    ("init",): {
+        "pretrained": ("weights", *_OF_A_FILE),
+        "weights": ("pretrained", *_OF_A_FILE),
+    },
     ("augmentation",): _IN_A_VIEW,
     ("augmentation", "second_view"): _IN_A_VIEW,
     ("objective", "*", "weight"): _IN_A_WEIGHT,

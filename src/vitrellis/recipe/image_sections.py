@@ -164,7 +164,7 @@ class Input(Section):
     ] = "measured"
     """The mean and standard deviation that images are normalised by: those of ImageNet or CIFAR,
     those measured on the training images, those that timm's weights of the model were trained with
-    (`model`, which is the default if `model.pretrained`), or numbers: `{mean, std}`."""
+    (`model`, which is the default if `init.pretrained`), or numbers: `{mean, std}`."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How images are resized in evaluation; `augmentation.interpolation` if not given."""
     crop_pct: Annotated[Number, Field(gt=0, le=1)] = 1.0

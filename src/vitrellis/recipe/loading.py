@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from vitrellis.errors import UsageError, no_such_option
 from vitrellis.recipe.exclusive import replaced_keys, without
+from vitrellis.recipe.init_section import with_moved_keys
 from vitrellis.recipe.messages import explain
 from vitrellis.recipe.packaged import find_recipe, is_path
 from vitrellis.recipe.yaml import parse_value, read_mapping
@@ -180,7 +181,7 @@ class Draft:
 
     def merge(self, values: Mapping[str, Any], origin: str, folder: Path = Path()) -> None:
         """Merges `values` over the values so far."""
-        anchored = _anchored(values, folder)
+        anchored = _anchored(with_moved_keys(values), folder)
         for path in set(replaced_keys(self.values, anchored)):
             self.values = without(self.values, path)
         self.values = _merged(self.values, anchored)

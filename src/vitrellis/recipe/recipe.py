@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from vitrellis.objectives import DeferredSection, Head
 from vitrellis.recipe.image_sections import Augmentation, Data, Input
+from vitrellis.recipe.init_section import Init
 from vitrellis.recipe.objective_section import ObjectiveSection
 from vitrellis.recipe.pruning_section import COMPILED_LEVELS, Pruning
 from vitrellis.recipe.sections import Machine, Model, OptimizerSection, Schedule, Training
@@ -43,6 +44,8 @@ class Recipe(Section):
     """How training images are augmented."""
     model: Model
     """The student."""
+    init: Init = Init()
+    """Fine-tuning: the weights that training starts from, and those that stay as they are."""
     teacher: TeacherSection | None = None
     """The teacher of the student."""
     teachers: dict[str, NamedTeacher] = Field(default_factory=dict)
@@ -124,11 +127,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _apply_pretrained(self) -> Self:
         """Images for published weights are normalised as for their training, unless told not to."""
-        if self.model.pretrained and "normalization" not in self.input.model_fields_set:
+        if self.init.pretrained and "normalization" not in self.input.model_fields_set:
             changed = self.input.model_copy(update={"normalization": "model"})
             self.__dict__.update(input=changed)  # as in `_apply_balance`
-        sections: dict[str, Model | TeacherSection] = {"model": self.model, **self.all_teachers}
-        for key, section in sections.items():
+        for key, section in self.all_teachers.items():
             if section.weights_ema and section.weights is None:
                 raise ValueError(f"{key}.weights_ema: there is no file; give {key}.weights")
         return self

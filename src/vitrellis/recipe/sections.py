@@ -10,14 +10,13 @@ from vitrellis.settings import (
     Arguments,
     AutoOrIndex,
     Count,
-    File,
     Fraction,
     Index,
     NonNegative,
+    Number,
     Positive,
     ProperFraction,
     Section,
-    Size,
 )
 
 
@@ -27,17 +26,6 @@ class Model(Section):
     name: str
     """The name of the model; `vitrellis models --all` lists them. `hf_hub:OWNER/NAME` is a model of
     the Hub, and `local-dir:FOLDER` one of a folder in timm's format."""
-    pretrained: bool = False
-    """Whether to start from timm's published weights (downloaded once), or from those that belong
-    to the name of the Hub or of the folder."""
-    weights: File | None = None
-    """The weights to start from: a file, a folder in the format of Hugging Face, or a run."""
-    weights_img_size: Size | None = None
-    """The size in pixels of the images that the position embeddings in `weights`, or in an imported
-    checkpoint, were made for: one number, or `[height, width]`. If not given, it is that in the
-    `config.json` beside the file; without one, they were square."""
-    weights_ema: bool = False
-    """Whether to take the moving average of the weights that the file holds beside them."""
     zero_head: bool = False
     """Whether the classifier starts at exactly zero, as in the published DeiT runs; not for
     distillation."""
@@ -114,6 +102,10 @@ class OptimizerSection(Section):
     """Whether SGD uses Nesterov momentum."""
     head_lr_ratio: Positive = 1.0
     """The classifier's learning rate, as a multiple of the others'."""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """The factor of the learning rate from each layer to the one before it, towards the input
+    (layer-wise learning-rate decay), for fine-tuning; 0.65 to 0.9 are usual for transformers. The
+    classifier has the full rate. Layers are those of timm's `group_matcher`."""
     sam: SAM | None = None
     """Sharpness-aware minimization."""
 
@@ -230,3 +222,8 @@ class Machine(Section):
     the number of threads that cut crops from photographs."""
     threads: Count | None = None
     """The number of processor threads of each process; torch decides if not given."""
+    image_cache_gb: NonNegative = 20.0
+    """The gigabytes (10^9 bytes) of decoded images that runs may leave in the cache folder
+    (`$XDG_CACHE_HOME/vitrellis/pixels`, `~/.cache/vitrellis/pixels` by default) for later runs,
+    which then begin at once; those that were used longest ago make room. 0 keeps none. Sets of less
+    than 64 MB are not kept, and nothing with `input.cache=false`."""

@@ -34,10 +34,10 @@ class TeacherSection(Section):
     pretrained: bool = False
     """Whether `model` has the weights that belong to its name (downloaded once)."""
     weights: File | None = None
-    """The weights of `model`: a file, a folder, or a run, as `model.weights`."""
+    """The weights of `model`: a file, a folder, or a run, as `init.weights`."""
     weights_img_size: Size | None = None
     """The size in pixels of the images that the position embeddings in `weights` were made for, as
-    `model.weights_img_size`."""
+    `init.weights_img_size`."""
     weights_ema: bool = False
     """Whether to take the moving average of the weights that the file holds beside them."""
     given: bool = False

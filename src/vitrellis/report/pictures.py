@@ -13,7 +13,6 @@ from torch import Tensor
 
 from vitrellis.analysis.block_figures import BlockFigures
 from vitrellis.analysis.breakdown import Breakdown
-from vitrellis.analysis.cost import Measurement
 from vitrellis.analysis.metrics import Evaluation
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.results import EpochRow
@@ -65,7 +64,7 @@ def learning_curves(runs: Mapping[str, Sequence[EpochRow]], path: Path, *, title
             text.set_parse_math(False)
     else:
         left.text(0.5, 0.5, "no validation figures", transform=left.transAxes, ha="center")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _label_axes(axes: Axes, x: str) -> None:
@@ -116,7 +115,7 @@ def draw_counts(breakdown: Breakdown, path: Path, *, title: str) -> None:
         _name_classes(axes, breakdown)
     if breakdown.heads:
         axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _name_classes(axes: Axes, breakdown: Breakdown) -> None:
@@ -171,7 +170,7 @@ def draw_confusion(evaluation: Evaluation, path: Path, *, title: str) -> None:
     bar.ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     bar.outline.set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _write_names(axes: Axes, names: tuple[str, ...]) -> None:
@@ -233,52 +232,15 @@ def draw_blocks(rows: Sequence[BlockFigures], path: Path, *, title: str) -> None
         axes.set_xlabel("block")
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, parse_math=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def draw_speed(rows: Sequence[Measurement], path: Path) -> None:
-    """Writes a PNG with a point for each measurement.
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG, whole or not at all.
 
     Args:
-        rows: The measurements. If all have an accuracy, it is the vertical axis; otherwise
-            multiply-adds are.
+        figure: The figure.
         path: The file.
-
-    Raises:
-        VitrellisError: If it cannot be written.
-    """
-    accuracies = [100 * row.top1 for row in rows if row.top1 is not None]
-    has_accuracy = len(accuracies) == len(rows)
-    heights = accuracies if has_accuracy else [row.cost.macs / 1e6 for row in rows]
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for row, y in zip(rows, heights, strict=True):
-        x = row.cost.images_per_second(row.cost.forward)
-        axes.plot(x, y, "o")
-        axes.annotate(
-            _label_point(row), (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8
-        )
-    axes.set_xscale("log")
-    axes.set_xlabel(f"images per second, forward, batches of {rows[0].cost.batch_size}")
-    axes.set_ylabel("test accuracy in %" if has_accuracy else "million multiply-adds per image")
-    if not has_accuracy:
-        axes.set_yscale("log")
-    axes.margins(x=0.25, y=0.15)
-    axes.grid(alpha=0.3, which="both")
-    _save(figure, path)
-
-
-def _label_point(row: Measurement) -> str:
-    parts = [row.model, f"{row.pixels} px"]
-    if row.precision != "float32":
-        parts.append(row.precision)
-    if row.compiled:
-        parts.append("compiled")
-    return ", ".join(parts)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Writes the PNG whole or not at all.
 
     Raises:
         VitrellisError: If the file cannot be written.

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -121,7 +122,9 @@ def _write_and_move(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the move itself last through a power cut."""
+    """Makes the move itself last through a power cut; Windows does so by itself."""
+    if sys.platform == "win32":  # which cannot open folders
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

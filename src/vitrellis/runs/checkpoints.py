@@ -204,6 +204,28 @@ class RunWriter:
             self.fabric.save(path, state)  # writes nothing here, but all processes take part
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint of a run holds, on the CPU: `guided`, `optimizer`, `progress` and others.
+
+    Args:
+        path: `RunDirectory.best_checkpoint` or `last_checkpoint`.
+
+    Raises:
+        VitrellisError: If it is missing or damaged.
+    """
+    if not path.exists():
+        raise VitrellisError(
+            f"{path}: does not exist. A run writes it when it is trained; one that was imported "
+            "has none"
+        )
+    check_zip(path)
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise VitrellisError(f"{path}: not a readable checkpoint ({error})") from error
+    return content
+
+
 def _number_of(folder: Path) -> tuple[int, int] | None:
     """The device and the number by which the system knows a folder; None if it is not there."""
     try:

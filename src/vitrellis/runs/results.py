@@ -38,6 +38,8 @@ class EpochRow:
         val_loss: The mean cross-entropy of the validation images; None likewise.
         keep_rate: The keep rate of token pruning at the last step, with which the epoch was
             validated; None without a schedule of it.
+        waiting: The share of the epoch's seconds in training steps that its first process waited
+            for batches: for images to be read and cut and, on a CPU, to be augmented.
     """
 
     epoch: int
@@ -53,6 +55,7 @@ class EpochRow:
     val_balanced: float | None = None
     val_loss: float | None = None
     keep_rate: float | None = None
+    waiting: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """The line's content; what is None is left out."""

@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import (
 )
 
 from vitrellis.analysis.chance import chance_warnings
-from vitrellis.analysis.inference import collect_logits
+from vitrellis.analysis.inference import Gather, collect_from_all
 from vitrellis.analysis.metrics import accuracy
 from vitrellis.data.loader import EvalLoader
 from vitrellis.teachers.teacher import TeacherClassifier
@@ -20,7 +20,7 @@ from vitrellis.teachers.teachers import Teachers
 
 
 def evaluate_teachers(
-    teachers: Teachers, validation: EvalLoader, class_names: Sequence[str]
+    teachers: Teachers, validation: EvalLoader, class_names: Sequence[str], gather: Gather
 ) -> list[str]:
     """A line for each teacher, and one for each pair of teachers.
 
@@ -30,14 +30,15 @@ def evaluate_teachers(
 
     Args:
         teachers: The teachers.
-        validation: The validation images, as the student sees them.
+        validation: This process's part of the validation images, as the student sees them.
         class_names: The K class names.
+        gather: Gathers values from all processes.
     """
     num_classes = len(class_names)
     lines = []
     predictions: dict[str, Tensor] = {}
     for name, teacher in teachers.items():
-        logits, labels = collect_logits(TeacherClassifier(teacher), validation)
+        logits, labels, _ = collect_from_all(TeacherClassifier(teacher), validation, gather)
         predictions[name] = logits.argmax(dim=-1)
         top1 = accuracy(predictions[name], labels)
         kappa = multiclass_cohen_kappa(predictions[name], labels, num_classes).item()

@@ -19,6 +19,8 @@ from rich.progress import (
 
 from vitrellis.runs.results import EpochRow
 
+MUCH_WAITING = 0.1
+"""The share of an epoch's time from which it is said that training waits for images."""
 PLAIN_INTERVAL = 2.0
 """The least number of seconds between two plain lines, so that short epochs do not fill a log."""
 
@@ -123,7 +125,7 @@ class Display:
         """Shows the figures of an epoch that is done."""
         parts = "  ".join(f"{name} {value:.3f}" for name, value in row.parts.items())
         val = "" if row.val_top1 is None else f"val {100 * row.val_top1:.1f} %  "
-        self._parts = f"{val}{parts}  "
+        self._parts = f"{val}{parts}  {_waiting(row)}"
         is_last = row.epoch + 1 == self._epochs
         now = time.monotonic()
         if not self._console.is_terminal and (is_last or now - self._last_line >= PLAIN_INTERVAL):
@@ -141,6 +143,13 @@ class Display:
     def _time_left(self) -> str:
         left = self._bar.tasks[0].time_remaining
         return "" if left is None else f"{left:.0f} s left"
+
+
+def _waiting(row: EpochRow) -> str:
+    """The share of the time that is lost to reading images, if it is large."""
+    if row.waiting is None or row.waiting < MUCH_WAITING:
+        return ""
+    return f"{100 * row.waiting:.0f} % of the time spent waiting for images  "
 
 
 def _kept(keep_rate: float | None) -> str:

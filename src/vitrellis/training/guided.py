@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from vitrellis.models import tapped_forward
+from vitrellis.models.support.frozen import keep_frozen_norms
 from vitrellis.objectives import Objective, Signals, TeacherOutput, silent_terms
 
 
@@ -63,6 +64,12 @@ class GuidedStudent(nn.Module):
         self.objective = objective
         self._forward_with_maps = tapped_forward(compiled=compiled)
 
+    def train(self, mode: bool = True) -> GuidedStudent:
+        """Sets the mode, but for batch norms that are frozen: they keep their statistics."""
+        super().train(mode)
+        keep_frozen_norms(self.student)
+        return self
+
     def forward(
         self, images: Tensor, inputs: StepInputs
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -93,5 +100,6 @@ class GuidedStudent(nn.Module):
         value = self.objective(signals, inputs.epoch, inputs.factors)
         if inputs.silent is not None:
             heads = [class_logits] if distillation_logits is None else list(logits)
-            inputs.silent |= silent_terms(value.weighted, [*heads, *maps])
+            trained = [output for output in (*heads, *maps) if output.requires_grad]
+            inputs.silent |= silent_terms(value.weighted, trained)
         return value.total, value.parts, class_logits.detach()

@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C stop a run after the current step; a second Ctrl-C stops it at once."""
+"""Signals stop a run after the current step; a second Ctrl-C stops it at once.
+
+They are Ctrl-C, SIGTERM, and SIGUSR1, by which Slurm says that the time of a job is nearly over.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catches SIGTERM and SIGINT within the block; the caller checks the request.
+    """Catches SIGTERM, SIGUSR1 and SIGINT within the block; the caller checks the request.
 
     Outside the main thread (in a notebook's worker, for example) signals cannot be caught, and the
     request stays false.
@@ -45,9 +48,8 @@ def stop_requests() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.signal_name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
-    previous = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    previous = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield request
     finally:

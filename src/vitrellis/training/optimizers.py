@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
@@ -20,7 +20,8 @@ class ParameterGroup(TypedDict):
         params: The parameters.
         param_names: Their full names.
         lr: The learning rate of the current step.
-        base_lr: The learning rate after the warm-up.
+        base_lr: The learning rate after the warm-up, before the factor of the layer.
+        lr_scale: The factor of the layer (layer-wise learning-rate decay), 1 without one.
         weight_decay: The weight decay.
     """
 
@@ -29,6 +30,7 @@ class ParameterGroup(TypedDict):
     param_names: list[str]
     lr: float
     base_lr: float
+    lr_scale: float
     weight_decay: float
 
 
@@ -41,8 +43,9 @@ def parameter_groups(
     no_weight_decay: Collection[str] = (),
     head: Collection[str] = (),
     head_lr_ratio: float = 1.0,
+    lr_scales: Mapping[str, float] | None = None,
 ) -> list[ParameterGroup]:
-    """Splits parameters into head and body, with and without weight decay.
+    """Splits parameters into head and body, with and without weight decay, and by layers.
 
     Biases, all one-dimensional parameters, and those named in `no_weight_decay` (class tokens,
     position embeddings) have no weight decay. Source: github.com/lkhl/tiny-transformers, whose
@@ -57,22 +60,12 @@ def parameter_groups(
         no_weight_decay: The full names of parameters without weight decay.
         head: Module names of the classifiers; their parameters get `lr * head_lr_ratio`.
         head_lr_ratio: The factor for the head's learning rate.
+        lr_scales: The factors of the learning rate by the full names of parameters, 1 for others.
 
     Returns:
-        The groups that are not empty.
+        The groups that are not empty: those of the head first, then in falling order of the factor.
     """
-    groups: dict[str, ParameterGroup] = {
-        f"{part}_{decay}": {
-            "name": f"{part}_{decay}",
-            "params": [],
-            "param_names": [],
-            "lr": lr * (head_lr_ratio if part == "head" else 1.0),
-            "base_lr": lr * (head_lr_ratio if part == "head" else 1.0),
-            "weight_decay": weight_decay if decay == "decay" else 0.0,
-        }
-        for part in ("head", "body")
-        for decay in ("no_decay", "decay")
-    }
+    groups: dict[tuple[bool, float, bool], ParameterGroup] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -80,10 +73,22 @@ def parameter_groups(
             parameter.ndim <= 1 or name.endswith(".bias") or name in no_weight_decay
         )
         is_head = any(name.startswith(f"{prefix}.") for prefix in head)
-        group = groups[f"{'head' if is_head else 'body'}_{'no_decay' if is_exempt else 'decay'}"]
-        group["params"].append(parameter)
-        group["param_names"].append(name)
-    return [group for group in groups.values() if group["params"]]
+        scale = (lr_scales or {}).get(name, 1.0)
+        key = (not is_head, -scale, not is_exempt)
+        if key not in groups:
+            base_lr = lr * (head_lr_ratio if is_head else 1.0)
+            groups[key] = {
+                "name": f"{'head' if is_head else 'body'}_{'no_decay' if is_exempt else 'decay'}",
+                "params": [],
+                "param_names": [],
+                "lr": base_lr * scale,
+                "base_lr": base_lr,
+                "lr_scale": scale,
+                "weight_decay": 0.0 if is_exempt else weight_decay,
+            }
+        groups[key]["params"].append(parameter)
+        groups[key]["param_names"].append(name)
+    return [groups[key] for key in sorted(groups)]
 
 
 def classifier_names(model: nn.Module) -> list[str]:
@@ -192,14 +197,18 @@ class LearningRate:
         return self.min_lr + 0.5 * (base_lr - self.min_lr) * (1 + math.cos(math.pi * progress))
 
     def set(self, optimizer: Optimizer, epoch: int, step_in_epoch: int) -> float:
-        """Sets the rates of all groups for this step, and returns that of the body."""
+        """Sets the rates of all groups for this step, and returns that of the body.
+
+        The factor of a layer multiplies all of its rate, that at which a cosine ends included.
+        """
         for group in optimizer.param_groups:
-            group["lr"] = self.at(epoch, step_in_epoch, group["base_lr"])
+            scale = group.get("lr_scale", 1.0)  # checkpoints of earlier versions have none
+            group["lr"] = self.at(epoch, step_in_epoch, group["base_lr"]) * scale
         return body_lr(optimizer)
 
 
 def body_lr(optimizer: Optimizer) -> float:
-    """The learning rate of the body's parameters; the head's, if nothing else is trained."""
+    """The learning rate of the body, of its last layers if they differ; or else the head's."""
     groups = optimizer.param_groups
     body = [group for group in groups if group["name"].startswith("body")]
     return float((body or groups)[0]["lr"])

@@ -7,7 +7,8 @@ run that is resumed from a checkpoint, even in the middle of an epoch, ends with
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.randomness import step_seed
+from vitrellis.devices import longest_float
 from vitrellis.objectives import Needs
 from vitrellis.runs.checkpoints import RunWriter
 from vitrellis.runs.results import EpochRow
@@ -43,6 +45,7 @@ class TrainingProgress:
         step: The steps of the current epoch that are done.
         seconds: The time spent in training steps, without evaluation and saving.
         seconds_before: The part of `seconds` that was spent before the current epoch.
+        waited: The seconds of the current epoch that were spent waiting for batches.
         best_figure: The highest value so far of the figure that the best epoch is chosen by.
         best_top1: The validation accuracy of the best epoch, as a fraction.
         best_epoch: The best epoch so far.
@@ -54,6 +57,7 @@ class TrainingProgress:
     step: int = 0
     seconds: float = 0.0
     seconds_before: float = 0.0
+    waited: float = 0.0
     best_figure: float | None = None
     best_top1: float | None = None
     best_epoch: int | None = None
@@ -181,21 +185,30 @@ class Trainer:
         needs = self.objective.teacher_needs(epoch)
         self.guided.train()
         started = time.perf_counter()
-        for batch in self.loader.epoch(epoch, progress.step):
-            lr = self.learning_rate.set(self.optimizer.optimizer, epoch, progress.step)
-            keep_rate = self._prune(epoch, progress.step)
-            self._train_step(batch, needs, epoch)
-            progress.step += 1
-            self.display.advance(epoch, progress.step, batch.size, lr, keep_rate)
-            should_save, should_stop = self._agree(stop)
-            if should_save or should_stop:
-                progress.seconds += time.perf_counter() - started
-                self.save()
-                if should_stop:
-                    self._stop(stop)
-                started = time.perf_counter()
+        with closing(self.loader.epoch(epoch, progress.step)) as batches:
+            for batch in self._timed(batches):
+                lr = self.learning_rate.set(self.optimizer.optimizer, epoch, progress.step)
+                keep_rate = self._prune(epoch, progress.step)
+                self._train_step(batch, needs, epoch)
+                progress.step += 1
+                self.display.advance(epoch, progress.step, batch.size, lr, keep_rate)
+                should_save, should_stop = self._agree(stop)
+                if should_save or should_stop:
+                    progress.seconds += time.perf_counter() - started
+                    self.save()
+                    if should_stop:
+                        self._stop(stop)
+                    started = time.perf_counter()
         self.guard.check_losses(epoch)
         progress.seconds += time.perf_counter() - started
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; counts the time that each is waited for."""
+        asked = time.perf_counter()
+        for batch in batches:
+            self.progress.waited += time.perf_counter() - asked
+            yield batch
+            asked = time.perf_counter()
 
     def _prune(self, epoch: int, step: int) -> float | None:
         """Sets the keep rate of a step, which evaluation after it has as well.
@@ -264,9 +277,11 @@ class Trainer:
             weights=weights,
             train_top1=means["correct"],
             keep_rate=self._prune(epoch, self.loader.steps_per_epoch - 1),  # no step, if resumed
+            waiting=progress.waited / max(seconds, 1e-9),
             **self._validate(epoch),
         )
         progress.epoch, progress.step, progress.seconds_before = epoch + 1, 0, progress.seconds
+        progress.waited = 0.0
         self._sums = {}
         figure = row.val_top1 if self.select_by == "val_top1" else row.val_balanced
         if self.keep_rate is not None and not self.keep_rate.has_ended(epoch):
@@ -303,7 +318,7 @@ class Trainer:
             self.progress = TrainingProgress(**state["progress"])
             device = self.fabric.device
             self._sums = {
-                name: torch.tensor(value, dtype=torch.float64, device=device)
+                name: torch.tensor(value, dtype=longest_float(device), device=device)
                 for name, value in self.progress.sums.items()
             }
         if self.progress.epoch > 0:  # a run that is done but for its last model trains no step
@@ -338,12 +353,13 @@ class Trainer:
         counted = {
             "loss": total * num_images,
             "correct": hits,
-            "images": hits.new_tensor(num_images),
+            "images": torch.full_like(hits, num_images),
         }
         counted |= {name: value * num_images for name, value in parts.items()}
         for name, value in counted.items():
             zero = self._sums.get(name)
-            self._sums[name] = value.double() if zero is None else zero + value
+            sums = value.to(longest_float(value.device)) if zero is None else zero + value
+            self._sums[name] = sums
 
     def _epoch_means(self) -> dict[str, float]:
         """Means per image over the epoch and all processes."""
@@ -352,7 +368,7 @@ class Trainer:
             torch.stack([self._sums[name] for name in names]), reduce_op="sum"
         )
         assert isinstance(sums, Tensor)
-        by_name = dict(zip(names, sums.tolist(), strict=True))
+        by_name = dict(zip(names, sums.cpu().tolist(), strict=True))
         return {name: value / by_name["images"] for name, value in by_name.items()}
 
     def _validate(self, epoch: int) -> dict[str, float]:
@@ -360,7 +376,7 @@ class Trainer:
         is_due = (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
         if self.validation is None or not is_due:
             return {}
-        return validation_figures(self.fabric, self.guard, self.evaluated_model, self.validation)
+        return validation_figures(self.fabric, self.evaluated_model, self.validation)
 
     def _save_is_due(self) -> bool:
         is_due = time.monotonic() - self._last_saved >= 60 * self.checkpoint_minutes

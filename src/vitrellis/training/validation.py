@@ -10,19 +10,16 @@ from vitrellis.analysis.inference import collect_logits
 from vitrellis.analysis.metrics import class_balanced_accuracy, count_by_class
 from vitrellis.data.loader import EvalLoader
 from vitrellis.errors import VitrellisError
-from vitrellis.training.divergence import DivergenceGuard
+from vitrellis.training.gathering import gathering
 
 
-def validation_figures(
-    fabric: Fabric, guard: DivergenceGuard, model: nn.Module, loader: EvalLoader
-) -> dict[str, float]:
+def validation_figures(fabric: Fabric, model: nn.Module, loader: EvalLoader) -> dict[str, float]:
     """Accuracy, class-balanced accuracy and mean cross-entropy.
 
     Args:
         fabric: Fabric, launched.
-        guard: Tells the other processes of an error.
         model: The model that is evaluated.
-        loader: This process's part of the validation images.
+        loader: This process's part of the validation images, possibly none.
 
     Returns:
         `val_top1` and `val_balanced`, as fractions, and `val_loss`.
@@ -30,24 +27,30 @@ def validation_figures(
     Raises:
         VitrellisError: If logits are not finite, in all processes.
     """
-    error = None
-    logits = labels = torch.empty(0)
+    error, mine = None, None
     try:
-        with fabric.autocast():
-            logits, labels = collect_logits(model, loader)
+        if len(loader):
+            with fabric.autocast():
+                mine = _sums(*collect_logits(model, loader))
     except VitrellisError as raised:
         error = raised
-    if guard.any_process(error is not None):
+    gathered = gathering(fabric)((mine, error is not None))
+    if any(has_failed for _, has_failed in gathered):
         raise error or VitrellisError("another process could not evaluate the validation images")
-    num_classes = logits.shape[1]
-    loss = nn.functional.cross_entropy(logits, labels, reduction="sum").double()
-    counts = count_by_class(logits.argmax(dim=-1), labels, num_classes)
-    sums = torch.cat([*counts, loss.view(1)]).to(fabric.device)
-    reduced = fabric.all_reduce(sums, reduce_op="sum")
-    assert isinstance(reduced, Tensor)
-    right, images, total = reduced.cpu().split([num_classes, num_classes, 1])
+    parts = [part for part, _ in gathered if part is not None]
+    right, images = (torch.stack([part[i] for part in parts]).sum(dim=0) for i in range(2))
+    total = sum(part[2] for part in parts)
     return {
-        "val_top1": (right.sum() / images.sum()).item(),
+        "val_top1": int(right.sum()) / int(images.sum()),
         "val_balanced": class_balanced_accuracy(right, images),
-        "val_loss": (total / images.sum()).item(),
+        "val_loss": total / int(images.sum()),
     }
+
+
+def _sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Right answers and images of each class, and the sum of the cross-entropy.
+
+    It is computed in float64, so that it does not depend on how many processes share the images.
+    """
+    loss = nn.functional.cross_entropy(logits.double(), labels, reduction="sum").item()
+    return *count_by_class(logits.argmax(dim=-1), labels, logits.shape[1]), loss

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
+from tests.data.rows_first import assert_alike, by_pillow
 from vitrellis.data.augmentation.crops import CropAndFlip, CropKeys, crop_boxes
 from vitrellis.data.augmentation.cutting import Cutter
 from vitrellis.data.augmentation.resampling import Interpolation
@@ -58,16 +59,19 @@ def cut_all(image: Tensor, mine: Cutter, keys: Tensor) -> tuple[list[Tensor], Te
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_crops_are_those_of_torchvision_to_the_grey_level(
+def test_crops_are_those_of_torchvision_and_pillow(
     size: tuple[int, int], channels: int, interpolation: Interpolation
 ) -> None:
+    """Those of torchvision's transform of tensors to the bit, of image files to a grey level."""
     image = photograph(channels, size)
     mine, kernel = cutter(interpolation=interpolation, flip=0), InterpolationMode(interpolation)
     views, boxes = cut_all(image, mine, KEYS[:12])
     faster, _ = cut_all(interleaved(image), mine, KEYS[:12])
+    of_files = [by_pillow(image, box, SIZE, interpolation) for box in boxes.tolist()]
+    assert_alike(torch.stack(views), torch.stack(of_files))
     for view, other, box in zip(views, faster, boxes.tolist(), strict=True):
-        theirs = TF.resized_crop(as_file(image), *box, list(SIZE), kernel, antialias=True)
-        assert torch.equal(view, TF.pil_to_tensor(theirs))
+        of_tensor = TF.resized_crop(image, *box, list(SIZE), kernel, antialias=True)
+        assert torch.equal(view, of_tensor)
         assert torch.equal(other, view)
 
 
@@ -80,15 +84,16 @@ def test_any_number_of_channels_can_be_cut() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_crops_are_those_of_timm_to_the_grey_level(
-    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crops_are_those_of_timm(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a grey level; to the bit the same boxes, which the comparison with Pillow shows."""
     image = photograph(3, size)
     views, boxes = cut_all(image, cutter(flip=0), KEYS[:6])
     theirs = RandomResizedCropAndInterpolation(SIZE, interpolation="bicubic")
-    for view, (top, left, height, width) in zip(views, boxes.tolist(), strict=True):
-        monkeypatch.setattr(theirs, "get_params", lambda *_, b=(top, left, height, width): b)
-        assert torch.equal(view, TF.pil_to_tensor(theirs(as_file(image))))
+    for view, box in zip(views, boxes.tolist(), strict=True):
+        monkeypatch.setattr(theirs, "get_params", lambda *_, b=tuple(box): b)
+        off = view.int() - TF.pil_to_tensor(theirs(as_file(image))).int()
+        # Pillow 13 may resize columns first, and then clips other overshoots
+        assert off.abs().double().mean() <= 0.5
 
 
 def test_flips_are_those_of_torchvision() -> None:
@@ -196,9 +201,8 @@ def test_crops_are_squashed_where_evaluation_squashes(fit: Fit, is_relative: boo
 def test_whole_images_are_squashed_in_one_step(size: tuple[int, int]) -> None:
     image = photograph(3, size)
     views, _ = cut_all(image, cutter(crop="none", interpolation="bilinear"), KEYS[:2])
-    theirs = TF.resize(as_file(image), list(SIZE), InterpolationMode.BILINEAR)
-    for view in views:
-        assert torch.equal(view, TF.pil_to_tensor(theirs))
+    theirs = by_pillow(image, [0, 0, *size], SIZE, "bilinear")
+    assert_alike(torch.stack(views), torch.stack([theirs] * 2))
 
 
 @pytest.mark.parametrize(

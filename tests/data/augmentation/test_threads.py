@@ -7,7 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from vitrellis.data.augmentation.threads import MOST_THREADS, in_threads
+from vitrellis.data.augmentation.threads import (
+    MOST_THREADS,
+    in_threads,
+    one_thread,
+    pool_of_threads,
+)
 
 CPU = torch.device("cpu")
 
@@ -100,3 +105,22 @@ def test_a_fork_starts_threads_of_its_own() -> None:
     process.join(30)
     assert process.exitcode == 0
     assert result.tolist() == [1.0] * 4
+
+
+def test_one_thread_is_the_callers_alone_for_a_while() -> None:
+    torch.set_num_threads(3)
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+    with pytest.raises(ValueError, match="on purpose"), one_thread():
+        raise ValueError("on purpose")
+    assert torch.get_num_threads() == 3
+
+
+def test_threads_of_a_pool_compute_alone_and_end_with_it() -> None:
+    torch.set_num_threads(3)
+    with pool_of_threads(4, "alone") as pool:
+        counts = list(pool.map(lambda _: torch.get_num_threads(), range(40)))
+        assert torch.get_num_threads() == 3
+    assert counts == [1] * 40
+    assert not any(thread.name.startswith("alone") for thread in threading.enumerate())

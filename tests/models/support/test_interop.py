@@ -28,6 +28,35 @@ def test_wrappers(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("size", [0, 1])
+def test_efficientnet_lite_counts_its_blocks_through(size: int) -> None:
+    """Names of efficientnet_lite_pytorch 0.1.0; the numbers were compared with it by hand."""
+    model: Any = create_model(f"tf_efficientnet_lite{size}", num_classes=3)
+    modules = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head"}
+    modules |= {"_bn1": "bn2", "_fc": "classifier"}
+    places = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
+    for number, place in enumerate(places):
+        order = ["_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
+        if number > 0:  # the first block does not expand
+            order = ["_expand_conv", "_bn0", *order]
+        own = [name for name, module in model.get_submodule(place).named_children()]
+        layers = [name for name in own if name.startswith(("conv", "bn"))]
+        for theirs, ours in zip(order, layers, strict=True):
+            modules[f"_blocks.{number}.{theirs}"] = f"{place}.{ours}"
+    state = {
+        f"{theirs}.{name}": torch.randn_like(value) if value.is_floating_point() else value
+        for theirs, ours in modules.items()
+        for name, value in model.get_submodule(ours).state_dict().items()
+    }
+    load_reference_weights(model, state, "efficientnet-lite")
+    for theirs, ours in modules.items():
+        for name, value in model.get_submodule(ours).state_dict().items():
+            assert torch.equal(value, state[f"{theirs}.{name}"])
+    wrong = {name: value for name, value in state.items() if "_blocks.3." not in name}
+    with pytest.raises(VitrellisError, match="not the weights of this model"):
+        load_reference_weights(model, wrong, "efficientnet-lite")
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [

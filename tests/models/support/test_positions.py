@@ -199,7 +199,7 @@ def test_a_file_alone_is_refused_unless_its_size_is_given(tmp_path: Path) -> Non
     save_file(model.state_dict(), weights)
     for size in ((64, 64), (32, 48)):  # even as many tokens may lie elsewhere
         with pytest.raises(
-            VitrellisError, match=r"w\.safetensors: pos_embed holds 24 places.*model"
+            VitrellisError, match=r"w\.safetensors: pos_embed holds 24 places.*init"
         ):
             create_model(name, num_classes=3, depth=1, img_size=size, weights=weights)
     args: dict[str, Any] = {"num_classes": 3, "depth": 1, "weights": weights}
@@ -233,8 +233,8 @@ def test_a_recipe_and_an_import_take_the_size(tmp_path: Path) -> None:
     expected = directly(model.get_parameter("pos_embed"), (4, 16), (8, 8), 1)
     source: Any = types.SimpleNamespace(num_classes=3, channels=3)
     for words in (
-        [f"model.weights={tmp_path / 'run' / 'model.safetensors'}"],
-        [f"model.weights={lone}", "model.weights_img_size=[16, 64]"],
+        [f"init.weights={tmp_path / 'run' / 'model.safetensors'}"],
+        [f"init.weights={lone}", "init.weights_img_size=[16, 64]"],
     ):
         recipe = load_recipe("demo-vit-alone", ["input.img_size=32", *words])
         student = build_student(recipe, source)
@@ -244,7 +244,7 @@ def test_a_recipe_and_an_import_take_the_size(tmp_path: Path) -> None:
         source="evit",
         model="vit_micro_patch4_28",
         out=tmp_path / "imported",
-        overrides=["input.img_size=32", "model.weights_img_size=[16, 64]"],
+        overrides=["input.img_size=32", "init.weights_img_size=[16, 64]"],
     )
     imported = load_exported(run.best_model).model.get_parameter("pos_embed")
     plain = F.interpolate(

@@ -1,8 +1,9 @@
 """Crops of single images, each from its own pixels: those of torchvision's and timm's transforms.
 
-The box is drawn for the size of the image itself, and Pillow resizes it, as it does in
-`torchvision.transforms.RandomResizedCrop` and in timm's `RandomResizedCropAndInterpolation` on an
-image file. Whoever reads images cuts them; the rest of the augmentation works on whole batches.
+The box is drawn for the size of the image itself, and resized by torch, as in torchvision's
+`RandomResizedCrop` of tensors. On image files, Pillow does it, there and in timm's
+`RandomResizedCropAndInterpolation`; a pixel differs by a grey level (see `resize_bytes`). Whoever
+reads images cuts them; the rest of the augmentation works on whole batches.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from vitrellis.data.augmentation.crops import CropAndFlip
-from vitrellis.data.pillow_resize import resize
+from vitrellis.data.augmentation.resampling import resize_bytes
 
 
 class Cut(NamedTuple):
@@ -67,8 +68,6 @@ class Cutter:
         """Fills `out`, uint8 `(C, h, w)`, from an image, uint8 `(C, H, W)`, both on the CPU."""
         top, left, height, width = what.box
         part = image[:, top : top + height, left : left + width]
-        pixels = resize(part, self.size, self.geometry.interpolation)
-        rows, columns = (
-            slice(None, None, -1 if flip else 1) for flip in (what.flip_y, what.flip_x)
-        )
-        out.numpy()[:] = pixels[:, rows, columns]
+        pixels = resize_bytes(part, self.size, self.geometry.interpolation)
+        mirrored = [d for d, is_on in ((2, what.flip_x), (1, what.flip_y)) if is_on]
+        out.copy_(pixels.flip(mirrored) if mirrored else pixels)

@@ -27,8 +27,8 @@ CACHED_NUMBERS = 1 << 19
 """Numbers per part of a batch on a CPU, to stay within its caches."""
 TABLED_NUMBERS = 1 << 23
 """Greatest size of a table of the matrices of all crops of a side, computed once and kept."""
-LARGE_RESULT = 1 << 16
-"""Numbers of a result from which a CPU resizes images one by one."""
+LARGE_RESULT = 1 << 13
+"""Numbers of a result from which a CPU resizes images one by one: colours of 52 pixels."""
 
 
 def crop_resize(
@@ -91,6 +91,29 @@ def crop_resize(
     return out
 
 
+def resize_bytes(image: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+    """Resizes one image on a CPU, antialiased: rows, then columns, each to whole grey levels.
+
+    torch's kernel of bytes is that of Pillow-SIMD, with AVX2 five times as fast as Pillow's own.
+    Pillow differs by a grey level, and by more in few pixels since its version 13, which resizes
+    columns first where that is faster.
+
+    Args:
+        image: uint8 `(C, H, W)`. Pixel by pixel in memory, colours need no copy.
+        size: `(h, w)` of the result.
+        interpolation: The kernel.
+
+    Returns:
+        uint8 `(C, h, w)`.
+    """
+    if len(image) == 3:
+        # the order of channels for which torch has its fastest kernel
+        pixels = image[None].contiguous(memory_format=torch.channels_last)
+        return F.interpolate(pixels, size, mode=interpolation, antialias=True)[0]
+    planes = image.unsqueeze(1).contiguous()  # (C, 1, H, W)
+    return F.interpolate(planes, size, mode=interpolation, antialias=True)[:, 0]
+
+
 def _resize_one_by_one(
     images: Tensor,
     boxes: list[list[int]],
@@ -101,10 +124,8 @@ def _resize_one_by_one(
 ) -> None:
     """`crop_resize` into `out`; `flips` are the dimensions that are mirrored."""
     for row, (top, left, tall, wide) in enumerate(boxes):
-        crop = images[row : row + 1, :, top : top + tall, left : left + wide]
-        # the order of channels for which torch has its fastest kernel
-        crop = crop.contiguous(memory_format=torch.channels_last)
-        levels = F.interpolate(crop, out.shape[2:], mode=interpolation, antialias=True)
+        crop = images[row, :, top : top + tall, left : left + wide]
+        levels = resize_bytes(crop, (out.shape[2], out.shape[3]), interpolation)[None]
         levels = levels.flip(flips[row]) if flips[row] else levels
         own = out[row : row + 1]
         finish(own, levels if out.dtype == torch.uint8 else own.copy_(levels))

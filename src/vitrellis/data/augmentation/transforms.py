@@ -17,12 +17,12 @@ from torch import Tensor
 from vitrellis.data.augmentation.crops import CropAndFlip
 from vitrellis.data.augmentation.resampling import Interpolation, cached_parts
 from vitrellis.data.augmentation.steps import NormalizedStep, PixelStep
-from vitrellis.data.augmentation.threads import in_threads
+from vitrellis.data.augmentation.threads import in_threads, one_thread
 from vitrellis.data.augmentation.view import View
 from vitrellis.data.augmentation.warps import combined
 from vitrellis.data.canvas import Fit
 
-SHARED_NUMBERS = 1 << 17
+SHARED_NUMBERS = 1 << 20
 """Numbers of results from which threads of a CPU share a batch."""
 PART_NUMBERS = 1 << 22
 """Most numbers of results that a thread makes at once; their memory is used again and again."""
@@ -95,9 +95,11 @@ class TrainTransform:
     ) -> Tensor:
         """The results of `augment`; of a large batch on a CPU, each thread makes a share."""
         numbers = images.shape[1] * self.size[0] * self.size[1]  # of each result
-        is_small = len(images) * numbers < SHARED_NUMBERS
-        if images.device.type != "cpu" or is_small or torch.get_num_threads() == 1:
+        if images.device.type != "cpu" or torch.get_num_threads() == 1:
             return augment(images, keys)
+        if len(images) * numbers < SHARED_NUMBERS:
+            with one_thread():
+                return augment(images, keys)
         out = torch.empty(len(images), images.shape[1], *self.size)
         length = max(1, PART_NUMBERS // numbers)
 

@@ -6,17 +6,17 @@ of it there, and begins anew. Here the bytes go into `NAME.part` beside it.
 
 from __future__ import annotations
 
-import fcntl
 import http
 import http.client
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from filelock import FileLock, Timeout
 from torchvision.datasets.utils import USER_AGENT, check_integrity
 
 from vitrellis.errors import VitrellisError
@@ -74,8 +74,7 @@ def fetch(
     by_hand = _by_hand(missing or (file,), folder)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as output:
-            _lock(output, part)
+        with _locked(part), part.open("ab") as output:
             resumed = output.tell() > 0
             _from_any(file, output, progress, by_hand)
             output.flush()
@@ -96,11 +95,23 @@ def fetch(
         ) from None
 
 
-def _lock(output: IO[bytes], part: Path) -> None:
+@contextmanager
+def _locked(part: Path) -> Iterator[None]:
+    """Keeps other processes from the file; deletes it, and its folder, if they stay empty."""
+    lock = FileLock(part.with_name(f".{part.name}.lock"))
     try:
-        fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(timeout=0)
+    except Timeout:
         raise VitrellisError(f"{part}: another process is downloading it; wait for it") from None
+    try:
+        yield
+    finally:
+        if part.exists() and part.stat().st_size == 0:
+            part.unlink()
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            part.parent.rmdir()
 
 
 def _from_any(file: RemoteFile, output: IO[bytes], progress: ByteProgress, by_hand: str) -> None:
@@ -121,9 +132,6 @@ def _from_any(file: RemoteFile, output: IO[bytes], progress: ByteProgress, by_ha
                     break
     output.flush()
     if output.tell() == 0:
-        Path(output.name).unlink()
-        with suppress(OSError):  # not empty
-            Path(output.name).parent.rmdir()
         raise VitrellisError(f"{'; '.join(reasons)}. {by_hand}")
     raise VitrellisError(
         f"{'; '.join(reasons)}. {output.tell():,} bytes are kept in {output.name}, and the same "

@@ -166,16 +166,20 @@ class ArrowImages:
     """
 
     def __init__(self, files: Sequence[ArrowFile], column: str) -> None:
-        self.files = tuple(files)
+        self._files = tuple(files)
         self.column = column
 
     def keys(self) -> list[str]:
         """The key of each image, in the order of the files and rows."""
         return [
             f"{number}:{group}:{row}"
-            for number, file in enumerate(self.files)
+            for number, file in enumerate(self._files)
             for group, row in file.places()
         ]
+
+    def files(self) -> list[Path]:
+        """The files."""
+        return [file.path for file in self._files]
 
     def read(self, key: str) -> bytes:
         """The bytes of the image of a key.
@@ -184,7 +188,7 @@ class ArrowImages:
             VitrellisError: If there are none, or the file is damaged.
         """
         number, group, row = map(int, key.split(":"))
-        file = self.files[number]
+        file = self._files[number]
         value = file.cell(self.column, group, row)
         content = value.get("bytes") if isinstance(value, dict) else value
         if isinstance(content, bytes):

@@ -46,6 +46,10 @@ class LmdbFile:
             raise VitrellisError(f"{self.path}: has no image {key}; it is damaged. Pack it again")
         return content
 
+    def files(self) -> list[Path]:
+        """The file."""
+        return [self.path]
+
     def get(self, key: bytes) -> bytes | None:
         """The bytes under a key, or None."""
         lmdb = import_lmdb(self.path)

@@ -63,6 +63,12 @@ class TarShards:
             )
         return content
 
+    def files(self) -> list[Path] | None:
+        """The shards; None if they are on another computer."""
+        if "://" in self.base:
+            return None
+        return [Path(self.where(shard)) for shard in range(len(self.shards))]
+
     def where(self, shard: int) -> str:
         """The path or address of a shard."""
         return f"{self.base}/{self.shards[shard]}"

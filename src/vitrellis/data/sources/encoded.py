@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -26,6 +27,10 @@ class Container(Protocol):
         Raises:
             VitrellisError: If there is none of this key, or the container cannot be read.
         """
+        ...
+
+    def files(self) -> Sequence[Path] | None:
+        """The files that hold everything; None if they are on another computer."""
         ...
 
 

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vitrellis.models.support.described_models import (
     read_description,
 )
 from vitrellis.models.support.heads import add_distillation_head, head_modules
+from vitrellis.models.support.interop import norm_eps_of, resampling_of, weights_for
 from vitrellis.models.support.positions import (
     Grid,
     MadeFor,
@@ -80,6 +82,7 @@ def create_model(
     in_chans: int = 3,
     pretrained: bool = False,
     weights: Path | None = None,
+    weights_source: str | None = None,
     weights_img_size: int | Grid | None = None,
     weights_ema: bool = False,
     zero_head: bool = False,
@@ -103,6 +106,8 @@ def create_model(
         weights: Start from the weights in this file, or in this folder in the format of Hugging
             Face; a head of other classes is left new, position embeddings for images of another
             size are interpolated, and a first convolution for other channels is adapted.
+        weights_source: The published implementation that named them, one of
+            `vitrellis.models.support.interop.PUBLISHERS`; by default the names are timm's or ours.
         weights_img_size: The size of the images that they were made for, in pixels. By default it
             is read from `config.json` beside the file; without one, they were square.
         weights_ema: Take the moving average of the weights that the file holds beside them.
@@ -137,6 +142,7 @@ def create_model(
             {"distillation_head": distillation_head, **variations, **kwargs},
             pretrained=pretrained,
             weights=weights,
+            weights_source=weights_source,
             num_classes=num_classes,
             img_size=img_size,
             in_chans=in_chans,
@@ -155,16 +161,46 @@ def create_model(
     attend_on_grid(model)
     vary(model, name, **variations)
     if weights is not None:
-        path = weights.expanduser()
-        size = weights_img_size
-        known = made_for(path) if size is None else MadeFor(to_2tuple(size))
-        grids = known_grids(model, name, known, str(path), kwargs)
-        load_initial(model, path, grids, ema=weights_ema)
+        known = _grids_in(weights, weights_img_size, model, name, kwargs)
+        translation = _translation(model, name, weights_source, norm_eps)
+        load_initial(model, weights.expanduser(), known, ema=weights_ema, **translation)
     if distillation_head:
         add_distillation_head(model, name)
     if zero_head:
         _zero_head(model, name)
     return model
+
+
+def _grids_in(
+    weights: Path,
+    size: int | Grid | None,
+    model: nn.Module,
+    name: str,
+    arguments: Mapping[str, Any],
+) -> Mapping[str, Grid]:
+    """The grids of positions in weights, which were made for images of this size if it is given."""
+    made = made_for(weights.expanduser()) if size is None else MadeFor(to_2tuple(size))
+    return known_grids(model, name, made, str(weights), arguments)
+
+
+def _translation(
+    model: nn.Module, name: str, source: str | None, norm_eps: float | None
+) -> dict[str, Any]:
+    """The arguments of `load_initial` for weights of a published implementation.
+
+    Raises:
+        UsageError: If they go with another eps of the norms than the model has.
+    """
+    if source is None:
+        return {}
+    published = norm_eps_of(source, model)
+    if published is not None and norm_eps != published:
+        raise UsageError(
+            f"{name}: the weights of {source} go with an eps of {published:g} in all its norms. "
+            f"Add model.args.norm_eps={published:g}"
+        )
+    translate = partial(weights_for, model, source=source)
+    return {"translate": translate, "resampling": resampling_of(model, source)}
 
 
 def _create_described(
@@ -305,7 +341,7 @@ def _build(name: str, **kwargs: Any) -> nn.Module:
             raise
         raise VitrellisError(
             f"{name}: its published weights could not be downloaded; is there a network? "
-            "A file of weights can be given in its place: model.weights"
+            "A file of weights can be given in its place: init.weights"
         ) from error
     except REFUSALS as error:
         if architecture in list_models() and not _can_be_built(architecture):
@@ -336,7 +372,7 @@ def _check_name(name: str, pretrained: bool) -> None:
     if not timm.is_model(name.split(".")[0]):
         raise _unknown_model(name)
     if pretrained and not timm.is_model_pretrained(name):
-        raise UsageError(f"{name}: no weights are published for it. Give a file: model.weights")
+        raise UsageError(f"{name}: no weights are published for it. Give a file: init.weights")
 
 
 def _unknown_model(name: str) -> UsageError:

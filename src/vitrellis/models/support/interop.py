@@ -6,10 +6,11 @@ all ResNets), "mdistiller" (the CIFAR ResNets in the other folders of that copy)
 (github.com/ArieSeirack/DHVT), "evit" (github.com/youweiliang/evit), "deit-lt"
 (github.com/val-iisc/DeiT-LT: distilled DeiT, and its teachers, plain or as PaCo trained them),
 "ldam-drw" (github.com/kaidic/LDAM-DRW) and "paco"
-(github.com/dvlab-research/Parametric-Contrastive-Learning), whose teachers those are. Names are
-translated. Every tensor of the checkpoint must have its place in the model, and the other way
-round. Of PaCo's tensors only those that inference uses are loaded. Position embeddings of another
-size are interpolated as the source does it.
+(github.com/dvlab-research/Parametric-Contrastive-Learning), whose teachers those are, and
+"efficientnet-lite" (`efficientnet_lite.py`). Names are translated. Every tensor of the checkpoint
+must have its place in the model, and the other way round. Of PaCo's tensors only those that
+inference uses are loaded. Position embeddings of another size are interpolated as the source does
+it.
 
 No tensor holds some settings. One comes along: tiny-transformers' PVT v2 has an eps of 1e-6 in
 every norm, timm's 1e-5 in embeddings and spatial reductions, which shows on images of low contrast.
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from vitrellis.errors import unknown_name
 from vitrellis.models.cifar_resnet import CosineClassifier
 from vitrellis.models.pvt import PVT
+from vitrellis.models.support.efficientnet_lite import efficientnet_lite_state
 from vitrellis.models.support.positions import (
     PLAIN_BICUBIC,
     TIMMS,
@@ -110,6 +112,7 @@ PUBLISHERS: dict[str, Rules] = {
     "deit-lt": LONG_TAIL,
     "ldam-drw": LONG_TAIL,
     "paco": LONG_TAIL,
+    "efficientnet-lite": (),
 }
 
 FOUR_STAGES: dict[str, tuple[str, Rules]] = {
@@ -158,11 +161,8 @@ def load_reference_weights(
     else:
         label = label or f"weights from {source}"
         state = unwrap(state_dict_or_path, label)
-    state = published_state(state, source)
-    is_cosine = isinstance(getattr(model, "fc", None), CosineClassifier)
-    if is_cosine and source in _LONG_TAIL_SOURCES and "fc.weight" in state:
-        state["fc.weight"] = state["fc.weight"].mT  # it holds a class in each column
-    state = resample_positions(state, model, grids or {}, label, _resampling(model, source))
+    state = weights_for(model, state, source)
+    state = resample_positions(state, model, grids or {}, label, resampling_of(model, source))
     load_strictly(model, state, label)
     if norm_eps_of(source, model) is not None:
         set_norm_eps(model, PUBLISHED_EPS)
@@ -178,11 +178,26 @@ def norm_eps_of(source: str, model: nn.Module) -> float | None:
     return PUBLISHED_EPS if source == "tiny-transformers" and is_pvt_v2 else None
 
 
-def _resampling(model: nn.Module, source: str) -> Resampling:
+def resampling_of(model: nn.Module, source: str) -> Resampling:
     """How the source interpolates position embeddings; timm's way where it does not."""
     if source == "tiny-transformers":
         return Resampling("bilinear", antialias=False) if isinstance(model, PVT) else TIMMS
     return PLAIN_BICUBIC
+
+
+def weights_for(model: nn.Module, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The tensors of a published implementation under a model's names, in its layout.
+
+    Args:
+        model: The model that they are for.
+        state: By the implementation's names.
+        source: One of `PUBLISHERS`.
+    """
+    translated = published_state(state, source)
+    is_cosine = isinstance(getattr(model, "fc", None), CosineClassifier)
+    if is_cosine and source in _LONG_TAIL_SOURCES and "fc.weight" in translated:
+        translated["fc.weight"] = translated["fc.weight"].mT  # it holds a class in each column
+    return translated
 
 
 def check_source(source: str) -> None:
@@ -202,6 +217,8 @@ def published_state(state: Mapping[str, Tensor], source: str) -> dict[str, Tenso
         state: By the implementation's names.
         source: One of `PUBLISHERS`.
     """
+    if source == "efficientnet-lite":
+        return efficientnet_lite_state(state)
     rules = PUBLISHERS[source]
     if source in FOUR_STAGES:
         pattern, imagenet_rules = FOUR_STAGES[source]

@@ -83,7 +83,7 @@ class Positions:
             raise VitrellisError(
                 f"{label}: {name} holds {places} places, which are no square, and no config.json "
                 "beside the file says how they lie. Give the size of the images that the weights "
-                "were made for: model.weights_img_size=[HEIGHT, WIDTH] (from Python, "
+                "were made for: init.weights_img_size=[HEIGHT, WIDTH] (from Python, "
                 "weights_img_size)"
             )
         return (side, side)
@@ -101,7 +101,7 @@ class Positions:
             raise VitrellisError(
                 f"{label}: {name} has shape {tuple(value.shape)}, which is not that of "
                 f"{old[0]}x{old[1]} places, the recorded or given ones. Give the size of the "
-                "images that the weights were made for: model.weights_img_size=[HEIGHT, WIDTH]"
+                "images that the weights were made for: init.weights_img_size=[HEIGHT, WIDTH]"
             )
         if old == self.grid:
             return value
@@ -207,15 +207,21 @@ def attend_on_grid(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class MadeFor:
-    """What is known of the images that a file of weights was made for.
+    """What is known of a file of weights, and of the images that it was made for.
 
     Attributes:
         img_size: Their size `(H, W)`.
         grids: The grids of the position tensors, by name.
+        architecture: The name of the model that the weights are of.
+        mean: The mean of each channel that images were normalised by.
+        std: The standard deviation of each channel.
     """
 
     img_size: Grid | None = None
     grids: Mapping[str, Grid] = field(default_factory=dict)
+    architecture: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 def made_for(weights: Path) -> MadeFor:
@@ -240,7 +246,20 @@ def made_for(weights: Path) -> MadeFor:
         input_size[1:] if isinstance(input_size, list) else None,
     )
     img_size = next((pair for pair in map(_pair, sizes) if pair is not None), None)
-    return MadeFor(img_size, {name: grid for name, grid in grids.items() if grid is not None})
+    architecture = _mapping(config).get("architecture")
+    cfg = _mapping(_mapping(config).get("pretrained_cfg"))
+    return MadeFor(
+        img_size,
+        {name: grid for name, grid in grids.items() if grid is not None},
+        architecture if isinstance(architecture, str) else None,
+        _numbers(cfg.get("mean")),
+        _numbers(cfg.get("std")),
+    )
+
+
+def _numbers(value: object) -> tuple[float, ...]:
+    is_list = isinstance(value, list) and all(isinstance(v, int | float) for v in value)
+    return tuple(value) if is_list and isinstance(value, list) else ()
 
 
 def _mapping(value: object) -> dict[str, Any]:

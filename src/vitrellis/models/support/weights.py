@@ -11,7 +11,7 @@ import pickle
 import re
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,14 @@ from vitrellis.models.support.checkpoint_names import (
     without_wrappers,
 )
 from vitrellis.models.support.finite import check_finite_weights
-from vitrellis.models.support.positions import Grid, position_tensors, resample_positions
+from vitrellis.models.support.positions import (
+    TIMMS,
+    Grid,
+    Resampling,
+    made_for,
+    position_tensors,
+    resample_positions,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +121,7 @@ def read_state_dict(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
         if averages:
             logger.warning(
                 "note: %s: also holds a moving average of the weights (%s), which is not taken; "
-                "model.weights_ema=true and `vitrellis import --ema` take it",
+                "init.weights_ema=true and `vitrellis import --ema` take it",
                 path,
                 averages[0],
             )
@@ -225,7 +232,13 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], label: str) -> 
 
 
 def load_initial(
-    model: nn.Module, path: Path, grids: Mapping[str, Grid] | None = None, *, ema: bool = False
+    model: nn.Module,
+    path: Path,
+    grids: Mapping[str, Grid] | None = None,
+    *,
+    ema: bool = False,
+    translate: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
+    resampling: Resampling = TIMMS,
 ) -> None:
     """Weights to start from: all must fit, but for a head of other classes, which stays new.
 
@@ -239,12 +252,38 @@ def load_initial(
         grids: The grids of its position embeddings, by name. Those that are not given must be
             square.
         ema: Take the moving average that the file holds, not the weights themselves.
+        translate: Brings the names of the file to those of the model.
+        resampling: How to interpolate position embeddings.
 
     Raises:
         VitrellisError: If the file cannot be read, or is of another model.
     """
-    named = with_model_names(read_state_dict(path, ema=ema), model, str(path))
-    fitted = resample_positions(named, model, grids or {}, str(path))
+    renamed = translate(read_state_dict(path, ema=ema))
+    named = with_model_names(renamed, model, str(path))
+    try:
+        new_names = _load_but_head(model, named, grids or {}, str(path), resampling)
+    except VitrellisError as error:
+        stated, own = made_for(path).architecture, _architecture(model)
+        if stated is None or own is None or stated == own:
+            raise
+        raise VitrellisError(
+            f"{path}: holds a {stated}, and the model is a {own} ({error})"
+        ) from error
+    if new_names:
+        logger.warning(
+            "%s: has no head for these classes; starts anew: %s", path, ", ".join(new_names)
+        )
+
+
+def _load_but_head(
+    model: nn.Module,
+    named: Mapping[str, Tensor],
+    grids: Mapping[str, Grid],
+    label: str,
+    resampling: Resampling,
+) -> list[str]:
+    """Loads weights by the model's names, and returns those of the head that is left new."""
+    fitted = resample_positions(named, model, grids, label, resampling)
     placed = {name: fitted[name] for name in position_tensors(model) if name in fitted}
     state = {name: value for name, value in fitted.items() if name not in placed}
     # timm's models come with a function that knows old names, and takes all grids for squares
@@ -254,10 +293,17 @@ def load_initial(
             state = rename(state, model)
         except KeyError as error:
             raise VitrellisError(
-                f"{path}: not the weights of this model: missing: {error}"
+                f"{label}: not the weights of this model: missing: {error}"
             ) from error
-    state = fit_first_layer(state | placed, model, str(path))
+    state = fit_first_layer(state | placed, model, label)
     current = model.state_dict()
+    if not state.keys() & current.keys():
+        raise VitrellisError(
+            f"{label}: not the weights of this model: none of its tensors is named as one of the "
+            f"model. It holds {', '.join(list(named)[:3])}; the model has "
+            f"{', '.join(list(current)[:3])}. If published code wrote it, init.source translates "
+            "the names"
+        )
     classifier: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     new_names = []
@@ -266,11 +312,14 @@ def load_initial(
         if is_head and (name not in state or state[name].shape != current[name].shape):
             new_names.append(name)
             state[name] = current[name]
-    load_strictly(model, state, str(path))
-    if new_names:
-        logger.warning(
-            "%s: has no head for these classes; starts anew: %s", path, ", ".join(new_names)
-        )
+    load_strictly(model, state, label)
+    return new_names
+
+
+def _architecture(model: nn.Module) -> str | None:
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    name = cfg.get("architecture")
+    return name if isinstance(name, str) else None
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

@@ -1,0 +1,183 @@
+"""The processes that work together: on the devices of one machine, or of several machines.
+
+They are started by `torchrun`, by Slurm's `srun`, or by Fabric itself for `machine.devices`. What
+starts them says how many there are; Fabric connects them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.fabric.strategies import DDPStrategy
+
+from vitrellis.analysis.inference import Gather
+from vitrellis.assembly.build import Place, evaluation_place
+from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.runs.checkpoints import CheckpointsInPlace
+from vitrellis.runs.directory import RunDirectory
+from vitrellis.training.gathering import gathering, together
+
+_INTERACTIVE = ("bash", "interactive")
+"""Names of Slurm jobs that are a shell, in which a command is no part of a group."""
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """The processes that were started together with this one.
+
+    Attributes:
+        starter: What started them, in the user's words.
+        machines: The number of machines.
+        per_machine: The number of processes on each machine.
+    """
+
+    starter: str
+    machines: int
+    per_machine: int
+
+
+def started_together() -> ProcessGroup | None:
+    """The processes that torchrun or srun started with this one; None if it is alone.
+
+    Raises:
+        UsageError: If the machines have different numbers of processes.
+    """
+    variables = os.environ
+    if "TORCHELASTIC_RUN_ID" in variables:
+        everywhere, here = int(variables["WORLD_SIZE"]), int(variables["LOCAL_WORLD_SIZE"])
+        machines = int(variables.get("GROUP_WORLD_SIZE", everywhere // here))
+        return _group("torchrun", "--nproc-per-node", everywhere, machines)
+    tasks = int(variables.get("SLURM_NTASKS", "1"))
+    is_shell = variables.get("SLURM_JOB_NAME") in _INTERACTIVE
+    if tasks > 1 and "SLURM_PROCID" in variables and not is_shell:
+        machines = int(variables.get("SLURM_NNODES", "1"))
+        return _group("Slurm", "--ntasks-per-node", tasks, machines)
+    return None
+
+
+def _group(starter: str, option: str, everywhere: int, machines: int) -> ProcessGroup | None:
+    if everywhere % machines:
+        raise UsageError(
+            f"{starter} started {everywhere} processes on {machines} machines; each machine needs "
+            f"as many as the others. Use {option}"
+        )
+    return ProcessGroup(starter, machines, everywhere // machines) if everywhere > 1 else None
+
+
+def launched_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:
+    """Fabric with all processes connected.
+
+    Args:
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        devices: The number of devices on this machine, unless the processes are started already.
+        precision: The precision of the arithmetic.
+
+    Raises:
+        UsageError: If as many processes were not started as the recipe has devices.
+    """
+    group = started_together()
+    if group is not None:
+        if devices not in (1, group.per_machine):
+            raise UsageError(
+                f"machine.devices: {devices}, but {group.starter} started {group.per_machine} on "
+                "each machine. Leave machine.devices out: what starts the processes says how many"
+            )
+        devices = group.per_machine
+    is_parallel = group is not None or devices > 1
+    for name in ("lightning.fabric", "lightning.pytorch"):  # our summary says how many there are
+        logging.getLogger(name).setLevel(logging.WARNING)
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=1 if group is None else group.machines,
+        # a term that is switched off leaves its projections without a gradient
+        strategy=DDPStrategy(find_unused_parameters=True) if is_parallel else "auto",
+        precision=precision,
+        plugins=[CheckpointsInPlace(), _environment(group)],
+    )
+    fabric.launch()
+    return fabric
+
+
+def _environment(group: ProcessGroup | None) -> ClusterEnvironment:
+    """Named, because Fabric would take a single process within a Slurm job for one of a group."""
+    if group is None:
+        return LightningEnvironment()
+    if group.starter == "torchrun":
+        return TorchElasticEnvironment()
+    os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(group.per_machine))  # Fabric requires it
+    return SLURMEnvironment(auto_requeue=False)
+
+
+def evaluation_processes() -> tuple[Place, Gather]:
+    """The place of this process in an evaluation, and the function that gathers from all."""
+    alone = evaluation_place()
+    if started_together() is None:
+        return alone, lambda value: [value]
+    fabric = launched_fabric("auto", 1, "32-true")
+    place = Place(fabric.device, fabric.global_rank, fabric.world_size, alone.workers)
+    return place, gathering(fabric)
+
+
+def check_same_files(fabric: Fabric, run: RunDirectory, fingerprint: str) -> None:
+    """Makes sure that all machines see the run directory and the same images.
+
+    Args:
+        fabric: Fabric, launched.
+        run: The run directory, which process 0 has opened.
+        fingerprint: The fingerprint of the images that this process sees.
+
+    Raises:
+        UsageError: In all processes, naming the machine.
+    """
+    if fabric.world_size == 1:
+        return
+    first = fabric.broadcast(fingerprint)
+    here = f"process {fabric.global_rank} on {socket.gethostname()}"
+
+    def differences() -> str | None:
+        if not run.marker_file.exists():
+            return (
+                f"{run.path}: {here} does not see it, and process 0 does. Put the run directory "
+                "(--out) into a folder that all machines share"
+            )
+        if fingerprint != first:
+            return f"data.root: {here} sees other images than process 0; they have to be the same"
+        return None
+
+    together(fabric, differences)
+
+
+@contextmanager
+def others_may_end(run: RunDirectory) -> Iterator[None]:
+    """Turns the error of a connection to a process that has ended into one for the user.
+
+    Args:
+        run: The run directory.
+
+    Raises:
+        VitrellisError: If another process has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not any(library in text for library in ("gloo", "NCCL", "TCPStore")):
+            raise
+        raise VitrellisError(
+            f"{run.path}: another process of this run has ended, or its machine cannot be reached. "
+            "Its own message says why. The same command continues from the last checkpoint"
+        ) from error

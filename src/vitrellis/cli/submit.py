@@ -1,0 +1,91 @@
+"""`vitrellis launch`: trains a recipe as a job of a Slurm cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def launch(
+    recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe."),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="The number of machines.")] = 1,
+    gpus: Annotated[
+        int,
+        typer.Option(min=0, help="GPUs on each machine, with a process for each; 0 for the CPU."),
+    ] = 1,
+    time: Annotated[
+        str,
+        typer.Option(
+            help="The time limit, as hours:minutes:seconds or days-hours. A training that is not "
+            "done by then saves and queues again."
+        ),
+    ] = "8:00:00",
+    partition: Annotated[
+        str | None, typer.Option(help="The partition; by default the cluster's own.")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores for each process.")] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Any other option of sbatch; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run directory, which all machines see. By default runs/ and name."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the script, and submit nothing.")
+    ] = False,
+) -> None:
+    """Train a recipe as a job of a Slurm cluster, on one machine or several.
+
+    The job is `vitrellis train` in a process for each GPU. Two minutes before its time limit, or
+    when it is preempted (SIGUSR1 or SIGTERM), it saves a checkpoint and puts itself back into the
+    queue; the weights in the end are those of a run that was not disturbed. Needs the extra
+    `cluster` (pip install 'vitrellis[cluster]').
+
+    The batch size is that of all GPUs together, so that it and the learning rate stay as they are.
+
+    Examples:
+      vitrellis launch photos data.root=/shared/photos --gpus 4 --time 8:00:00 --partition gpu
+      vitrellis launch cifar100-deit-ti-lg data.root=/shared/cifar --nodes 2 --gpus 4 --dry-run
+      vitrellis launch photos data.root=/shared/photos --sbatch account=lab7 --sbatch mem=64G
+    """
+    from vitrellis.cli.cluster_job import Resources, TrainingJob, minutes_of, script_of, submit
+    from vitrellis.cli.console import console, print_notes
+    from vitrellis.recipe import load_recipe, notes_on_teachers
+
+    changes = overrides or []
+    resources = Resources(nodes, gpus, minutes_of(time), partition, cpus, _further(sbatch or []))
+    loaded = load_recipe(recipe, changes)  # fails early on a wrong recipe
+    print_notes(console, notes_on_teachers(loaded, changes))
+    folder = (Path("runs") / loaded.name if out is None else out.expanduser()).resolve()
+    job = TrainingJob(recipe, changes, folder)
+    logs = folder.parent / "slurm" / folder.name
+    if dry_run:
+        typer.echo(script_of(resources, logs, loaded.name))
+        return
+    number = submit(job, resources, logs, loaded.name)
+    for line in (
+        f"Job {number} was submitted; its run is {folder}",
+        f"  squeue --jobs {number}",
+        f"  tail -f {logs}/{number}_0_log.out",
+        f"  scancel {number}",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _further(words: list[str]) -> dict[str, str]:
+    """The options of sbatch that were given as `NAME=VALUE`."""
+    from vitrellis.errors import UsageError
+
+    pairs = [word.lstrip("-").partition("=") for word in words]
+    for word, (name, equals, _) in zip(words, pairs, strict=True):
+        if not name or not equals:
+            raise UsageError(f"--sbatch {word}: should be NAME=VALUE, such as account=lab7")
+    return {name: value for name, _, value in pairs}
