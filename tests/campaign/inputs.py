@@ -40,7 +40,7 @@ _VALUES: tuple[Any, ...] = (
 )
 _SMALL = "model.name=vit_micro_patch7_28"
 _KD = ["teacher.model=cifar_resnet8", "objective.kd.weight=1"]
-_BASES = (
+_BASES: tuple[list[str], ...] = (
     [],
     ["training.ema=0.9", "training.accumulate=2", "training.clip_grad=1"],
     ["augmentation.mixup=0.8", "augmentation.cutmix=1", "augmentation.repeats=2"],

@@ -5,6 +5,7 @@ A run that exists is resumed, or reported if it is complete. A run of another re
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
