@@ -118,3 +118,9 @@ def test_other_names_are_missing_as_anywhere_else() -> None:
         importlib.import_module("vitrellis.tarin")
     with pytest.raises(ImportError, match="cannot import name 'Recipee'"):
         exec("from vitrellis.recipe import Recipee")
+
+
+def test_dir_lists_what_is_imported_later() -> None:
+    for package in ("vitrellis", "vitrellis.recipe"):
+        module = importlib.import_module(package)
+        assert set(module.__all__) <= set(dir(module))

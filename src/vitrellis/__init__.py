@@ -38,4 +38,11 @@ __getattr__ = names_of(  # `vitrellis --help` must not load torch
         "train": "vitrellis.assembly.launch",
     },
 )
+
+
+def __dir__() -> list[str]:
+    """All public names, those too that are yet to be imported: for completion in notebooks."""
+    return sorted({*globals(), *__all__})
+
+
 sys.meta_path.append(OldNames)

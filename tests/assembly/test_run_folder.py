@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,6 +20,7 @@ from rich.console import Console
 import vitrellis
 from vitrellis.assembly.launch import Finished
 from vitrellis.assembly.run_folder import locked
+from vitrellis.data.loader import VIEWS_VERSION
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.recipe import Recipe, digest, identity, recipe_from, teacher_recipe
@@ -102,6 +104,20 @@ def test_nothing_but_our_files_is_in_a_run(tmp_path: Path) -> None:
     assert marker.other_files(run) == []
     marker.delete(run)
     assert not run.path.exists()
+
+
+@pytest.mark.parametrize("before", [None, VIEWS_VERSION - 1, VIEWS_VERSION])
+def test_a_run_that_goes_on_with_other_crops_says_so(tmp_path: Path, before: int | None) -> None:
+    run = train(tmp_path / "run").run
+    assert run.read_data().views_version == VIEWS_VERSION
+    run.write_data(replace(run.read_data(), views_version=before))
+    told = io.StringIO()
+    console = Console(file=told, width=300)
+    vitrellis.train(recipe(), source=images(), out=run.path, console=console)
+    assert "resized" not in told.getvalue()  # nothing is trained any more
+    run.results_file.unlink()
+    vitrellis.train(recipe(), source=images(), out=run.path, console=console)
+    assert ("resized" in told.getvalue()) == (before != VIEWS_VERSION)
 
 
 def test_the_run_of_an_earlier_version_is_known_by_its_files(tmp_path: Path) -> None:

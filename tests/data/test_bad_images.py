@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,9 @@ import torch
 from PIL import Image
 
 from tests.cli.command import run_here
-from vitrellis.data.bad_images import check_images, without_bad_images
+from vitrellis.data.bad_images import Sharing, check_images, without_bad_images
 from vitrellis.data.packing.pack import pack
-from vitrellis.data.source import Source
+from vitrellis.data.source import CheckedImages, Source
 from vitrellis.data.sources import from_tensors, load_source
 from vitrellis.errors import VitrellisError
 
@@ -108,6 +110,37 @@ def test_an_earlier_check_counts_while_the_files_are_the_same(tmp_path: Path) ->
     )
     assert calls == list(range(1, 37))
     assert len(kept.train) == 23
+
+
+@pytest.mark.parametrize("is_known_to", [(), (1,), (0, 1, 2)])
+def test_processes_share_the_reading(tmp_path: Path, is_known_to: tuple[int, ...]) -> None:
+    """Each reads a third; and if one of them does not know the result, all read."""
+    torn = load_source("folder", photos(tmp_path, torn=True), keep_bad=True)
+    alone = check_images(torn)
+    calls: list[list[int]] = [[], [], []]
+    values: list[object] = [None] * 3
+    barrier = threading.Barrier(3, timeout=60)
+
+    def check(rank: int) -> CheckedImages | None:
+        def gather(value: object) -> list[object]:
+            barrier.wait()
+            values[rank] = value
+            barrier.wait()
+            return list(values)
+
+        return without_bad_images(
+            torn,
+            greatest_fraction=1,
+            known=alone if rank in is_known_to else None,
+            progress=lambda done, total: calls[rank].append(total),
+            sharing=Sharing(rank, 3, gather),
+        ).checked_images
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(check, range(3))) == [alone] * 3
+    assert len(alone.bad) == len(BAD)
+    expected = [] if is_known_to == (0, 1, 2) else [12] * 12
+    assert calls == [expected] * 3
 
 
 def test_other_containers(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -297,3 +298,20 @@ def test_a_recipe_may_be_its_own_teacher_for_some_generations(tmp_path: Path) ->
     last = "{recipe: born.yaml, overrides: {teacher: null, objective: {locality: null, kd: null}}}"
     path = write(tmp_path, "born.yaml", f"extends: demo-kd\nteacher: {last}\n")
     check_teachers_end(load_recipe(path))
+
+
+def test_changes_can_be_a_mapping() -> None:
+    texts = ["training.epochs=9", "optimizer.lr=0.1", "input.img_size=[28, 30]", "teacher=null"]
+    mappings: list[dict[str, Any]] = [
+        {"training": {"epochs": 9}, "optimizer.lr": 0.1, "input": {"img_size": (28, 30)}},
+        {"training.epochs": 9, "optimizer": {"lr": 0.1}, "input.img_size": [28, 30]},
+    ]
+    expected = load_recipe("demo-alone", texts)
+    for changes in mappings:
+        assert load_recipe("demo-alone", changes | {"teacher": None}) == expected
+    with pytest.raises(UsageError, match=r"overrides: training\.epochs: .*at least 1"):
+        load_recipe("demo-alone", {"training.epochs": 0})
+    with pytest.raises(UsageError, match="is one text; give a list"):
+        load_recipe("demo-alone", "training.epochs=3")
+    with pytest.raises(UsageError, match=r"'training\.' is not a key"):
+        load_recipe("demo-alone", {"training.": 3})

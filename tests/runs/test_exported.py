@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import timm.data
@@ -242,3 +243,38 @@ def test_a_full_disk_leaves_the_old_model(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     images = torch.randn(1, 3, 16, 16)
     assert torch.equal(load_exported(tmp_path).model(images), old(images))
+
+
+def test_paths_and_pillow_images_give_what_their_pixels_give(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("cifar_resnet8", num_classes=3)
+    save_model(
+        model,
+        tmp_path / "model",
+        architecture="cifar_resnet8",
+        num_classes=3,
+        model_args={},
+        class_names=NAMES,
+        preprocessing=preprocessing((16, 16), 3),
+    )
+    trained = load_exported(tmp_path / "model")
+    pixels = torch.randint(0, 256, (20, 12, 3), dtype=torch.uint8)
+    picture = Image.fromarray(pixels.numpy())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    path = tmp_path / "a.png"
+    picture.save(path, exif=exif)
+    upright = pixels.permute(2, 0, 1).rot90(-1, (1, 2))
+    expected = trained.predict([upright])
+    for given in (path, str(path), [path], Image.open(path), [Image.open(path)]):
+        torch.testing.assert_close(trained.predict(given), expected, rtol=0, atol=0)
+    grey = trained.predict([picture.convert("L"), upright])
+    as_colour = torch.from_numpy(np.array(picture.convert("L"))).expand(3, -1, -1)
+    torch.testing.assert_close(grey, trained.predict([as_colour, upright]))
+    for wrong, said in (
+        (tmp_path / "missing.png", "missing.png: no such file"),
+        ([upright, 7], "image 1: is a int; should be a path"),
+        ([upright[:2]], r"image 0: should be uint8 of shape \(3, H, W\)"),
+    ):
+        with pytest.raises(VitrellisError, match=said):
+            trained.predict(wrong)  # type: ignore[arg-type]

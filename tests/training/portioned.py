@@ -34,7 +34,8 @@ from vitrellis.teachers.teacher import Teacher
 from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.portions import Portions
-from vitrellis.training.trainer import Trainer, TrainingProgress
+from vitrellis.training.position import TrainingProgress
+from vitrellis.training.trainer import Trainer
 
 COUNTS = torch.tensor([900, 100, 5])
 WEIGHTS = effective_number_weights(COUNTS).float()

@@ -8,10 +8,18 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
+from tests.training.tiny import tiny
+from vitrellis.assembly.optimization import build_optimizer
+from vitrellis.errors import UsageError
+from vitrellis.models import create_model
 from vitrellis.models.support.frozen import layer_scales
+from vitrellis.objectives import CrossEntropy, Objective
+from vitrellis.recipe import recipe_from
+from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.optimizers import (
     LearningRate,
     classifier_names,
@@ -222,3 +230,72 @@ def test_layers_have_rates_of_their_own_through_the_whole_schedule() -> None:
         ]
         assert by_parameter[0] == pytest.approx(by_parameter[1])
         assert shown == pytest.approx(max(by_parameter[1].values()))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "xcit_nano_12_p8_224"),
+        *("beit_base_patch16_224", "resnet18", "coat_lite_tiny", "dhvt_micro_patch4", "cvt_13"),
+    ],
+)
+def test_no_parameter_decays_that_timm_exempts(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name, num_classes=3)
+    recipe = recipe_from({"model": {"name": name}, "training": {"epochs": 1}})
+    guided = GuidedStudent(model, Objective([CrossEntropy()]), compiled=False)
+    ours = {
+        id(parameter)
+        for group in build_optimizer(recipe, guided).param_groups
+        if group["weight_decay"] == 0
+        for parameter in group["params"]
+    }
+    exempt: set[str] = getattr(model, "no_weight_decay", set)()
+    theirs = param_groups_weight_decay(model, 0.05, no_weight_decay_list=exempt)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    expected = {id(p) for group in theirs if group["weight_decay"] == 0 for p in group["params"]}
+    assert {names[i] for i in ours} == {names[i] for i in expected}
+
+
+def test_patterns_of_names_are_exempt() -> None:
+    layer = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    groups = parameter_groups(layer, lr=1.0, weight_decay=0.1, no_weight_decay=["0.*"])
+    decayed = [name for group in groups if group["weight_decay"] for name in group["param_names"]]
+    assert decayed == ["1.weight"]
+
+
+@pytest.mark.parametrize("name", ["lion", "muon", "lookahead_lamb"])
+def test_an_optimizer_of_timm_makes_timms_steps(tmp_path: Path, name: str) -> None:
+    """Two steps, by the factory with the same groups and rates."""
+    weight = torch.arange(12.0).view(3, 4) / 10
+    models = [torch.nn.Linear(4, 3) for _ in range(2)]
+    for model in models:
+        torch.nn.init.zeros_(model.bias)
+        model.weight.data.copy_(weight)
+    groups = parameter_groups(models[0], lr=0.1, weight_decay=0.05)
+    ours = create_optimizer(name, groups, betas=None, momentum=0.9, nesterov=True, fused=False)
+    theirs = create_optimizer_v2(models[1], name, lr=0.1, weight_decay=0.05)
+    for optimizer, model in ((ours, models[0]), (theirs, models[1])):
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.eye(4)).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(models[0].weight, models[1].weight)
+    assert torch.equal(models[0].bias, models[1].bias)
+    finished = tiny(tmp_path, "a", optimizer={"name": name, "lr": 1e-3}, training__epochs=2)
+    finished.run.results_file.unlink()
+    again = tiny(tmp_path, "a", optimizer={"name": name, "lr": 1e-3}, training__epochs=2)
+    assert again.results.best == finished.results.best
+
+
+def test_names_and_arguments_of_optimizers_that_cannot_be(tmp_path: Path) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"name": "adamv"}, r"unknown optimizer 'adamv'\. Did you mean 'adam'"),
+        ({"name": "adahessian"}, "second derivatives"),
+        ({"name": "adamw", "args": {"eps": 1e-6}}, "args: adamw takes none"),
+    ]
+    for section, said in wrong:
+        with pytest.raises(UsageError, match=said):
+            recipe_from({"model": {"name": "x"}, "training": {"epochs": 1}, "optimizer": section})
+    with pytest.raises(UsageError, match=r"optimizer: lion: .*nonsense"):
+        tiny(tmp_path, optimizer={"name": "lion", "args": {"nonsense": 1}})

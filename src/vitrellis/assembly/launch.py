@@ -6,7 +6,7 @@ A run that exists is resumed, or reported if it is complete. A run of another re
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from vitrellis.assembly.session import train_student
 from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.summary import warning_lines
 from vitrellis.assembly.trained_teachers import note_on_other_images, teacher_run
+from vitrellis.data.bad_images import Sharing
 from vitrellis.data.duplicates import find_duplicates, is_cut_from_training
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
@@ -39,8 +40,9 @@ from vitrellis.objectives import Term
 from vitrellis.recipe import Recipe, check_teachers_end, identity, load_recipe, teacher_recipe
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
-from vitrellis.runs.results import Results
+from vitrellis.runs.results import EpochRow, Results
 from vitrellis.training.display import reading
+from vitrellis.training.gathering import gathering
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def train(
     console: Console | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
     terms: Sequence[Term] = (),
+    on_epoch_end: Callable[[EpochRow], object] | None = None,
 ) -> Finished:
     """Trains a recipe to its end, its teachers first if it names some.
 
@@ -85,6 +88,8 @@ def train(
             has the name "teacher". Their images are normalised as the student's.
         terms: Loss terms of your own, added to those of the recipe's objective. A term's `needs`
             lists the blocks and the logits that it reads.
+        on_epoch_end: Called after each epoch of the student with its figures, when they are on
+            disk; in every process. What it raises ends the training, and the same call resumes it.
 
     Raises:
         UsageError: If the directory holds the run of another recipe, or the recipe does not fit.
@@ -93,7 +98,7 @@ def train(
     """
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
-    objects = UserObjects(teachers or {}, terms)
+    objects = UserObjects(teachers or {}, terms, on_epoch_end)
     with (
         process_settings_kept(),
         _open_run(recipe, out, fresh, source, console, objects) as opened,
@@ -245,7 +250,8 @@ def _open_run(
     if prepared is None:
         known = None if fresh or recipe.data.on_bad_image == "error" else run.checked_images()
         with reading(console, "looking for bad images") as progress:
-            prepared = build_source(recipe, source, known=known, progress=progress)
+            sharing = Sharing(fabric.global_rank, world_size, gathering(fabric))
+            prepared = build_source(recipe, source, known=known, progress=progress, sharing=sharing)
     images_of = {
         name: source_of_teacher(recipe, teacher, prepared, source)
         for name, teacher in teacher_recipes.items()

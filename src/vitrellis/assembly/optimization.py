@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from vitrellis.data.loader import TrainLoader
 from vitrellis.models.support.frozen import layer_scales
 from vitrellis.recipe import Recipe, effective_lr
+from vitrellis.recipe.sections import OWN_OPTIMIZERS
 from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.keep_rate import KeepRateSchedule
@@ -39,13 +40,15 @@ def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
         head_lr_ratio=settings.head_lr_ratio,
         lr_scales=_lr_scales(recipe, guided),
     )
+    has_betas = settings.name in OWN_OPTIMIZERS or "betas" in settings.model_fields_set
     return create_optimizer(
         settings.name,
         groups,
-        betas=settings.betas,
+        betas=settings.betas if has_betas else None,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         fused=recipe.training.precision != "16-mixed",
+        args=settings.args,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from vitrellis.objectives import Term
 from vitrellis.recipe import Recipe
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing, save_model
+from vitrellis.runs.results import EpochRow
 from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.display import reading
 from vitrellis.training.guided import GuidedStudent
@@ -41,10 +42,12 @@ class UserObjects:
     Attributes:
         teachers: Modules by the names that the recipe gives them.
         terms: Terms that are added to those of the recipe's objective.
+        on_epoch_end: Called with the figures of each epoch.
     """
 
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
     terms: Sequence[Term] = ()
+    on_epoch_end: Callable[[EpochRow], object] | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from vitrellis.assembly.parts import UserObjects
 from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.terms import build_objective, check_trained_heads
 from vitrellis.data.sources import Source
+from vitrellis.errors import UsageError
 from vitrellis.models import check_takes_images
 from vitrellis.recipe import Recipe, TeacherSection
 from vitrellis.runs.directory import RunDirectory
@@ -102,6 +103,11 @@ def rehearse(
         return
     is_resumed = run.last_checkpoint.exists() and not fresh
     recipe = with_model_found(recipe, None if fresh else run, source.channels)
+    if recipe.training.early_stopping_patience is not None and source.val is None:
+        raise UsageError(
+            "training.early_stopping_patience: there are no validation images to tell which epoch "
+            "is better. Give data.val_fraction, or set it to null"
+        )
     student = build_student(recipe, source, load_weights=not is_resumed)
     size = sides_of(recipe.input.img_size)
     check_takes_images(student, recipe.model.name, source.channels, size)

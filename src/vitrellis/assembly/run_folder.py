@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from vitrellis.data.loader import VIEWS_VERSION
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.recipe import Recipe, describe, differences, load_recipe, recipe_from
@@ -152,7 +153,7 @@ def open_directory(run: RunDirectory, new: Beginning, *, fresh: bool) -> list[st
         if reason is None:
             _mark(run)
             marker.delete_leftovers(run)
-            return []
+            return _notes_on_views(run)
         notes, fresh = [reason] if reason else [], True
     if is_run and fresh:
         marker.empty(run)
@@ -166,6 +167,17 @@ def open_directory(run: RunDirectory, new: Beginning, *, fresh: bool) -> list[st
     run.write_data(new.data)
     write_sealed_text(run.recipe_file, describe(new.recipe))
     return notes
+
+
+def _notes_on_views(run: RunDirectory) -> list[str]:
+    """A note on a run that goes on with images that are augmented otherwise than it began."""
+    if run.results_file.exists() or run.read_data().views_version == VIEWS_VERSION:
+        return []
+    return [
+        f"{run.path}: was begun by an earlier version, which cut and resized training images "
+        "otherwise, and goes on with the crops of this one. Its result is that of neither; to "
+        "repeat it, use --fresh or another --out"
+    ]
 
 
 def _mark(run: RunDirectory) -> None:
@@ -259,6 +271,7 @@ def run_data(
         teachers=teachers,
         duplicates=duplicates,
         checked_images=source.checked_images,
+        views_version=VIEWS_VERSION,
     )
 
 

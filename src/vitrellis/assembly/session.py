@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lightning.fabric import Fabric
@@ -21,10 +21,11 @@ from vitrellis.recipe import Recipe
 from vitrellis.runs.checkpoints import RunWriter
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import load_exported
-from vitrellis.runs.results import CheckpointFigures, Results, SplitFigures
+from vitrellis.runs.results import CheckpointFigures, EpochRow, Results, SplitFigures
 from vitrellis.training.display import Display
 from vitrellis.training.gathering import gathering
-from vitrellis.training.trainer import Trainer, TrainingProgress
+from vitrellis.training.position import TrainingProgress
+from vitrellis.training.trainer import Trainer
 
 
 def train_student(
@@ -51,7 +52,7 @@ def train_student(
     writer = RunWriter(fabric, run, parts.export)
     steps_per_epoch = parts.loader.steps_per_epoch
     with Display(console, recipe.name, recipe.training.epochs, steps_per_epoch) as display:
-        trainer = _trainer(parts, fabric, writer, display)
+        trainer = _trainer(parts, fabric, writer, display, user_objects.on_epoch_end)
         if trainer.resume():
             at = trainer.progress
             display.start_at(at.epoch, at.step)
@@ -61,6 +62,15 @@ def train_student(
         console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
         with naming_all_bad_images(parts.source):
             progress = trainer.fit()
+    if progress.epoch < recipe.training.epochs and progress.best_epoch is not None:
+        console.print(
+            f"{recipe.name}: ended after epoch {progress.epoch} of {recipe.training.epochs}, as "
+            f"none was better since epoch {progress.best_epoch + 1} "
+            "(training.early_stopping_patience)",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     writer.save_last_model(
         trainer.student,
         trainer.averaged_student,
@@ -74,7 +84,13 @@ def train_student(
     fabric.barrier()
 
 
-def _trainer(parts: Parts, fabric: Fabric, writer: RunWriter, display: Display) -> Trainer:
+def _trainer(
+    parts: Parts,
+    fabric: Fabric,
+    writer: RunWriter,
+    display: Display,
+    on_epoch_end: Callable[[EpochRow], object] | None,
+) -> Trainer:
     recipe, guided = parts.recipe, parts.guided
     training = recipe.training
     val = parts.source.val
@@ -96,6 +112,8 @@ def _trainer(parts: Parts, fabric: Fabric, writer: RunWriter, display: Display) 
         accumulate=training.accumulate,
         clip_grad=training.clip_grad,
         eval_every=training.eval_every,
+        patience=training.early_stopping_patience,
+        on_epoch_end=on_epoch_end,
         select_by="val_top1" if training.select_by == "top1" else "val_balanced",
         checkpoint_minutes=training.checkpoint_minutes,
     )
@@ -114,7 +132,7 @@ def _results(
 ) -> Results:
     """The final figures. Only here are the test images looked at, after every choice was made."""
     recipe = parts.recipe
-    images = recipe.training.epochs * parts.loader.images_per_epoch
+    images = progress.epoch * parts.loader.images_per_epoch
     test = parts.source.test
     judged = parts.source.val if test is None else test
     best_model = None if judged is None else _breakdown(parts, run.best_model, judged, gather)
@@ -127,25 +145,27 @@ def _results(
     )
     last_model = None if test is None else _breakdown(parts, run.last_model, test, gather)
     last = CheckpointFigures(
-        epoch=recipe.training.epochs - 1, test=_split_figures(last_model, run.last_model)
+        epoch=progress.epoch - 1, test=_split_figures(last_model, run.last_model)
     )
     return Results(
         recipe=recipe.name,
         model=recipe.model.name,
         parameters=sum(p.numel() for p in parts.guided.student.parameters()),
         seed=recipe.seed,
-        epochs=recipe.training.epochs,
+        epochs=progress.epoch,
         seconds=progress.seconds,
         images_per_second=images / progress.seconds if progress.seconds > 0 else None,
         best=best,
         last=last,
-        without_ema=_without_ema(parts, run, gather),
+        without_ema=_without_ema(parts, run, progress.epoch - 1, gather),
         select_by=recipe.training.select_by,
         warnings=() if best_model is None else tuple(best_model.warnings),
     )
 
 
-def _without_ema(parts: Parts, run: RunDirectory, gather: Gather) -> CheckpointFigures | None:
+def _without_ema(
+    parts: Parts, run: RunDirectory, epoch: int, gather: Gather
+) -> CheckpointFigures | None:
     """The figures of the last weights, where those of `last` are of their moving average."""
     if parts.recipe.training.ema is None:
         return None
@@ -153,7 +173,7 @@ def _without_ema(parts: Parts, run: RunDirectory, gather: Gather) -> CheckpointF
     val = None if source.val is None else _breakdown(parts, folder, source.val, gather).overall
     test = None if source.test is None else _breakdown(parts, folder, source.test, gather)
     return CheckpointFigures(
-        epoch=parts.recipe.training.epochs - 1,
+        epoch=epoch,
         val_top1=None if val is None else val.top1,
         val_balanced=None if val is None else val.balanced_accuracy,
         test=_split_figures(test, folder),

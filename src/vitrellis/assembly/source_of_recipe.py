@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vitrellis.data.as_channels import with_channels
-from vitrellis.data.bad_images import naming_all_bad_images, without_bad_images
+from vitrellis.data.bad_images import Sharing, naming_all_bad_images, without_bad_images
 from vitrellis.data.canvas import ProgressCallback
 from vitrellis.data.long_tail import LongTail
 from vitrellis.data.source import CheckedImages, Source
@@ -19,6 +19,7 @@ def build_source(
     *,
     known: CheckedImages | None = None,
     progress: ProgressCallback | None = None,
+    sharing: Sharing = Sharing(),  # noqa: B008  (it is immutable)
 ) -> Source:
     """The recipe's images with their splits.
 
@@ -27,6 +28,7 @@ def build_source(
         source: Images from Python, in place of those that `data.source` names.
         known: An earlier check of the same images for those that cannot be read.
         progress: Called as images are read to find those.
+        sharing: The processes of the run, which share that reading.
     """
     data = recipe.data
     loaded = source
@@ -43,7 +45,11 @@ def build_source(
         loaded = with_channels(loaded, recipe.input.channels)
     if skips:
         loaded = without_bad_images(
-            loaded, greatest_fraction=data.max_bad_fraction, known=known, progress=progress
+            loaded,
+            greatest_fraction=data.max_bad_fraction,
+            known=known,
+            progress=progress,
+            sharing=sharing,
         )
     with naming_all_bad_images(loaded):
         loaded = with_value_range(loaded, data.value_range)

@@ -7,13 +7,15 @@ evaluated: the run keeps the list (`data.json`), and takes it up while the files
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -33,12 +35,32 @@ from vitrellis.errors import UsageError, VitrellisError
 ProgressCallback = Callable[[int, int], None]
 
 
-def check_images(source: Source, progress: ProgressCallback | None = None) -> CheckedImages:
+@dataclass(frozen=True)
+class Sharing:
+    """The processes of a run, which share the reading of images; by default, this one alone.
+
+    Attributes:
+        rank: The number of this process.
+        world_size: The number of all.
+        gather: Returns what all processes call it with, in their order.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
+
+
+def check_images(
+    source: Source,
+    progress: ProgressCallback | None = None,
+    sharing: Sharing = Sharing(),
+) -> CheckedImages:
     """Reads every image of a source whole; those that are held in memory as pixels cannot be bad.
 
     Args:
         source: The source, as its loader returned it.
-        progress: Called with the number of images that are done, and of all images.
+        progress: Called with the number of images that are done, and of all that are read here.
+        sharing: The processes that read a part each; all call this.
     """
     known = {(one.split, one.index): one for one in known_bad(source)}
     places = [
@@ -46,16 +68,17 @@ def check_images(source: Source, progress: ProgressCallback | None = None) -> Ch
         for name, split in source.splits.items()
         if not isinstance(_base(split.images), TensorImages | ArrayImages)
         for index in range(len(split))
-    ]
+    ][sharing.rank :: sharing.world_size]
     bad = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         found = pool.map(lambda place: known.get((place[0], place[2])) or _tried(*place), places)
         for done, one in enumerate(found, start=1):
             if one is not None:
-                bad.append(one)
+                bad.append((done * sharing.world_size + sharing.rank, one))
             if progress is not None:
                 progress(done, len(places))
-    return CheckedImages(source.fingerprint(), tuple(bad))
+    of_all = sorted(itertools.chain.from_iterable(sharing.gather(bad)), key=lambda pair: pair[0])
+    return CheckedImages(source.fingerprint(), tuple(one for _, one in of_all))
 
 
 def without_bad_images(
@@ -64,6 +87,7 @@ def without_bad_images(
     greatest_fraction: float,
     known: CheckedImages | None = None,
     progress: ProgressCallback | None = None,
+    sharing: Sharing = Sharing(),
 ) -> Source:
     """The source without the images that cannot be read, and with a note on them.
 
@@ -72,12 +96,15 @@ def without_bad_images(
         greatest_fraction: The share of all images that may be left out, rounded up to whole images.
         known: An earlier check, which is taken if it was of the same images.
         progress: Called as images are read.
+        sharing: The processes that read a part of the images each.
 
     Raises:
         VitrellisError: If more are bad, or a class has no training image left.
     """
-    if known is None or known.fingerprint != source.fingerprint():
-        known = check_images(source, progress)
+    is_known = known is not None and known.fingerprint == source.fingerprint()
+    are_known = all(sharing.gather(is_known))  # if one reads, all have to
+    if known is None or not are_known:
+        known = check_images(source, progress, sharing)
     source = replace(source, checked_images=known)
     if not known.bad:
         return source

@@ -40,6 +40,10 @@ from vitrellis.data.source import Split
 from vitrellis.devices import device_for_images
 from vitrellis.errors import UsageError
 
+VIEWS_VERSION = 3
+"""To be raised when the same key shows an image otherwise: the version that a run begins with is in
+its `data.json`. 1: crops from one canvas; 2: from photographs' own pixels; 3: resized by torch."""
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -23,7 +23,7 @@ from vitrellis.export.agreement import (
     require_agreement,
 )
 from vitrellis.export.description import Description, NumberFormat
-from vitrellis.export.graph import allows_free_size, export_program
+from vitrellis.export.graph import export_program, obstacle_to_free_size
 from vitrellis.export.onnx_classifier import OnnxClassifier
 from vitrellis.export.onnx_writer import require_onnx, write_onnx
 from vitrellis.export.timm_folder import TimmFolder, write_timm
@@ -128,7 +128,7 @@ def export_model(
         return _export_folder(trained, target, images, progress)
     free_size = target.free_size
     if free_size is None:
-        free_size = allows_free_size(trained.architecture)
+        free_size = obstacle_to_free_size(trained) is None
     description = Description.of(trained, target.precision, free_size=free_size)
     program = export_program(trained, free_size=free_size)
     agreements: list[Agreement] = []

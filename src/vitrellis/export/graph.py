@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vitrellis.data.augmentation.transforms import scale_and_shift
 from vitrellis.errors import UsageError
 from vitrellis.models import takes_img_size
+from vitrellis.models.support.token_reduction import TokenReduction
 from vitrellis.runs.exported import Trained
 
 IMAGES = "images"
@@ -46,15 +47,20 @@ class ImageClassifier(nn.Module):
         return logits, logits.softmax(dim=-1)
 
 
-def allows_free_size(architecture: str) -> bool:
-    """Whether a model takes images of any size once it is built.
+def obstacle_to_free_size(trained: Trained) -> str | None:
+    """The reason why a graph of a model is for images of one size; None if there is none.
 
-    CNNs, CvT, DHVT and PVT v2 do; the others have position embeddings for one size.
+    CNNs, CvT, DHVT and PVT v2 take any size once they are built; the others have position
+    embeddings for one size. How many tokens are left out depends on the size, too.
 
     Args:
-        architecture: A model name.
+        trained: The model.
     """
-    return not takes_img_size(architecture.split(".")[0])
+    if takes_img_size(trained.architecture.split(".")[0]):
+        return f"{trained.architecture} has position embeddings for one size of images"
+    if isinstance(trained.model, TokenReduction):
+        return "the model leaves out a number of tokens that depends on the size of images"
+    return None
 
 
 def export_program(trained: Trained, *, free_size: bool) -> torch.export.ExportedProgram:
@@ -71,10 +77,10 @@ def export_program(trained: Trained, *, free_size: bool) -> torch.export.Exporte
     height, width = settings.img_size
     sizes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if free_size:
-        if not allows_free_size(trained.architecture):
+        obstacle = obstacle_to_free_size(trained)
+        if obstacle is not None:
             raise UsageError(
-                f"--free-size: {trained.architecture} has position embeddings for one size of "
-                f"images, {height}x{width}; leave it out"
+                f"--free-size: {obstacle}, and this graph is for {height}x{width}; leave it out"
             )
         # never square, so that no side is taken for the other
         height, width = max(height, _LEAST_SIDE), max(width, _LEAST_SIDE) + 32

@@ -25,6 +25,12 @@ else:  # these load torch
         __name__, on_demand={"View": "vitrellis.data.augmentation.view"} | _MODULES
     )
 
+
+def __dir__() -> list[str]:
+    """All public names, those too that are yet to be imported."""
+    return sorted({*globals(), *__all__})
+
+
 __all__ = [
     "Recipe",
     "TeacherSection",

@@ -181,8 +181,9 @@ class Input(Section):
     pixels, to which all are first brought as `fit` says. If not given, from images with their own
     shape, which are reduced, if they are large, as far as crops lose no detail."""
     cache: Literal["auto", True, False] = "auto"
-    """Whether all images are held: small ones on the training device, photographs in the memory of
-    the computer; `auto` if they fit."""
+    """Whether all images are held: small ones on the training device, photographs decoded in the
+    cache folder (`machine.image_cache_gb`) or else in the memory of the computer; `auto` if they
+    fit."""
 
 
 class Augmentation(View):

@@ -28,37 +28,43 @@ COMMAND_LINE = "command line"
 _NOT_INHERITED = ("name", "description")
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+Overrides = Sequence[str] | Mapping[str, Any]
+"""Changes to a recipe: `key=value` texts, or values by sections or by dotted keys."""
+
+
+def load_recipe(name_or_path: str | Path, overrides: Overrides = ()) -> Recipe:
     """The packaged recipe of that name, or the recipe in that file.
 
     Args:
         name_or_path: A packaged recipe's name, or a path that ends in `.yaml`.
-        overrides: `key=value` with dotted keys and YAML values, such as `training.epochs=30`.
+        overrides: Changes: a mapping of sections or of dotted keys, such as
+            `{"training": {"epochs": 30}, "data.root": "photos"}`; or texts as on the command line,
+            `key=value` with dotted keys and YAML values, such as `["training.epochs=30"]`.
 
     Raises:
         UsageError: If there is no such recipe, or it has mistakes, of which each is named.
     """
     path, label = find_recipe(name_or_path, Path())
     draft = Draft.of_file(path, label)
-    draft.merge(parse_overrides(overrides), COMMAND_LINE)
+    draft.merge(*_changes(overrides))
     return draft.finish(label)
 
 
 def recipe_from(
-    values: Mapping[str, Any], overrides: Sequence[str] = (), *, name: str = "run"
+    values: Mapping[str, Any], overrides: Overrides = (), *, name: str = "run"
 ) -> Recipe:
     """The recipe that a mapping of sections describes, such as `{"model": {"name": ...}, ...}`.
 
     Args:
         values: The content of a recipe file; it may extend a packaged recipe.
-        overrides: `key=value`, as on the command line.
+        overrides: Changes, as for `load_recipe`.
         name: The recipe's name if `values` has none.
 
     Raises:
         UsageError: If the recipe has mistakes, of which each is named.
     """
     draft = Draft.of_mapping(values, Path(), label=name, name=name, chain=())
-    draft.merge(parse_overrides(overrides), COMMAND_LINE)
+    draft.merge(*_changes(overrides))
     return draft.finish(name)
 
 
@@ -228,6 +234,23 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             value = {part: value}
         values = _merged(values, value)
     return values
+
+
+def _changes(overrides: Overrides) -> tuple[dict[str, Any], str]:
+    """Nested values, and where they were written, for messages."""
+    if isinstance(overrides, str):
+        raise UsageError(f"overrides: {overrides!r} is one text; give a list, or a mapping")
+    if not isinstance(overrides, Mapping):
+        return parse_overrides(overrides), COMMAND_LINE
+    values: dict[str, Any] = {}
+    for key, value in overrides.items():
+        parts = key.split(".") if isinstance(key, str) else [""]
+        if not all(parts):
+            raise UsageError(f"overrides: {key!r} is not a key, such as training.epochs")
+        for part in reversed(parts):
+            value = {part: value}
+        values = _merged(values, value)
+    return values, "overrides"
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

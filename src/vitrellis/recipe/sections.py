@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
+from timm.optim import get_optimizer_info, list_optimizers
 
+from vitrellis.errors import unknown_name
 from vitrellis.settings import (
     Arguments,
     AutoOrIndex,
@@ -18,6 +20,9 @@ from vitrellis.settings import (
     ProperFraction,
     Section,
 )
+
+OWN_OPTIMIZERS = ("adamw", "sgd")
+"""The optimizers that torch makes; timm makes the others."""
 
 
 class Model(Section):
@@ -82,8 +87,11 @@ class SAM(Section):
 class OptimizerSection(Section):
     """How the weights are updated."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    """The optimizer."""
+    name: str = "adamw"
+    """The optimizer: `adamw`, `sgd`, or any other that timm's optimizer factory makes, such as
+    `lion`, `lamb`, `adan` or `muon`, also after `lookahead_`."""
+    args: Arguments = Field(default_factory=dict)
+    """Further arguments of an optimizer of timm, such as `eps`."""
     lr: Positive = 1e-3
     """The learning rate after the warm-up."""
     lr_per_batch: Count | None = None
@@ -95,9 +103,9 @@ class OptimizerSection(Section):
     decay_all: bool = False
     """Whether all parameters decay, biases and norms too, as in published code for long tails."""
     betas: tuple[ProperFraction, ProperFraction] = (0.9, 0.999)
-    """AdamW's beta1 and beta2."""
+    """AdamW's beta1 and beta2. An optimizer of timm has its own unless they are given."""
     momentum: ProperFraction = 0.9
-    """SGD's momentum."""
+    """The momentum of SGD, and of those optimizers of timm that have one."""
     nesterov: bool = True
     """Whether SGD uses Nesterov momentum."""
     head_lr_ratio: Positive = 1.0
@@ -108,6 +116,23 @@ class OptimizerSection(Section):
     classifier has the full rate. Layers are those of timm's `group_matcher`."""
     sam: SAM | None = None
     """Sharpness-aware minimization."""
+
+    @model_validator(mode="after")
+    def _check_name(self) -> OptimizerSection:
+        if self.name in OWN_OPTIMIZERS:
+            if self.args:
+                raise ValueError(
+                    f"args: {self.name} takes none but the keys of this section; drop them"
+                )
+            return self
+        # those that are left out need other libraries
+        known = [str(name) for name in list_optimizers(exclude_filters=["bnb*", "fused*"])]
+        base = self.name.removeprefix("lookahead_")
+        if base not in known:
+            raise unknown_name("optimizer", self.name, {*known, *OWN_OPTIMIZERS})
+        if get_optimizer_info(base).second_order:
+            raise ValueError(f"{self.name} needs second derivatives, which training does not make")
+        return self
 
 
 class Schedule(Section):
@@ -195,6 +220,9 @@ class Training(Section):
     """Whether to use the memory layout that suits convolutions on GPUs."""
     checkpoint_minutes: NonNegative = 2.0
     """The least time in minutes between two checkpoints that the run can be resumed from."""
+    early_stopping_patience: Count | None = None
+    """The number of epochs without a better validation figure (`select_by`) after which training
+    ends early; all epochs are trained if not given. The learning rate falls as for all epochs."""
     eval_every: Count = 1
     """The number of epochs between validations; the last epoch is always validated."""
     select_by: Literal["top1", "balanced_accuracy"] = "top1"
@@ -226,4 +254,4 @@ class Machine(Section):
     """The gigabytes (10^9 bytes) of decoded images that runs may leave in the cache folder
     (`$XDG_CACHE_HOME/vitrellis/pixels`, `~/.cache/vitrellis/pixels` by default) for later runs,
     which then begin at once; those that were used longest ago make room. 0 keeps none. Sets of less
-    than 64 MB are not kept, and nothing with `input.cache=false`."""
+    than 64 MiB are not kept, and nothing with `input.cache=false`."""

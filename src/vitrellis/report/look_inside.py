@@ -266,12 +266,14 @@ def draw_maps(
     """
     counts = [3 if pair.projected is not None else 2 for pair in pairs]
     firsts = [1 + sum(counts[:number]) for number in range(len(pairs))]
+    meaning = "Student and teacher have colours of their own."
+    if any(pair.projected is not None for pair in pairs):
+        meaning = "Equal colours after the projection and in the teacher are equal features."
     grid = ImageGrid(
         len(images),
         1 + sum(counts),
         title="The student's maps beside its teacher's",
-        subtitle=f"{_label(trained, label)}. Equal colours after the projection and in the teacher "
-        "are equal features.",
+        subtitle=f"{_label(trained, label)}. {meaning}",
         cell=cell_for(trained.preprocessing),
         gaps=dict.fromkeys(firsts, 0.18),
         row_labels=names,

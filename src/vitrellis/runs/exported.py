@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitrellis.data.augmentation.resampling import Interpolation
 from vitrellis.data.eval_transform import CropMode, EvalTransform
+from vitrellis.data.sources.decoding import read_image, upright_pixels
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.models import (
     check_arguments,
@@ -34,6 +36,9 @@ from vitrellis.models.support.weights import CHECKSUM, tensors_digest
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.checksums import read_sealed_json, write_sealed_json
 from vitrellis.runs.results import parse
+
+ImageLike = Tensor | Path | str | Image.Image
+"""An image: pixels, the path of a file, or a Pillow image."""
 
 PREDICT_BATCH_SIZE = 256
 """The largest number of images that `Trained.predict` computes in one batch."""
@@ -113,34 +118,59 @@ class Trained:
 
     @torch.no_grad()
     def predict(
-        self, images: Tensor | Sequence[Tensor], names: Sequence[str] | None = None
+        self,
+        images: Tensor | Sequence[ImageLike] | Path | str | Image.Image,
+        names: Sequence[str] | None = None,
     ) -> Tensor:
         """The class probabilities.
 
         Args:
-            images: uint8 `(N, C, H, W)`, or a sequence of `(C, H, W)` of any sizes.
-            names: The names of the images, for messages; by default their numbers.
+            images: uint8 `(N, C, H, W)`; or a sequence of uint8 `(C, H, W)` of any sizes, paths of
+                image files, and Pillow images, which are turned upright and made grey or colour as
+                the model needs them; or a single path or Pillow image.
+            names: The names of the images, for messages; by default their paths or numbers.
 
         Returns:
             `(N, K)`, on the model's device.
 
         Raises:
-            VitrellisError: If an image is not uint8, or has another number of channels; or if the
-                model has diverged, naming the first weight that is not finite, or the first image
-                and module whose output is not.
+            VitrellisError: If a file cannot be read; if a tensor is not uint8, or has another
+                number of channels; or if the model has diverged, naming the first weight that is
+                not finite, or the first image and module whose output is not.
         """
+        if isinstance(images, Path | str | Image.Image):
+            images = [images]
         settings = self.preprocessing
-        for number, image in enumerate(images):
-            if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != settings.channels:
-                raise VitrellisError(
-                    f"{_name(names, number)}: should be uint8 of shape "
-                    f"({settings.channels}, H, W), is {image.dtype} of shape {tuple(image.shape)}"
-                )
+        if names is None:
+            names = [
+                str(image) if isinstance(image, Path | str) else f"image {number}"
+                for number, image in enumerate(images)
+            ]
         out = torch.empty(len(images), settings.channels, *settings.img_size, dtype=torch.uint8)
         resize = settings.transform().resize_and_crop
         for number, image in enumerate(images):
-            out[number] = resize(image.cpu())
+            out[number] = resize(self._pixels(image, names[number]))
         return self.predict_resized(out, names)
+
+    def _pixels(self, image: ImageLike, name: str) -> Tensor:
+        """uint8 `(C, H, W)` on the CPU."""
+        settings = self.preprocessing
+        if isinstance(image, Path | str):
+            path = Path(image).expanduser()
+            return read_image(path, settings.channels, settings.value_range)
+        if isinstance(image, Image.Image):
+            return upright_pixels(image, settings.channels, name)
+        if not isinstance(image, Tensor):
+            raise VitrellisError(
+                f"{name}: is a {type(image).__name__}; should be a path, a Pillow image, or a "
+                "tensor (C, H, W) of uint8"
+            )
+        if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != settings.channels:
+            raise VitrellisError(
+                f"{name}: should be uint8 of shape ({settings.channels}, H, W), is {image.dtype} "
+                f"of shape {tuple(image.shape)}"
+            )
+        return image.cpu()
 
     @torch.no_grad()
     def predict_resized(self, images: Tensor, names: Sequence[str] | None = None) -> Tensor:

@@ -202,6 +202,7 @@ def _is_run_data(run: RunDirectory) -> bool:
         "teachers",
         "duplicates",
         "checked_images",
+        "views_version",
     }
 
 

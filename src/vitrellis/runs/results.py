@@ -219,6 +219,8 @@ class RunData:
             classes.
         checked_images: The images that cannot be read and were left out (`data.on_bad_image`); None
             if they were not looked for.
+        views_version: The version of the augmentation that the run began with; None for a run of
+            before there was a number.
     """
 
     fingerprint: str | None
@@ -227,6 +229,7 @@ class RunData:
     teachers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     duplicates: Mapping[str, Any] = field(default_factory=dict)
     checked_images: CheckedImages | None = None
+    views_version: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses what a changed file says of the classes, where it contradicts itself."""

@@ -6,10 +6,14 @@ import bisect
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from fnmatch import fnmatchcase
+from typing import Any, Literal, TypedDict
 
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
+
+from vitrellis.errors import UsageError
 
 
 class ParameterGroup(TypedDict):
@@ -57,7 +61,8 @@ def parameter_groups(
         weight_decay: The weight decay of the groups with decay.
         decay_all: Put all parameters into the groups with decay, as `SGD(model.parameters())` does
             in github.com/kaidic/LDAM-DRW.
-        no_weight_decay: The full names of parameters without weight decay.
+        no_weight_decay: The full names of parameters without weight decay, or patterns of such
+            names with `*`, as timm takes them.
         head: Module names of the classifiers; their parameters get `lr * head_lr_ratio`.
         head_lr_ratio: The factor for the head's learning rate.
         lr_scales: The factors of the learning rate by the full names of parameters, 1 for others.
@@ -70,7 +75,9 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         is_exempt = not decay_all and (
-            parameter.ndim <= 1 or name.endswith(".bias") or name in no_weight_decay
+            parameter.ndim <= 1
+            or name.endswith(".bias")
+            or any(fnmatchcase(name, pattern) for pattern in no_weight_decay)
         )
         is_head = any(name.startswith(f"{prefix}.") for prefix in head)
         scale = (lr_scales or {}).get(name, 1.0)
@@ -100,29 +107,44 @@ def classifier_names(model: nn.Module) -> list[str]:
 
 
 def create_optimizer(
-    name: Literal["adamw", "sgd"],
+    name: str,
     groups: Sequence[ParameterGroup],
     *,
-    betas: tuple[float, float],
+    betas: tuple[float, float] | None,
     momentum: float,
     nesterov: bool,
     fused: bool,
+    args: Mapping[str, Any] | None = None,
 ) -> Optimizer:
     """The optimizer over `parameter_groups`, which have their own learning rates and decay.
 
     Args:
-        name: "adamw" (Loshchilov and Hutter, 2019) or "sgd".
+        name: "adamw" (Loshchilov and Hutter, 2019), "sgd", or a name of timm's factory.
         groups: The groups that `parameter_groups` returns.
-        betas: AdamW's beta1 and beta2.
-        momentum: The momentum of SGD.
+        betas: beta1 and beta2; None for the optimizer's own.
+        momentum: The momentum of SGD, and of those of timm that have one.
         nesterov: Whether SGD uses Nesterov momentum; without momentum it does not.
         fused: Whether one kernel updates all parameters. This is faster, but gradients cannot be
-            clipped with it under 16-mixed, because it undoes their scaling itself.
+            clipped with it under 16-mixed, because it undoes their scaling itself. Optimizers of
+            timm decide for themselves.
+        args: Further arguments of an optimizer of timm.
+
+    Raises:
+        UsageError: If timm's optimizer does not take the arguments.
     """
+    own = [dict(group) for group in groups]
     if name == "adamw":
-        return AdamW([dict(group) for group in groups], betas=betas, fused=fused)
-    nesterov = nesterov and momentum > 0
-    return SGD([dict(group) for group in groups], momentum=momentum, nesterov=nesterov, fused=fused)
+        return AdamW(own, betas=betas or (0.9, 0.999), fused=fused)
+    if name == "sgd":
+        nesterov = nesterov and momentum > 0
+        return SGD(own, momentum=momentum, nesterov=nesterov, fused=fused)
+    given = dict(args or {})
+    if betas is not None and get_optimizer_info(name.removeprefix("lookahead_")).has_betas:
+        given["betas"] = betas
+    try:
+        return create_optimizer_v2(own, name, lr=groups[0]["base_lr"], momentum=momentum, **given)
+    except (TypeError, ValueError, ImportError, AssertionError) as error:
+        raise UsageError(f"optimizer: {name}: {error} (see optimizer.args)") from error
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ run that is resumed from a checkpoint, even in the middle of an epoch, ends with
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -32,36 +32,9 @@ from vitrellis.training.interrupts import Interrupted, StopRequest, stop_request
 from vitrellis.training.keep_rate import KeepRateSchedule
 from vitrellis.training.optimizers import LearningRate, body_lr
 from vitrellis.training.portions import Portions
+from vitrellis.training.position import TrainingProgress
 from vitrellis.training.sam import Gradient
 from vitrellis.training.validation import validation_figures
-
-
-@dataclass
-class TrainingProgress:
-    """The position of a run. Epochs and steps are 0-based; `seconds` counts training steps only.
-
-    Attributes:
-        epoch: The current epoch, or the next one between two epochs.
-        step: The steps of the current epoch that are done.
-        seconds: The time spent in training steps, without evaluation and saving.
-        seconds_before: The part of `seconds` that was spent before the current epoch.
-        waited: The seconds of the current epoch that were spent waiting for batches.
-        best_figure: The highest value so far of the figure that the best epoch is chosen by.
-        best_top1: The validation accuracy of the best epoch, as a fraction.
-        best_epoch: The best epoch so far.
-        sums: Sums over the images of the current epoch, in a checkpoint: losses, right answers
-            (`correct`) and `images`.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    seconds_before: float = 0.0
-    waited: float = 0.0
-    best_figure: float | None = None
-    best_top1: float | None = None
-    best_epoch: int | None = None
-    sums: dict[str, float] = field(default_factory=dict)
 
 
 class _Outcome(NamedTuple):
@@ -94,8 +67,10 @@ class Trainer:
         accumulate: The number of parts that a batch is split into.
         clip_grad: The largest norm of the gradient, or None.
         eval_every: Epochs between validations. The last epoch is always validated.
+        patience: Epochs without a better one after which training ends early, or None.
         select_by: The figure whose highest value makes an epoch the best one.
         checkpoint_minutes: The least time between two checkpoints that a run resumes from.
+        on_epoch_end: Called with the figures of each epoch, after its files are written.
     """
 
     def __init__(
@@ -120,6 +95,8 @@ class Trainer:
         eval_every: int,
         select_by: Literal["val_top1", "val_balanced"],
         checkpoint_minutes: float,
+        patience: int | None = None,
+        on_epoch_end: Callable[[EpochRow], object] | None = None,
     ) -> None:
         self.fabric = fabric
         self.student = guided.student
@@ -141,6 +118,8 @@ class Trainer:
         self.portions = Portions(fabric, self.objective, teachers, accumulate, display.warn)
         self.clip_grad = clip_grad
         self.eval_every = eval_every
+        self.patience = patience
+        self.on_epoch_end = on_epoch_end
         self.select_by = select_by
         self.checkpoint_minutes = checkpoint_minutes
         self.progress = TrainingProgress()
@@ -163,6 +142,13 @@ class Trainer:
         """The student, or its moving average where one is kept."""
         return self.ema.module if self.ema is not None else self.student
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether all epochs are done, or as many as its patience allows without a better one."""
+        done, best = self.progress.epoch, self.progress.best_epoch
+        is_late = self.patience is not None and best is not None and done > best + self.patience
+        return done >= self.epochs or (is_late and done % self.eval_every == 0)
+
     def fit(self) -> TrainingProgress:
         """Trains from the current position to the end of the run.
 
@@ -171,10 +157,10 @@ class Trainer:
             VitrellisError: When the loss or a weight is not finite, or a file cannot be written.
         """
         with stop_requests() as stop:
-            while self.progress.epoch < self.epochs:
+            while not self.has_ended:
                 self._train_epoch(stop)
                 self._end_epoch()
-                if self.progress.epoch < self.epochs and self._agreed(stop):
+                if not self.has_ended and self._agreed(stop):
                     self.save()
                     self._stop(stop)
         return self.progress
@@ -292,8 +278,10 @@ class Trainer:
             self.writer.save_best(self.student, self.averaged_student, self._state())
         self.writer.log(row)
         self.display.epoch(row)
-        if progress.epoch == self.epochs or self._save_is_due():
+        if self.has_ended or self._save_is_due():
             self.save()
+        if self.on_epoch_end is not None:
+            self.on_epoch_end(row)
 
     def save(self) -> None:
         """Writes the checkpoint that the run is resumed from.
@@ -357,9 +345,8 @@ class Trainer:
         }
         counted |= {name: value * num_images for name, value in parts.items()}
         for name, value in counted.items():
-            zero = self._sums.get(name)
-            sums = value.to(longest_float(value.device)) if zero is None else zero + value
-            self._sums[name] = sums
+            before = self._sums.get(name, 0)
+            self._sums[name] = value.to(longest_float(value.device)) + before
 
     def _epoch_means(self) -> dict[str, float]:
         """Means per image over the epoch and all processes."""

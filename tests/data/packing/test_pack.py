@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vitrellis.data.packing import pack as pack_module
 from vitrellis.data.packing.pack import CHECKSUMS_FILE, pack, verify
 from vitrellis.data.source import Source
 from vitrellis.data.sources import from_tensors, load_source
@@ -141,6 +142,31 @@ def test_every_damaged_byte_of_an_image_is_found(folder: Path, tmp_path: Path, f
         VitrellisError, match=r"image 0 of test \(.*0\.png\): differs from its check"
     ):
         verify(packed.path)
+
+
+@FORMS
+@pytest.mark.parametrize("named", [2, 20])
+def test_all_damaged_images_are_named_up_to_a_number(
+    folder: Path, tmp_path: Path, form: Form, named: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_module, "NAMED", named)
+    packed = pack(load_source("folder", folder), tmp_path / name_of(form), form=form)
+    names = [Path("test/a/0.png"), Path("train/b/1.jpg"), Path("train/a/2.png")]
+    originals = {name: next(iter(folder.rglob(str(name)))).read_bytes() for name in names}
+    files = [packed.path] if form == "lmdb" else sorted(packed.path.glob("*.tar"))
+    for file in files:
+        content = file.read_bytes()
+        for original in originals.values():
+            middle = len(original) // 2
+            changed = original[:middle] + bytes([original[middle] ^ 1]) + original[middle + 1 :]
+            content = content.replace(original, changed)
+        file.write_bytes(content)
+    with pytest.raises(VitrellisError) as error:
+        verify(packed.path)
+    told = str(error.value)
+    assert "3 of 14" in told
+    assert sum(name.as_posix() in told for name in names) == min(3, named)
+    assert ("1 more" in told) == (named == 2)
 
 
 @FORMS

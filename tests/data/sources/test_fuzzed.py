@@ -27,7 +27,7 @@ from vitrellis.data.sources import load_source, recognized
 from vitrellis.errors import VitrellisError
 from vitrellis.training.display import reading
 
-CASES = 40
+CASES = 200
 SECONDS = 20  # for one case, whose reading takes a fraction of a second
 REPOSITORY = Path(__file__).parents[3]
 NUMBERS = (b"-1", b"3000000000", b"99999999999999999999999", b"1e999", b"NaN", "\u0663".encode())
@@ -219,7 +219,7 @@ def test_damaged_layouts(name: str, first_seed: int) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=1500,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
 

@@ -27,6 +27,8 @@ _SUFFIXES = {
     "WEBP": {".webp"},
     "TIFF": {".tif", ".tiff"},
     "GIF": {".gif"},
+    "AVIF": {".avif"},
+    "HEIF": {".heic", ".heif", ".hif"},
 }
 """The endings of the names of each format's files."""
 

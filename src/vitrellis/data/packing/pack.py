@@ -37,6 +37,8 @@ CHECKSUMS_FILE = "SHA256SUMS"
 _AT_ONCE = 500  # images in a transaction
 _MAP_SIZE = 1 << 41  # bytes that the file may grow to; it takes only what it holds
 _JPEG_QUALITY = 95
+NAMED = 20
+"""Most damaged images that one error names."""
 _MAGIC = {
     b"\xff\xd8": ".jpg",
     b"\x89PNG": ".png",
@@ -340,7 +342,7 @@ def verify(path: Path, progress: ProgressCallback | None = None) -> int:
         The number of images.
 
     Raises:
-        VitrellisError: If anything is damaged; names the first image, and counts the others.
+        VitrellisError: If anything is damaged; names up to `NAMED` images, and counts them all.
     """
     container, index = open_packed(path)
     total = sum(len(split.labels) for split in index.splits.values())
@@ -361,9 +363,12 @@ def verify(path: Path, progress: ProgressCallback | None = None) -> int:
             done += 1
             if progress is not None:
                 progress(done, total)
+    if len(bad) == 1:
+        raise VitrellisError(bad[0])
     if bad:
-        others = f". {len(bad) - 1:,} more of {total:,} images are damaged" if bad[1:] else ""
-        raise VitrellisError(f"{bad[0]}{others}")
+        more = [f"and {len(bad) - NAMED:,} more"] if len(bad) > NAMED else []
+        lines = "\n  ".join(bad[:NAMED] + more)
+        raise VitrellisError(f"{len(bad):,} of {total:,} images are damaged:\n  {lines}")
     return total
 
 

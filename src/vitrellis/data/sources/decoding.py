@@ -28,16 +28,18 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from vitrellis.data.channels import to_channels
+from vitrellis.data.sources.phone_formats import PHONE_SUFFIXES, missing_library, phone_formats
 from vitrellis.data.sources.photographs import decode_photograph, turned
 from vitrellis.errors import VitrellisError
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".npy"}
-)
+IMAGE_SUFFIXES = PHONE_SUFFIXES | {
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".npy")
+}
 """The endings of image files' names, in lower case."""
 
 # Named, so that a file posing as an image never reaches a format that Pillow hands to a program
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+_BEGINNING = 12  # bytes that tell a format
 _GREY = frozenset({"1", "L", "LA"})
 DEEP_GREY = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 """Pillow's modes of grey images with 16 bits."""
@@ -66,6 +68,7 @@ DAMAGE = (
     OverflowError,
     struct.error,
     tokenize.TokenError,
+    RuntimeError,  # of AVIF files
     MemoryError,  # for arrays as large as a damaged header says
     Image.DecompressionBombError,
 )
@@ -87,16 +90,12 @@ def read_header(path: Path) -> Header:
     Raises:
         VitrellisError: If it is missing, or no image.
     """
-    try:
+    with _naming(path):
         if path.suffix.lower() == ".npy":
             height, width, channels = _open_array(path).shape
             return Header((height, width), channels)
         with _opened(path) as image:
             return Header(_upright_size(image), _own_channels(image, str(path)))
-    except VitrellisError:
-        raise
-    except DAMAGE as error:
-        raise _unreadable(path, error) from None
 
 
 def decode_header(content: bytes, name: str) -> Header:
@@ -109,17 +108,13 @@ def decode_header(content: bytes, name: str) -> Header:
     Raises:
         VitrellisError: If it is no image.
     """
-    try:
+    with _naming(Path(name), content[:_BEGINNING]):
         if content.startswith(np.lib.format.MAGIC_PREFIX):
             array = np.load(io.BytesIO(content), allow_pickle=False)
             height, width, channels = _as_image(array, Path(name)).shape
             return Header((height, width), channels)
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
             return Header(_upright_size(image), _own_channels(image, name))
-    except VitrellisError:
-        raise
-    except DAMAGE as error:
-        raise _unreadable(Path(name), error) from None
 
 
 def deep_levels(path: Path) -> tuple[int, int] | None:
@@ -157,17 +152,13 @@ def read_image(
     Raises:
         VitrellisError: If it is missing, no image, damaged, or cannot have so many channels.
     """
-    try:
+    with _naming(path):
         if path.suffix.lower() == ".npy":
             pixels = torch.from_numpy(np.array(_open_array(path)))  # (H, W, C)
             pixels = pixels.permute(2, 0, 1).contiguous()  # (C, H, W)
             return pixels if channels is None else to_channels(pixels, channels, str(path))
         with _opened(path) as image:
             return _file_pixels(image, channels, str(path), value_range)
-    except VitrellisError:
-        raise
-    except DAMAGE as error:
-        raise _unreadable(path, error) from None
 
 
 def decode_image(content: bytes, channels: int | None, name: str) -> Tensor:
@@ -184,17 +175,17 @@ def decode_image(content: bytes, channels: int | None, name: str) -> Tensor:
     Raises:
         VitrellisError: If it is no image, damaged, or cannot have so many channels.
     """
-    try:
+    with _naming(Path(name), content[:_BEGINNING]):
         if content.startswith(np.lib.format.MAGIC_PREFIX):
             array = np.load(io.BytesIO(content), allow_pickle=False)
             pixels = torch.from_numpy(np.array(_as_image(array, Path(name)))).permute(2, 0, 1)
             return to_channels(pixels.contiguous(), channels or len(pixels), name)
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
             return _file_pixels(image, channels, name, None)
-    except VitrellisError:
-        raise
-    except DAMAGE as error:
-        raise _unreadable(Path(name), error) from None
+
+
+def _formats() -> tuple[str, ...]:
+    return (*_FORMATS, *phone_formats())
 
 
 def _file_pixels(
@@ -223,6 +214,25 @@ def image_pixels(image: Image.Image, channels: int | None, name: str) -> Tensor:
         VitrellisError: If its mode has no 8-bit meaning, or it cannot have so many channels.
     """
     return _pixels(image, _own_channels(image, name), channels, name, None)
+
+
+def upright_pixels(image: Image.Image, channels: int, name: str) -> Tensor:
+    """The pixels of a Pillow image, turned as its EXIF data says.
+
+    Args:
+        image: In any mode that files commonly have.
+        channels: Number of channels to return.
+        name: The image's name in an error message.
+
+    Returns:
+        uint8 `(C, H, W)`.
+
+    Raises:
+        VitrellisError: If its mode has no 8-bit meaning, it cannot have so many channels, or its
+            file is damaged.
+    """
+    with _naming(Path(name), b""):
+        return _pixels(_upright(image), _own_channels(image, name), channels, name, None)
 
 
 def _pixels(
@@ -263,7 +273,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     check_is_regular(path)
     # as a stream: of a path, Pillow maps uncompressed TIFF files into memory with the size that
     # they have when they are upright, which mixes up the pixels of those that lie on their side
-    with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
+    with path.open("rb") as stream, Image.open(stream, formats=_formats()) as image:
         yield image
 
 
@@ -358,12 +368,29 @@ def orientation_of(image: Image.Image) -> int:
     return value if value in _UPRIGHT else 1
 
 
-def _unreadable(path: Path, error: Exception) -> VitrellisError:
+@contextmanager
+def _naming(path: Path, beginning: bytes | None = None) -> Iterator[None]:
+    """Says what is wrong with a file, whose first bytes are read unless they are given."""
+    try:
+        yield
+    except VitrellisError:
+        raise
+    except DAMAGE as error:
+        raise _unreadable(path, error, beginning) from None
+
+
+def _unreadable(path: Path, error: Exception, beginning: bytes | None = None) -> VitrellisError:
     if isinstance(error, FileNotFoundError):
         return VitrellisError(f"{path}: no such file")
     if isinstance(error, OSError) and error.errno is not None:
         return VitrellisError(f"{path}: cannot be read: {error.strerror}")
     if isinstance(error, UnidentifiedImageError):
+        if beginning is None:
+            with path.open("rb") as file:
+                beginning = file.read(_BEGINNING)
+        needed = missing_library(beginning)
+        if needed is not None:
+            return VitrellisError(f"{path}: {needed}")
         return VitrellisError(
             f"{path}: is not an image, whatever its name says; remove it or replace it"
         )
