@@ -1,4 +1,4 @@
-"""Accuracy and speed of pruned models on real photographs: docs/results/pruning.json.
+"""Accuracy and speed of pruned models on real photographs: docs/results/pruning-*.json.
 
 Trains a small ViT and a small DHVT on 1,402 photographs at 80 pixels (100 tokens), with all tokens,
 with pruning in training, and from the unpruned weights with pruning (fine-tuned); and prunes the
@@ -6,7 +6,10 @@ unpruned ones afterwards, by both methods. Runs that are complete are not traine
 command goes on where it was stopped. Accuracy is that of the test images. Speed is measured in
 turns with the same model that keeps all tokens, as processor time of one thread.
 
-    python tools/measure_pruning.py --data sign-digits --runs /tmp/pruning --seeds 0 1 2
+    python tools/measure_pruning.py --data sign-digits --runs runs --only vit
+        --out docs/results/pruning-vit.json
+    python tools/measure_pruning.py --data sign-digits --runs runs --only dhvt --seeds 0
+        --out docs/results/pruning-dhvt.json
 """
 
 from __future__ import annotations
@@ -72,7 +75,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where runs are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", default=[], help="kinds of runs, such as vit")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/pruning.json"))
+    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     kinds = [*TRAINED, *TUNED, *PRUNED]

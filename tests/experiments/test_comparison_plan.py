@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from vitrellis.experiments import comparison
 from vitrellis.experiments.comparison import SomeFailed, compare
 from vitrellis.experiments.comparison_plan import Arm, ComparisonPlan, Task, tasks_of, units
 from vitrellis.experiments.jobs import Job, Outcome
-from vitrellis.recipe import Recipe
+from vitrellis.recipe import Recipe, describe
 from vitrellis.training.interrupts import Interrupted
 
 GUIDED = Arm("guided", "demo", controls=True)
@@ -58,7 +59,12 @@ def test_a_control_waits_for_those_that_it_is_measured_by(tmp_path: Path) -> Non
     assert started(plan, running) == ["guided, seed0", "alone, seed0"]
     for job, seconds in zip(list(running), (30.0, 10.0), strict=True):
         running.remove(job)
-        plan.finish(job, finished(job.recipe, job.run.path, seconds))
+        job.run.path.mkdir(parents=True)
+        job.run.recipe_file.write_text(describe(job.recipe))
+        ended = finished(job.recipe, job.run.path, seconds)
+        teacher = finished(job.recipe, job.run.path / "teacher", 0.0)
+        teachers = {"teacher": teacher} if job.recipe.all_teachers else {}
+        plan.finish(job, replace(ended, teachers=teachers))
     assert started(plan, running) == ["alone, same seconds, seed0"]
     assert running[0].recipe.training.epochs == 3 * 36
 

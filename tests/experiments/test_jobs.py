@@ -54,6 +54,9 @@ class Listed:
     def num_waiting(self) -> int:
         return len(self.waiting)
 
+    def figures_of(self, job: Job) -> str:
+        return f"{job.run.read_results().recipe} 75 %"
+
     def gives_up(self, job: Job) -> bool:
         return job.name == self.given_up and (job.run.path / "begun").exists()
 
@@ -114,7 +117,7 @@ def test_one_that_fails_does_not_stop_the_others(
     printed = run(plan, tmp_path, terminal=terminal)
     ended = {name: (o.state, o.exit_code, o.text) for name, o in plan.outcomes.items()}
     assert ended["bad"] == ("failed", 1, "x.jpg: no image\n  of yours")
-    assert ended["good"] == ("done", 0, "best  epoch 2 of 3  val 75.00 %")
+    assert ended["good"] == ("done", 0, "good 75 %")
     other = tmp_path / "seed0" / "other"
     assert ended["other"][1:] == (2, f"o\nUse another --out, or delete {other}")
     assert ended["gone"][1] == -signal.SIGKILL

@@ -56,7 +56,11 @@ def test_a_model_agrees_at_other_batches_and_sizes(name: str, tmp_path: Path) ->
     ("name", "pruning"),
     [
         ("vit_micro_patch7_28", {"keep_rate": 0.7, "merge_tokens": True, "drop_layers": [0]}),
-        ("vit_micro_patch7_28", {"keep_rate": 0.5, "drop_layers": [0]}),
+        pytest.param(
+            "vit_micro_patch7_28",
+            {"keep_rate": 0.5, "drop_layers": [0]},
+            marks=pytest.mark.slow,
+        ),
         ("dhvt_micro_patch4", {"keep_rate": 0.5, "drop_layers": [0]}),
     ],
 )

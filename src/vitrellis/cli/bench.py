@@ -198,6 +198,7 @@ def _subjects(
     """Each model by name at each size, with all tokens and with each rate; each run at its own."""
     from vitrellis.assembly.pruned import default_layers
     from vitrellis.models import create_model, num_blocks
+    from vitrellis.report.speed_picture import KEEP
     from vitrellis.runs.directory import RunDirectory
 
     for name in models:
@@ -217,7 +218,7 @@ def _subjects(
                     keep_rate=rate,
                     drop_layers=layers,
                 )
-                yield _Subject(f"{name}, keep {rate:g}", pruned, 3, size, None)
+                yield _Subject(f"{name}{KEEP}{rate:g}", pruned, 3, size, None)
 
 
 def default_size(name: str) -> tuple[int, int]:

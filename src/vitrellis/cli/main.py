@@ -34,6 +34,7 @@ from vitrellis.cli.prune import prune
 from vitrellis.cli.recipes import recipes
 from vitrellis.cli.show import show
 from vitrellis.cli.submit import launch
+from vitrellis.cli.sweep import sweep
 from vitrellis.cli.train import train
 from vitrellis.cli.verify import verify
 from vitrellis.errors import VitrellisError
@@ -57,13 +58,14 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "prune": prune,
     "export": export,
     "compare": compare,
+    "sweep": sweep,
     "features": features,
     "verify": verify,
     "models": models,
     "bench": bench,
     "import": import_checkpoint,
 }
-_TAKES_KEYS = {"demo", "train", "launch", "compare", "features"}
+_TAKES_KEYS = {"demo", "train", "launch", "compare", "sweep", "features"}
 """Commands that take key=value; a key that is written as an option is explained with them."""
 for _name, _command in _COMMANDS.items():
     app.command(

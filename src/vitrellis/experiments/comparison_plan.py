@@ -22,6 +22,7 @@ from vitrellis.recipe import (
     with_epochs,
     without_guidance,
 )
+from vitrellis.report.results_table import results_lines
 from vitrellis.runs.directory import RunDirectory
 
 
@@ -198,9 +199,13 @@ class ComparisonPlan:
         del job
         return False
 
+    def figures_of(self, job: Job) -> str:
+        """The figures of a training that is done, in a line."""
+        return results_lines(job.run.read_results())[0]
+
     def next_job(self, running: Sequence[Job]) -> Job | None:
         """The first training that waits for nothing; None if there is none."""
-        in_progress = {teacher for job in running for teacher in _untrained_teachers(job)}
+        in_progress = {teacher for job in running for teacher in untrained_teachers(job)}
         for task in list(self._waiting):
             needed = {label: self._of_unit(task, label) for label in task.needs}
             if any(name in self.errors for name in needed.values()):
@@ -212,7 +217,7 @@ class ComparisonPlan:
                 continue
             finished = {label: self._finished[name] for label, name in needed.items()}
             job = Job(task.name, task.recipe(finished), task.run)
-            if in_progress.isdisjoint(_untrained_teachers(job)):
+            if in_progress.isdisjoint(untrained_teachers(job)):
                 self._waiting.remove(task)
                 self._begun[task.name] = task
                 return job
@@ -243,7 +248,7 @@ class ComparisonPlan:
         return next(t.name for t in self.tasks if t.unit == task.unit and t.label == label)
 
 
-def _untrained_teachers(job: Job) -> Iterator[tuple[Path, str]]:
+def untrained_teachers(job: Job) -> Iterator[tuple[Path, str]]:
     """The teachers that a training may have to train first, of which it has no copy yet."""
     for name, settings in job.recipe.all_teachers.items():
         kept = job.run.teacher_model(name) / "config.json"
@@ -257,12 +262,16 @@ def _read(run: RunDirectory, recipe: Recipe) -> Finished:
     for name, settings in recipe.all_teachers.items():
         if settings.recipe is not None:
             teacher = teacher_recipe(recipe, name)
-            teachers[name] = _read(_teacher_of(run, name, teacher), teacher)
+            trained = _teacher_of(run, name, teacher)
+            if trained is not None:  # a complete run does not need its teacher any more
+                teachers[name] = _read(trained, teacher)
     return Finished(run, run.read_results(), teachers)
 
 
-def _teacher_of(run: RunDirectory, name: str, teacher: Recipe) -> RunDirectory:
+def _teacher_of(run: RunDirectory, name: str, teacher: Recipe) -> RunDirectory | None:
     """The run of a teacher, known by its weights, of which the student's run has a copy.
+
+    It is None if the teacher's run was deleted.
 
     The name of its folder depends on the images, which need not be read for this.
     """
@@ -274,10 +283,7 @@ def _teacher_of(run: RunDirectory, name: str, teacher: Recipe) -> RunDirectory:
         of_theirs = theirs.best_model / weights
         if of_theirs.exists() and filecmp.cmp(mine, of_theirs, shallow=False):
             return theirs
-    raise VitrellisError(
-        f"{run.path}: {folder} no longer holds the run of its teacher, {teacher.name}. Delete "
-        f"{run.path} to train both again"
-    )
+    return None
 
 
 def _folder_name(label: str) -> str:

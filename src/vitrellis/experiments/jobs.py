@@ -22,7 +22,6 @@ from vitrellis.assembly.run_folder import HoldsAnotherRun
 from vitrellis.experiments.job_display import JobDisplay
 from vitrellis.experiments.machine_shares import MachineShare
 from vitrellis.recipe import Recipe, describe
-from vitrellis.report.results_table import results_lines
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
@@ -76,6 +75,9 @@ class JobPlan(Protocol):
     def num_waiting(self) -> int:
         """The number of trainings that are still to be started, as far as it is known."""
 
+    def figures_of(self, job: Job) -> str:
+        """The figures of a training that is done, in a line."""
+
     def gives_up(self, job: Job) -> bool:
         """Whether a training that runs is to be stopped, because it is not promising."""
 
@@ -120,7 +122,7 @@ def run_jobs(
                 for ended in [each for each in running if each.process.poll() is not None]:
                     running.remove(ended)
                     free.append(ended.share)
-                    outcome = _outcome(ended)
+                    outcome = _outcome(ended, plan)
                     plan.end(outcome)
                     display.end(outcome.job.name, outcome.state, outcome.text, plan.num_waiting())
                 display.refresh()
@@ -159,11 +161,10 @@ def _give_up(plan: JobPlan, running: Sequence[_Running]) -> None:
             each.process.terminate()
 
 
-def _outcome(ended: _Running) -> Outcome:
+def _outcome(ended: _Running, plan: JobPlan) -> Outcome:
     code = ended.process.returncode
     if code == 0:
-        figures = results_lines(ended.job.run.read_results())[0]
-        return Outcome(ended.job, "done", code, figures)
+        return Outcome(ended.job, "done", code, plan.figures_of(ended.job))
     state: Literal["stopped", "failed"] = "stopped" if ended.is_given_up else "failed"
     return Outcome(ended.job, state, code, _error(ended, code))
 

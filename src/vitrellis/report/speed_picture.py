@@ -6,11 +6,16 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from vitrellis.analysis.measurement import Measurement
 from vitrellis.report.pictures import COLOURS
 from vitrellis.runs.atomic import atomic_write
+
+KEEP = ", keep "
+"""Between a model's name and the keep rate of token pruning that it is measured at."""
 
 
 def draw_speed(rows: Sequence[Measurement], path: Path) -> None:
@@ -50,9 +55,11 @@ def draw_speed(rows: Sequence[Measurement], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel(f"images per second, forward, batches of {rows[0].cost.batch_size}")
     axes.set_ylabel("test accuracy in %" if has_accuracy else "million multiply-adds per image")
+    _write_plain_numbers(axes.xaxis)
     if not has_accuracy:
         axes.set_yscale("log")
-    axes.margins(x=0.25, y=0.15)
+        _write_plain_numbers(axes.yaxis)
+    axes.margins(x=0.3, y=0.15)
     axes.grid(alpha=0.3, which="both")
     atomic_write(path, lambda target: figure.savefig(target, format="png", dpi=150))
 
@@ -60,12 +67,19 @@ def draw_speed(rows: Sequence[Measurement], path: Path) -> None:
 def _series(point: tuple[Measurement, float, float]) -> tuple[str, str, bool]:
     """What the points that are joined have in common: all but image size and keep rate."""
     row = point[0]
-    return row.model.split(", keep ")[0], row.precision, row.compiled
+    return row.model.partition(KEEP)[0], row.precision, row.compiled
+
+
+def _write_plain_numbers(axis: Axis) -> None:
+    """Labels a logarithmic axis with 400, not with powers of ten."""
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
 
 
 def _label_point(row: Measurement, *, with_size: bool) -> str:
-    """The model's name, and its size in pixels if the picture has several."""
-    parts = [row.model]
+    """The model's name, or its keep rate; its size in pixels if the picture has several."""
+    name, _, rate = row.model.partition(KEEP)
+    parts = [f"keep {rate}" if rate else name]
     if with_size:
         parts.append(f"{row.pixels} px")
     if row.precision != "float32":

@@ -1,0 +1,106 @@
+"""`vitrellis sweep`: searches for the best settings of a recipe."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vitrellis.cli.compare import Jobs
+
+if TYPE_CHECKING:
+    from vitrellis.experiments.sweeping import SweepResult
+
+_SHOWN = 5
+
+
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
+    over: Annotated[
+        list[str],
+        typer.Option(metavar="KEY=LOW..HIGH", help="A key, and the range or list of its values."),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe of every trial."),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials, with those of earlier calls.")] = 20,
+    jobs: Jobs = 1,
+    pruner: Annotated[
+        Literal["median", "hyperband", "none"],
+        typer.Option(help="How trials are stopped early that fall behind others."),
+    ] = "median",
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for the trials. By default runs/sweep-RECIPE.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Search for the settings with which a recipe is best on the validation images.
+
+    Trials are chosen by Optuna (TPE) and are ordinary runs. Test images choose nothing. The same
+    command continues a sweep that was stopped; with more --trials, it goes on. A range of positive
+    numbers that spans a factor of ten is searched by logarithm; values can also be listed. Needs
+    the extra `sweep` (pip install 'vitrellis[sweep]').
+
+    Examples:
+      vitrellis sweep photos data.root=my-photos --over optimizer.lr=1e-4..1e-2 --trials 40
+      vitrellis sweep demo-alone --over optimizer.lr=1e-3..1e-2 --over training.ema=0.9,0.99
+      vitrellis sweep mine.yaml --over optimizer.weight_decay=0.01..0.3 --jobs 4
+      optuna-dashboard sqlite:///runs/sweep-photos/study.db
+    """
+    from vitrellis.cli.console import console, error_console, print_json, print_notes
+    from vitrellis.recipe import load_recipe, notes_on_teachers
+
+    changes = overrides or []
+    progress = error_console if as_json else console
+    loaded = load_recipe(recipe, changes)  # fails early on a wrong recipe
+    print_notes(progress, notes_on_teachers(loaded, changes))
+
+    from vitrellis.experiments.search_ranges import SearchRange
+    from vitrellis.experiments.sweeping import sweep as search
+
+    folder = Path("runs") / f"sweep-{loaded.name}" if out is None else out.expanduser()
+    result = search(
+        recipe,
+        changes,
+        [SearchRange.parse(text) for text in over],
+        trials=trials,
+        jobs=jobs,
+        pruner=pruner,
+        out=folder,
+        console=progress,
+    )
+    if as_json:
+        rows = [
+            {"trial": t.number, "value": t.value, "overrides": t.overrides, "run": str(t.run)}
+            for t in result.best
+        ]
+        print_json({"figure": result.figure, "trials": rows, "failed": result.errors})
+    else:
+        _print(result, ["vitrellis", "train", recipe, *changes])
+
+
+def _print(result: SweepResult, command: list[str]) -> None:
+    """The best trials, and the command that trains the best one anew."""
+    from vitrellis.cli.console import console, new_table, print_table
+
+    console.print()
+    table = new_table("trial", f">{result.figure} %", "settings", "run")
+    for trial in result.best[:_SHOWN]:
+        settings = " ".join(trial.overrides)
+        table.add_row(str(trial.number), f"{100 * trial.value:.2f}", settings, str(trial.run))
+    print_table(table)
+    counts = [f"{len(result.best)} trials were completed"]
+    if result.num_stopped:
+        counts.append(f"{result.num_stopped} stopped early")
+    if result.errors:
+        counts.append(f"{len(result.errors)} failed")
+    best = shlex.join([*command, *result.best[0].overrides])
+    for line in (
+        ", ".join(counts) + ". The best of many validation figures is too high: judge it on the "
+        "test images, with other seeds (vitrellis compare).",
+        f"  {best}",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
