@@ -27,7 +27,8 @@ _NEEDED = {
 @cache
 def phone_formats() -> tuple[str, ...]:
     """Pillow's names of the formats that can be read here. Every process has to ask."""
-    found = ["AVIF"] if features.check("avif") else []
+    # a version that has not heard of it would warn
+    found = ["AVIF"] if "avif" in features.modules and features.check("avif") else []
     try:
         import pillow_heif
     except ImportError:
