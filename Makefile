@@ -1,9 +1,12 @@
 # Needs Python 3.11+, make and a C compiler. PYTHON=python3.12 picks another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
+SEED ?= 0
+SHARE ?= 1
+KINDS ?=
 READY := .venv/.ready
 
-.PHONY: demo test test-all lint types clean
+.PHONY: demo test test-all campaign lint types clean
 
 demo: $(READY)  ## set up, then the main job: does guidance help a small ViT, here, now?
 	$(BIN)/vitrellis demo
@@ -13,6 +16,9 @@ test: $(READY)  ## set up, then the default tests
 
 test-all: $(READY)  ## the slow tests, too
 	$(BIN)/pytest -n 2 --dist loadfile
+
+campaign: $(READY)  ## faults by the thousand: about an hour on two cores; SHARE=0.1 for a tenth
+	$(BIN)/python -m tests.campaign --seed $(SEED) --share $(SHARE) $(KINDS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

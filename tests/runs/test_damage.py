@@ -48,15 +48,19 @@ RECIPE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of every kind of file, and with its teacher's stored outputs."""
     folder = tmp_path_factory.mktemp("whole")
+    write_whole(folder)
+    return folder
+
+
+def write_whole(folder: Path) -> None:
+    """Writes a run of every kind of file, and its teacher's stored outputs."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 255, (24, 3, 28, 28), generator=generator, dtype=torch.uint8)
     source = vitrellis.from_tensors(pixels, torch.arange(24) % 3)
     vitrellis.train(recipe_from(RECIPE), source=source, out=folder / "run")
     (store,) = (folder / "features").iterdir()
     store.rename(folder / "store")
-    return folder
 
 
 def flip(content: bytearray, draw: random.Random) -> None:
