@@ -1,5 +1,7 @@
 # Needs Python 3.11+, make and a C compiler. PYTHON=python3.12 picks another interpreter.
 PYTHON ?= python3
+# TORCH_INDEX=ADDRESS takes torch from that index, such as PyTorch's own for processors only
+TORCH_INDEX ?=
 BIN := .venv/bin
 SEED ?= 0
 SHARE ?= 1
@@ -30,6 +32,7 @@ types: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Vitrellis needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 

@@ -25,7 +25,7 @@ from tests.runs.edited import unsealed
 from vitrellis.errors import VitrellisError
 from vitrellis.objectives import Needs
 from vitrellis.recipe import load_recipe, recipe_from
-from vitrellis.runs.checksums import check_zip
+from vitrellis.runs.checksums import check_zip, read_sealed_json
 from vitrellis.runs.directory import RunDirectory, find_run
 from vitrellis.runs.exported import load_exported
 from vitrellis.runs.marker import own_files, read_marker
@@ -124,6 +124,7 @@ def _value_of(file: Path, run: RunDirectory, whole: Path) -> object:
         "data.json": run.read_data,
         "results.json": lambda: run.read_results().to_json(),
         "metrics.jsonl": run.read_metrics,
+        "provenance.json": lambda: read_sealed_json(file),
     }
     return readers[file.name]()
 
