@@ -39,10 +39,15 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")
 
 
-def no_such_option(word: str) -> UsageError:
-    """The error for a word that begins with a dash where a recipe or a key was expected."""
-    name = word.partition("=")[0]
+def no_such_option(word: str, meant: str = "training.epochs") -> UsageError:
+    """The error for a word that begins with a dash where a recipe or a key was expected.
+
+    Args:
+        word: The word.
+        meant: The key of the recipe that it may stand for.
+    """
+    name, _, value = word.partition("=")
     return UsageError(
         f"command line: {name}: no such option (--help lists the options). Keys of the recipe are "
-        "given without dashes, as key=value, such as training.epochs=20"
+        f"given without dashes, as key=value, such as {meant}={value or '20'}"
     )

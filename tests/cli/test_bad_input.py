@@ -46,6 +46,12 @@ def test_a_missing_folder_by_the_real_command(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("runs/**/*.yaml"))
 
 
+def test_more_processes_than_processors(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos")
+    message = train_fails(tmp_path, f"data.root={folder}", "machine.devices=1000", code=2)
+    assert "machine.devices: 1000 processes, but this machine has" in message
+
+
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     """Files may have any name; what is written into files may not."""
     folder = photos(tmp_path / "photos", ("ash", os.fsdecode(b"caf\xe9")))

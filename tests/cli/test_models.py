@@ -1,18 +1,26 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.cli.command import assert_one_error, run_apart, run_here, vitrellis
-from vitrellis.cli import models
+from vitrellis.cli import model_costs
 from vitrellis.models import IN_TIMM, list_models
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "vitrellis"
 
 
 def test_our_models_and_those_of_the_published_systems_are_listed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(models, "_count", lambda *_: (1, 1))  # counting takes longest
+    monkeypatch.setattr(model_costs, "count", lambda *_: (1, 1))  # counting takes longest
     rows = json.loads(run_here("models", "--json").out)
     names = [row["name"] for row in rows]
     assert names == [*list_models(), *IN_TIMM]
@@ -63,3 +71,24 @@ def test_all_without_a_filter_lists_names() -> None:
 def test_an_unknown_model_is_answered_with_the_nearest() -> None:
     ended = vitrellis("models", "cifar_resnet65")
     assert_one_error(ended, 2, "no model matches 'cifar_resnet65'. Did you mean cifar_resnet")
+
+
+def test_models_are_counted_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_here("models", "cifar_resnet2*").out
+    (file,) = cache.iterdir()
+
+    def fail(*_: object) -> None:
+        raise AssertionError("counted again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(model_costs, "count", fail)
+        assert run_here("models", "cifar_resnet2*").out == first
+    for content in ("{", "[]", '{"cifar_resnet20 10 32x32": ["a", 2]}'):
+        file.write_text(content)
+        assert run_here("models", "cifar_resnet2*").out == first
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert "cifar_resnet20" in run_here("models", "cifar_resnet20").out

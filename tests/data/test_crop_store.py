@@ -191,7 +191,7 @@ def test_an_image_that_cannot_be_read_is_named(cache: bool, workers: int) -> Non
 
 
 def test_an_epoch_that_is_given_up_leaves_no_threads() -> None:
-    batches = loader(workers=3).epoch(0)
+    batches = loader(workers=3, batch_size=1).epoch(0)
     next(batches)
     assert any(thread.name.startswith("crops") for thread in threading.enumerate())
     batches.close()

@@ -18,7 +18,7 @@ from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.canvas import Canvas, OwnShape
 from vitrellis.data.loader import Batch, TrainLoader
 from vitrellis.data.packing.pack import pack
-from vitrellis.data.pixel_cache import DecodedImages, PixelCache
+from vitrellis.data.pixel_cache import DecodedImages, PixelCache, default_folder
 from vitrellis.data.source import Images, Source, Split, TensorImages
 from vitrellis.data.sources import files, load_source
 from vitrellis.errors import VitrellisError
@@ -242,6 +242,33 @@ def test_a_folder_that_cannot_be_made_is_done_without(source: Source, tmp_path: 
     assert (
         PixelCache(tmp_path / "file" / "cache", 1 << 20, 0).open(source.train.images, WHOLE) is None
     )
+
+
+def test_the_folder_is_where_users_expect_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert default_folder() == tmp_path / "caches/vitrellis/pixels"
+    for other in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", other)
+        assert default_folder() == tmp_path / "home/.cache/vitrellis/pixels"
+
+
+def test_a_file_of_another_user_is_read_and_left(
+    source: Source, cache: PixelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(cache, source.train.images)
+    (path,) = kept(cache)
+    path.write_bytes(path.read_bytes()[:100] + b"\0" + path.read_bytes()[101:])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert_same(opened(cache, source.train.images), source.train.images)
+    assert kept(cache) == [path]
 
 
 def test_another_validation_split_uses_the_same_file(source: Source, cache: PixelCache) -> None:

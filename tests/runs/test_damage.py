@@ -25,7 +25,7 @@ from tests.runs.edited import unsealed
 from vitrellis.errors import VitrellisError
 from vitrellis.objectives import Needs
 from vitrellis.recipe import load_recipe, recipe_from
-from vitrellis.runs.checksums import check_zip
+from vitrellis.runs.checksums import check_zip, read_sealed_json
 from vitrellis.runs.directory import RunDirectory, find_run
 from vitrellis.runs.exported import load_exported
 from vitrellis.runs.marker import own_files, read_marker
@@ -48,15 +48,19 @@ RECIPE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of every kind of file, and with its teacher's stored outputs."""
     folder = tmp_path_factory.mktemp("whole")
+    write_whole(folder)
+    return folder
+
+
+def write_whole(folder: Path) -> None:
+    """Writes a run of every kind of file, and its teacher's stored outputs."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 255, (24, 3, 28, 28), generator=generator, dtype=torch.uint8)
     source = vitrellis.from_tensors(pixels, torch.arange(24) % 3)
     vitrellis.train(recipe_from(RECIPE), source=source, out=folder / "run")
     (store,) = (folder / "features").iterdir()
     store.rename(folder / "store")
-    return folder
 
 
 def flip(content: bytearray, draw: random.Random) -> None:
@@ -120,6 +124,7 @@ def _value_of(file: Path, run: RunDirectory, whole: Path) -> object:
         "data.json": run.read_data,
         "results.json": lambda: run.read_results().to_json(),
         "metrics.jsonl": run.read_metrics,
+        "provenance.json": lambda: read_sealed_json(file),
     }
     return readers[file.name]()
 

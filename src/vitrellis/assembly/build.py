@@ -326,8 +326,8 @@ def _kept(
     """The images from the cache folder if they are kept there, and whether they are held."""
     if recipe.input.cache is False:
         return None, False
-    limit = round(1e9 * recipe.machine.image_cache_gb)
-    cache = PixelCache(default_folder(), limit) if limit else None
+    limit, folder = round(1e9 * recipe.machine.image_cache_gb), default_folder()
+    cache = PixelCache(folder, limit) if limit and folder is not None else None
     if cache is not None and isinstance(stored, OwnShape):  # they are mapped, whatever their size
         decoded = cache.open(split.images, stored, progress)
         if decoded is not None:

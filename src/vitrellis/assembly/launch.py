@@ -5,6 +5,7 @@ A run that exists is resumed, or reported if it is complete. A run of another re
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -309,6 +310,10 @@ def _flushes_denormal() -> bool:
     return bool((smallest * 1.0 == 0).all())
 
 
+_MOST_PROCESSES = 8
+"""Processes on the CPU that can be had on any machine, to try out what several devices do."""
+
+
 def _check_machine(accelerator: str, devices: int) -> None:
     """Refuses devices that are not there, which Fabric does not do in the recipe's words.
 
@@ -325,6 +330,12 @@ def _check_machine(accelerator: str, devices: int) -> None:
         )
     if count is not None and devices > count:
         raise UsageError(f"machine.devices: {devices}, but there are {count} of {accelerator} here")
+    processors = os.cpu_count() or 1
+    if not any(counts.values()) and devices > max(_MOST_PROCESSES, processors):
+        raise UsageError(
+            f"machine.devices: {devices} processes, but this machine has {processors} "
+            "processors. Use at most one for each"
+        )
 
 
 def launch_machine(recipe: Recipe) -> Fabric:

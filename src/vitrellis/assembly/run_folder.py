@@ -22,6 +22,7 @@ from vitrellis.recipe import Recipe, describe, differences, load_recipe, recipe_
 from vitrellis.runs import marker
 from vitrellis.runs.checksums import check_text, write_sealed_text
 from vitrellis.runs.directory import RunDirectory
+from vitrellis.runs.provenance import record_start
 from vitrellis.runs.results import RunData
 
 
@@ -153,6 +154,8 @@ def open_directory(run: RunDirectory, new: Beginning, *, fresh: bool) -> list[st
         if reason is None:
             _mark(run)
             marker.delete_leftovers(run)
+            if not run.results_file.exists():
+                record_start(run.provenance_file)
             return _notes_on_views(run)
         notes, fresh = [reason] if reason else [], True
     if is_run and fresh:
@@ -166,6 +169,7 @@ def open_directory(run: RunDirectory, new: Beginning, *, fresh: bool) -> list[st
     marker.write_marker(run)
     run.write_data(new.data)
     write_sealed_text(run.recipe_file, describe(new.recipe))
+    record_start(run.provenance_file)
     return notes
 
 

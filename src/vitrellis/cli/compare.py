@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitrellis.cli.console import Quiet
+from vitrellis.cli.recipe_names import complete_recipe
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -37,6 +40,7 @@ def compare(
         typer.Argument(
             metavar="RECIPE... [KEY=VALUE...]",
             help="Recipes, by name or as YAML files, then changes to all of them.",
+            autocompletion=complete_recipe,
         ),
     ],
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 3,
@@ -63,6 +67,7 @@ def compare(
     ] = "top1",
     out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/compare"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train several recipes over several seeds, and print means, spread and paired differences.
 
@@ -84,10 +89,10 @@ def compare(
       vitrellis compare fashion-lt-alone fashion-lt-deit-lt --metric balanced_accuracy
       vitrellis compare mine.yaml other.yaml --metric balanced_accuracy --out runs/mine
     """
-    from vitrellis.cli.console import console, error_console
+    from vitrellis.cli.console import console, error_console, quiet_console
     from vitrellis.errors import unknown_name
 
-    progress = error_console if as_json else console
+    progress = quiet_console() if quiet else error_console if as_json else console
     recipes = _recipes(words, progress)  # fails early on a wrong recipe
     names = [recipe.name for _, recipe in recipes]
     if baseline is not None and baseline not in names:

@@ -10,7 +10,7 @@ import inspect
 import io
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -27,6 +27,17 @@ console = Console(markup=False)  # names of files and classes may have [brackets
 
 error_console = Console(stderr=True, markup=False)
 """The console for standard error."""
+
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print results and errors, but no progress.")
+]
+"""The option of commands that train."""
+
+
+def quiet_console() -> Console:
+    """A console that prints nothing."""
+    return Console(quiet=True)
 
 
 def fail(error: VitrellisError, *, process: int = 0) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from vitrellis.cli.console import Quiet
+
 
 def features(
     recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
@@ -26,6 +28,7 @@ def features(
     half: Annotated[
         bool, typer.Option("--half", help="Store half precision, which takes half the disk.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compute a recipe's teachers' outputs for every training image once, and store them on disk.
 
@@ -40,14 +43,15 @@ def features(
       vitrellis train demo teacher.offline=true
     """
     from vitrellis.assembly.launch import store_features
-    from vitrellis.cli.console import console, print_notes
+    from vitrellis.cli.console import console, print_notes, quiet_console
     from vitrellis.errors import UsageError
     from vitrellis.recipe import load_recipe, notes_on_teachers
 
     overrides = overrides or []
     loaded = load_recipe(recipe, overrides)
     all_teachers = loaded.all_teachers
-    print_notes(console, notes_on_teachers(loaded, overrides))
+    progress = quiet_console() if quiet else console
+    print_notes(progress, notes_on_teachers(loaded, overrides))
     if not all_teachers:
         raise UsageError(
             f"{recipe}: has no teacher. `vitrellis recipes` lists recipes that have one"
@@ -57,7 +61,7 @@ def features(
         key = "teacher" if name == "teacher" else f"teachers.{name}"
         changes.append(f"{key}.offline=true")
         changes += [f"{key}.offline_precision=float16"] if half else []
-    folders = store_features(load_recipe(recipe, [*overrides, *changes]), out=out, console=console)
+    folders = store_features(load_recipe(recipe, [*overrides, *changes]), out=out, console=progress)
     for folder in folders:
         size = sum(file.stat().st_size for file in folder.iterdir())
         console.print(f"{folder}: {size / 2**20:,.1f} MiB", highlight=False, soft_wrap=True)

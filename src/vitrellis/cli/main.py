@@ -45,7 +45,6 @@ _EXIT_OF_AN_INTERRUPTED_COMMAND = 130  # typer's, for Ctrl-C; ours is "the job f
 app = typer.Typer(
     name="vitrellis",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

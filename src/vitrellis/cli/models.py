@@ -12,6 +12,7 @@ import typer
 
 from vitrellis.cli.bench import default_size
 from vitrellis.cli.console import error_console, new_table, print_json, print_table
+from vitrellis.cli.model_costs import ModelCosts
 from vitrellis.errors import UsageError
 
 
@@ -41,7 +42,8 @@ def models(
 
     The list has the models of the published systems, from this package or from timm, with their
     parameters and their multiply-adds for one image of the size shown. With --all and no filter,
-    it has names only. `vitrellis bench` measures the cost of models here, at any size.
+    it has names only. What was counted once is kept in the user's cache folder. `vitrellis bench`
+    measures the cost of models here, at any size.
 
     Examples:
       vitrellis models
@@ -92,22 +94,12 @@ def _rows(names: Sequence[str], num_classes: int, *, counted: bool) -> list[_Row
     from vitrellis.training.display import reading
 
     rows = []
+    costs = ModelCosts()
     with reading(error_console, "counting") as progress:
         for name in names:
             size = default_size(name)
-            parameters, macs = _count(name, num_classes, size) if counted else (None, None)
+            parameters, macs = costs.get(name, num_classes, size) if counted else (None, None)
             rows.append(_Row(name, parameters, size, macs))
             progress(len(rows), len(names))
+    costs.keep()
     return rows
-
-
-def _count(name: str, num_classes: int, size: tuple[int, int]) -> tuple[int, int]:
-    """The parameters and the multiply-adds of a model."""
-    import torch
-
-    from vitrellis.analysis.cost import count_macs
-    from vitrellis.models import create_model
-
-    with torch.device("meta"):  # shapes without memory
-        model = create_model(name, num_classes=num_classes)
-    return sum(parameter.numel() for parameter in model.parameters()), count_macs(model, (3, *size))

@@ -7,9 +7,17 @@ from typing import Annotated
 
 import typer
 
+from vitrellis.cli.console import Quiet
+from vitrellis.cli.recipe_names import complete_recipe
+
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A packaged recipe's name, or a YAML file.", autocompletion=complete_recipe
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -23,6 +31,7 @@ def train(
         bool,
         typer.Option("--fresh", help="Delete the content of the run directory and start again."),
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a recipe; if it names a teacher, the teacher is trained first.
 
@@ -35,16 +44,17 @@ def train(
       vitrellis train cifar100-deit-ti-lg data.root=~/cifar machine.devices=2
       vitrellis train my-recipe.yaml --fresh
     """
-    from vitrellis.cli.console import console, print_notes
+    from vitrellis.cli.console import console, print_notes, quiet_console
     from vitrellis.recipe import load_recipe, notes_on_teachers
 
     loaded = load_recipe(recipe, overrides or [])  # fails early on a wrong recipe
-    print_notes(console, notes_on_teachers(loaded, overrides or []))
+    progress = quiet_console() if quiet else console
+    print_notes(progress, notes_on_teachers(loaded, overrides or []))
 
     from vitrellis.assembly.launch import train as train_recipe
     from vitrellis.report.results_table import results_lines
 
-    finished = train_recipe(loaded, out=out, fresh=fresh, console=console)
+    finished = train_recipe(loaded, out=out, fresh=fresh, console=progress)
     for line in results_lines(finished.results):
         console.print(line, highlight=False, soft_wrap=True)
     run = finished.run.path

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import TypedDict
@@ -40,6 +40,7 @@ from vitrellis.data.source import Split
 from vitrellis.devices import device_for_images
 from vitrellis.errors import UsageError
 
+_MOST_AT_ONCE = 8  # batches that are made together
 VIEWS_VERSION = 3
 """To be raised when the same key shows an image otherwise: the version that a run begins with is in
 its `data.json`. 1: crops from one canvas; 2: from photographs' own pixels; 3: resized by torch."""
@@ -174,8 +175,12 @@ class TrainLoader:
         self._world_size = world_size
         self._device = device
         device = device_for_images(device)
-        self._channels = split.images.channels
         self._labels = split.labels.to(device)
+        numbers = self.batch_size // world_size * split.images.channels * prod(transform.size)
+        self._is_small = device.type == "cpu" and numbers < SHARED_NUMBERS
+        # operations on few images take as long as on many, and in several threads longer
+        self._at_once = min(_MOST_AT_ONCE, SHARED_NUMBERS // numbers) if self._is_small else 1
+        self._at_once = self._at_once if cache else 1
         self.is_held = cache
         self.is_mapped = decoded is not None and isinstance(canvas, OwnShape)
         self.canvas: Canvas | OwnShape
@@ -216,18 +221,12 @@ class TrainLoader:
         batches = self._store.read(share.request(self.second_view is not None) for share in ahead)
         pairs = zip(batches, here, strict=True)
         while True:
-            with self._threads():
-                pair = next(pairs, None)
-                batch = None if pair is None else self._batch(pair[1], pair[0])
-            if batch is None:
+            with one_thread() if self._is_small else nullcontext():
+                group = list(itertools.islice(pairs, self._at_once))
+                batches_of_group = self._made(group) if group else []
+            if not group:
                 return
-            yield batch
-
-    def _threads(self) -> AbstractContextManager[None]:
-        """Small batches are made in this thread alone."""
-        numbers = self.batch_size // self._world_size * self._channels * prod(self.transform.size)
-        is_small = self._labels.device.type == "cpu" and numbers < SHARED_NUMBERS
-        return one_thread() if is_small else nullcontext()
+            yield from batches_of_group
 
     def _shares(self, epoch: int, start_step: int) -> Iterator[Share]:
         if self._sampler is None:
@@ -263,13 +262,27 @@ class TrainLoader:
             indices, keys, size, rows, order[positions], partner_keys, places, order[further]
         )
 
-    def _batch(self, share: Share, shown: ViewImages) -> Batch:
-        device = shown.first.device
+    def _made(self, group: list[tuple[ViewImages, Share]]) -> list[Batch]:
+        """The batches of some steps, whose images are augmented together."""
+        keys = [torch.cat([share.keys, share.partner_keys]) for _, share in group]
+        first = self._augmented(self.transform, [shown.first for shown, _ in group], keys)
+        second: tuple[Tensor | None, ...] = (None,) * len(group)
+        if self.second_view is not None:
+            images = [shown.second for shown, _ in group]
+            second = self._augmented(
+                self.second_view, images, [share.second_keys for _, share in group]
+            )
+        return [
+            self._batch(share, shown.sizes, views, second_view)
+            for (shown, share), views, second_view in zip(group, first, second, strict=True)
+        ]
+
+    def _batch(
+        self, share: Share, sizes: Tensor | None, views: Tensor, second_view: Tensor | None
+    ) -> Batch:
+        device = views.device
         indices = share.indices.to(device, non_blocking=True)
         targets = self._one_hot(self._labels[indices])
-        views = self._augmented(
-            self.transform, shown.first, torch.cat([share.keys, share.partner_keys])
-        )
         images, partner_images = views.split([len(indices), len(share.rows)])
         if self.mix is not None and len(share.rows):
             rows = share.rows.to(device, non_blocking=True)
@@ -280,20 +293,21 @@ class TrainLoader:
                 self._one_hot(self._labels[share.partners.to(device, non_blocking=True)]),
                 share.keys[share.rows],
             )
-        second_view = None
-        if self.second_view is not None:
-            second_view = self._augmented(self.second_view, shown.second, share.second_keys)
-        sizes = None if shown.sizes is None else shown.sizes[: len(indices)]
+        sizes = None if sizes is None else sizes[: len(indices)]
         made_on, used_on = device, self._device
         if made_on != used_on:
             images, targets, indices = (x.to(used_on) for x in (images, targets, indices))
             second_view = None if second_view is None else second_view.to(used_on)
         return Batch(images, targets, indices, share.keys, share.size, second_view, sizes)
 
-    def _augmented(self, transform: TrainTransform, images: Tensor, keys: Tensor) -> Tensor:
-        if isinstance(self.canvas, OwnShape):
-            return transform.after_cut(images, keys)
-        return transform(images, keys)
+    def _augmented(
+        self, transform: TrainTransform, images: list[Tensor], keys: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """The views of several batches, augmented together."""
+        augment = transform.after_cut if isinstance(self.canvas, OwnShape) else transform
+        if len(images) == 1:
+            return (augment(images[0], keys[0]),)
+        return augment(torch.cat(images), torch.cat(keys)).split([len(part) for part in keys])
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels, self.num_classes).float()

@@ -19,7 +19,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -59,9 +59,20 @@ _AHEAD = 64  # images that are decoded and not yet written
 Result = TypeVar("Result")
 
 
-def default_folder() -> Path:
-    """The cache folder: `vitrellis/pixels` in `$XDG_CACHE_HOME`, or in `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vitrellis/pixels"
+def default_folder() -> Path | None:
+    """The cache folder: `vitrellis/pixels` in `$XDG_CACHE_HOME`, or in `~/.cache`.
+
+    A relative path in the variable is ignored, as its specification says.
+
+    Returns:
+        None for a user without a home.
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        above = given if given.is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return above / "vitrellis" / "pixels"
 
 
 class DecodedImages:
@@ -114,7 +125,8 @@ class DecodedImages:
         """
         image = self._file.read(self._numbers[position])
         if image is None:
-            self._file.path.unlink(missing_ok=True)
+            with suppress(OSError):  # it may be another user's
+                self._file.path.unlink(missing_ok=True)
             image = self._decode(position)
         return image
 
@@ -221,7 +233,8 @@ def _opened(path: Path, numbers: Tensor) -> PixelFile | None:
         return None
     if bool((file.sizes[numbers] == 0).any()):
         return None
-    os.utime(path)
+    with suppress(OSError):
+        os.utime(path)
     return file
 
 

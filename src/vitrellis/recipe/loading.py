@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from vitrellis.errors import UsageError, no_such_option
 from vitrellis.recipe.exclusive import replaced_keys, without
 from vitrellis.recipe.init_section import with_moved_keys
-from vitrellis.recipe.messages import explain
+from vitrellis.recipe.messages import explain, keys_meant_by
 from vitrellis.recipe.packaged import find_recipe, is_path
 from vitrellis.recipe.yaml import parse_value, read_mapping
 
@@ -219,10 +219,10 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         UsageError: If a text is not of that form.
     """
     values: dict[str, Any] = {}
-    for override in overrides:
+    for position, override in enumerate(overrides):
         key, equals, text = override.partition("=")
         if key.startswith("-"):
-            raise no_such_option(key)
+            raise _about_option(key, text if equals else "".join(overrides[position + 1 :][:1]))
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise UsageError(
@@ -234,6 +234,17 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             value = {part: value}
         values = _merged(values, value)
     return values
+
+
+def _about_option(name: str, value: str) -> UsageError:
+    """The error for `--epochs 20`, with the key that was meant, if one has that name."""
+    from vitrellis.recipe.recipe import Recipe
+
+    meant = keys_meant_by(name.lstrip("-").replace("-", "_"), Recipe)
+    if len(meant) != 1:
+        return no_such_option(name)
+    shown = value if value and "=" not in value else "VALUE"
+    return no_such_option(f"{name}={shown}", meant[0])
 
 
 def _changes(overrides: Overrides) -> tuple[dict[str, Any], str]:

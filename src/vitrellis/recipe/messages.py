@@ -23,6 +23,28 @@ RENAMED_KEYS = {
 }
 """Renamed keys: the old key, and the key that took its place."""
 
+OTHER_WORDS = {
+    "amp": "training.precision",
+    "b": "training.batch_size",
+    "data_path": "data.root",
+    "device": "machine.accelerator",
+    "drop_path": "model.args.drop_path_rate",
+    "epochs": "training.epochs",
+    "gpus": "machine.devices",
+    "input_size": "input.img_size",
+    "learning_rate": "optimizer.lr",
+    "lr": "optimizer.lr",
+    "max_epochs": "training.epochs",
+    "num_workers": "machine.workers",
+    "opt": "optimizer.name",
+    "patience": "training.early_stopping_patience",
+    "smoothing": "objective.cross_entropy.label_smoothing",
+    "warmup_epochs": "schedule.warmup_epochs",
+    "wd": "optimizer.weight_decay",
+    "weight_decay": "optimizer.weight_decay",
+}
+"""Words of timm, DeiT, Lightning and others, and the keys that mean the same."""
+
 _HINTS = 3
 """Greatest number of keys that are suggested."""
 
@@ -167,10 +189,20 @@ def _alternative(loc: tuple[int | str, ...]) -> str:
 def _unknown_key(key: str, known: Iterable[str], model: type[BaseModel]) -> str:
     names = list(known)
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.75)
-    nearest = nearest or _elsewhere(key, model)
+    nearest = nearest or keys_meant_by(key, model)
     nearest = nearest or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
     return f"unknown key.{hint} Known: {', '.join(names)}"
+
+
+def keys_meant_by(name: str, model: type[BaseModel]) -> list[str]:
+    """The keys that a name may stand for: by the words of other training codes, or in any section.
+
+    Args:
+        name: What the user wrote, with underscores.
+        model: The class of recipes.
+    """
+    return [OTHER_WORDS[name]] if name in OTHER_WORDS else _elsewhere(name, model)
 
 
 def _elsewhere(key: str, model: type[BaseModel]) -> list[str]:

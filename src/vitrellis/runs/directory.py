@@ -67,6 +67,11 @@ class RunDirectory:
         return self.path / "model-description.json"
 
     @property
+    def provenance_file(self) -> Path:
+        """When, where and by what the run was started; see `vitrellis.runs.provenance`."""
+        return self.path / "provenance.json"
+
+    @property
     def lock_file(self) -> Path:
         """The file that a process locks while it trains here."""
         return self.path / ".lock"

@@ -27,6 +27,7 @@ _WRITTEN = (
     "imported.json",
     "given-*.json",
     "model-description.json",
+    "provenance.json",
 )
 _MODEL_FILES = ("config.json", "model.safetensors")
 _FOLDERS = {
