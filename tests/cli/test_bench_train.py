@@ -25,7 +25,7 @@ def test_the_time_of_a_teacher_is_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     words = ["bench", "--train", "demo-lg", *TINY, "--trace", "trace.json", "--json"]
     figures = json.loads(run_here(*words, cwd=tmp_path).out)
     assert figures["ms"].keys() == {"data", "teachers", "student", "backward", "optimizer", "rest"}
-    assert 100 <= figures["ms"]["teachers"]
+    assert figures["ms"]["teachers"] >= 100
     assert all(figures["ms"][part] > 0 for part in ("data", "student", "backward", "optimizer"))
     assert figures["batch_size"] == 16
     assert '"vitrellis: backward"' in (tmp_path / "trace.json").read_text()
