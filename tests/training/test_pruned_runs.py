@@ -18,7 +18,9 @@ from tests.training.stopped import signal_after
 from tests.training.tiny import guided_weights, tiny
 from vitrellis.errors import UsageError
 from vitrellis.export.timm_folder import write_timm
-from vitrellis.models.evit import EViT, EViTDistilled
+from vitrellis.models.evit import EViTDistilled
+from vitrellis.models.pruned_dhvt import PrunedDHVT
+from vitrellis.models.support.token_reduction import TokenReduction
 from vitrellis.training import trainer
 from vitrellis.training.interrupts import Interrupted
 from vitrellis.training.validation import validation_figures
@@ -40,7 +42,7 @@ LAST_RATES = [
 
 
 def keep_rates(model: torch.nn.Module) -> tuple[float, ...]:
-    assert isinstance(model, EViT)
+    assert isinstance(model, TokenReduction)
     return model.keep_rate
 
 
@@ -117,6 +119,19 @@ def test_a_run_that_lacks_only_its_last_model_writes_it_as_trained(tmp_path: Pat
     assert (again.run.last_model / "config.json").read_text() == before
     mine, theirs = (load_file(f.run.last_model / "model.safetensors") for f in (finished, again))
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_dhvt_learns_with_fewer_tokens_and_evaluates_as_it_learned(tmp_path: Path) -> None:
+    """Its batch norms have statistics of the tokens that were left."""
+    args = {"name": "dhvt_micro_patch4", "args": {"patch_size": 8, "depth": 4}}
+    finished = tiny(tmp_path, **RUN, model=args)
+    model = vitrellis.load_exported(finished.run.last_model).model
+    assert isinstance(model, PrunedDHVT)
+    assert keep_rates(model) == (1.0, 0.5, 0.5, 1.0)
+    kept = model.kept_positions(torch.randn(2, 3, 28, 28))
+    assert [positions.shape[1] for positions in kept] == [16, 9, 6, 6]
+    assert finished.results.best.val_top1 is not None
+    assert finished.results.best.val_top1 > 0.9  # coloured squares
 
 
 def test_a_distilled_student_prunes_and_keeps_its_two_tokens(tmp_path: Path) -> None:

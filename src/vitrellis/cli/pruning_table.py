@@ -86,7 +86,8 @@ def cells_of(tried: Tried) -> list[str]:
     words = "all"
     if how is not None:
         words = "merged (tome)" if how.method == "tome" else "left out (evit)"
-        words += f", layers {','.join(map(str, how.layers))}"
+        several = "s" if len(how.layers) > 1 else ""
+        words += f", layer{several} {','.join(map(str, how.layers))}"
         words += ", dropped" if how.method == "evit" and not how.fuse else ""
     speed = "" if tried.gain is None else f"{tried.gain.after:,.0f}"
     return [
