@@ -30,7 +30,7 @@ def test_matrix_products_have_the_precision_of_the_recipe(
 ) -> None:
     """It is torch's own setting, and the caller's comes back, after an error as well."""
     seen = []
-    step = Trainer._train_step
+    step = Trainer.train_step
 
     def look(self: Trainer, *arguments: Any) -> None:
         seen.append((torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32))
@@ -40,7 +40,7 @@ def test_matrix_products_have_the_precision_of_the_recipe(
 
     torch.set_float32_matmul_precision("medium")
     try:
-        with mock.patch.object(Trainer, "_train_step", look), pytest.raises(VitrellisError):
+        with mock.patch.object(Trainer, "train_step", look), pytest.raises(VitrellisError):
             tiny(tmp_path, training__matmul_precision=value)
         assert set(seen) == {(value, tf32)}
         assert torch.get_float32_matmul_precision() == "medium"

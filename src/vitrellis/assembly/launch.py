@@ -241,7 +241,7 @@ def _open_run(
         for name, settings in recipe.all_teachers.items()
         if settings.recipe is not None
     }
-    fabric = _launch(recipe)
+    fabric = launch_machine(recipe)
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
     world_size = fabric.world_size
     check_devices(recipe, world_size)
@@ -338,7 +338,8 @@ def _check_machine(accelerator: str, devices: int) -> None:
         )
 
 
-def _launch(recipe: Recipe) -> Fabric:
+def launch_machine(recipe: Recipe) -> Fabric:
+    """Fabric with the devices of a recipe; torch is set as the recipe wants it."""
     # computing with subnormal numbers is several times slower; set before the first parallel work
     torch.set_flush_denormal(True)
     torch.set_float32_matmul_precision(recipe.training.matmul_precision)

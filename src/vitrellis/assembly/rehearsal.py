@@ -121,7 +121,7 @@ def rehearse(
     for name, settings in recipe.all_teachers.items():
         kept = run.teacher_model(name)
         if name in teachers:
-            trained = _untrained(teachers[name], world_size)
+            trained = untrained(teachers[name], world_size)
         elif (kept / "config.json").exists() and not fresh:
             trained = load_exported(kept)
         else:
@@ -150,7 +150,7 @@ def rehearse(
     check_batch_norms(recipe, len(source.train), world_size, models, objective)
 
 
-def _untrained(teacher: PlannedTeacher, world_size: int) -> Trained:
+def untrained(teacher: PlannedTeacher, world_size: int) -> Trained:
     """The model of a teacher's recipe with its initial weights."""
     source = teacher.source
     recipe = with_model_found(teacher.recipe, teacher.run, source.channels)

@@ -52,7 +52,7 @@ def train_student(
     writer = RunWriter(fabric, run, parts.export)
     steps_per_epoch = parts.loader.steps_per_epoch
     with Display(console, recipe.name, recipe.training.epochs, steps_per_epoch) as display:
-        trainer = _trainer(parts, fabric, writer, display, user_objects.on_epoch_end)
+        trainer = build_trainer(parts, fabric, writer, display, user_objects.on_epoch_end)
         if trainer.resume():
             at = trainer.progress
             display.start_at(at.epoch, at.step)
@@ -84,13 +84,22 @@ def train_student(
     fabric.barrier()
 
 
-def _trainer(
+def build_trainer(
     parts: Parts,
     fabric: Fabric,
     writer: RunWriter,
     display: Display,
     on_epoch_end: Callable[[EpochRow], object] | None,
 ) -> Trainer:
+    """The trainer of a run.
+
+    Args:
+        parts: The parts of the run.
+        fabric: Fabric, launched.
+        writer: Writes the run's files.
+        display: Shows the progress.
+        on_epoch_end: Called with the figures of each epoch.
+    """
     recipe, guided = parts.recipe, parts.guided
     training = recipe.training
     val = parts.source.val

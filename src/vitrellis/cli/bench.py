@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
+from vitrellis.cli.bench_train import bench_train
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -78,6 +80,13 @@ _Plot = Annotated[
     typer.Option(help="Draw speed against accuracy (or multiply-adds) into this PNG file."),
 ]
 
+_Train = Annotated[
+    str | None, typer.Option(metavar="RECIPE", help="Time the parts of this recipe's steps.")
+]
+_Trace = Annotated[
+    Path | None, typer.Option(help="With --train, write the trace of torch.profiler here.")
+]
+
 
 def bench(
     models: _Models = None,
@@ -104,6 +113,8 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     plot: _Plot = None,
+    train: _Train = None,
+    trace: _Trace = None,
 ) -> None:
     """Measure the cost of models: parameters, multiply-adds, memory, time.
 
@@ -114,19 +125,27 @@ def bench(
     that a step uses. A run is measured as it was trained, and plotted with its test accuracy. What
     prunes tokens is also compared, in turns, with the same model with all tokens.
 
+    With --train, the parts of a recipe's training steps are timed instead; key=value changes it.
+
     Examples:
       vitrellis bench dhvt_micro_patch4 vit_micro_patch4_28 --img-size 28
       vitrellis bench deit_tiny_patch16_224 evit_deit_tiny_patch16_224 --batch-size 8
       vitrellis bench vit_tiny_patch8_64 --keep-rate 0.7 --keep-rate 0.5
       vitrellis bench --preset backbones --batch-size 8 --plot backbones.png
       vitrellis bench pvt_tiny cvt_13 --img-size 32 --img-size 64 --csv > cost.csv
+      vitrellis bench --train demo training.batch_size=64 --trace trace.json
       vitrellis bench runs/demo/seed0/dhvt-alone runs/demo/seed0/dhvt-guided --plot speed.png
     """
     from vitrellis.errors import UsageError
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
+    if trace is not None and train is None:
+        raise UsageError("--trace: belongs to --train RECIPE")
     torch_device = _device(device, threads)
+    if train is not None:
+        bench_train(train, models or [], steps=20, trace=trace, as_json=as_json)
+        return
     if preset is None and not models:
         raise UsageError("give models or runs to measure, or --preset backbones")
     rates = _rates(keep_rate or [])

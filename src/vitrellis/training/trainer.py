@@ -175,7 +175,7 @@ class Trainer:
             for batch in self._timed(batches):
                 lr = self.learning_rate.set(self.optimizer.optimizer, epoch, progress.step)
                 keep_rate = self._prune(epoch, progress.step)
-                self._train_step(batch, needs, epoch)
+                self.train_step(batch, needs, epoch)
                 progress.step += 1
                 self.display.advance(epoch, progress.step, batch.size, lr, keep_rate)
                 should_save, should_stop = self._agree(stop)
@@ -214,7 +214,14 @@ class Trainer:
         if device.type != "cpu":
             torch.get_device_module(device).manual_seed(seed)
 
-    def _train_step(self, batch: Batch, needs: Mapping[str, Needs], epoch: int) -> None:
+    def train_step(self, batch: Batch, needs: Mapping[str, Needs], epoch: int) -> None:
+        """Makes one step of the optimizer.
+
+        Args:
+            batch: This process's share of the images.
+            needs: The outputs to compute, by the teacher's name.
+            epoch: 0-based.
+        """
         for outcome in self.gradient(lambda: self._backward(batch, needs, epoch), epoch):
             self._count(outcome)
             self.guard.record(self.progress.step, outcome.total, outcome.parts)
