@@ -75,6 +75,15 @@ def test_of_two_folders_of_that_name_the_fingerprint_decides(
     assert places(run) == photo_place / "photos"
 
 
+def test_a_run_does_not_go_on_with_other_images(project: Path, tmp_path: Path) -> None:
+    next((project / "photos" / "fir").iterdir()).unlink()
+    words = ("data.root=../project/photos", "--out", "../project/runs/photos")
+    assert (
+        "trained on other images"
+        in run_here("train", *RESUME, *words, cwd=tmp_path / "other", code=2).err
+    )
+
+
 def test_images_that_are_nowhere_are_told_with_the_places(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
