@@ -23,7 +23,7 @@ for name in ("fcntl", "grp", "pwd", "resource", "termios"):
     sys.modules[name] = None
 for module, names in {
     os: ("fork", "getuid", "killpg", "posix_fallocate", "sched_getaffinity", "statvfs", "sysconf"),
-    signal: ("SIGCHLD", "SIGKILL", "pthread_sigmask", "sigwaitinfo"),
+    signal: ("SIGCHLD", "SIGKILL", "SIGUSR1", "pthread_sigmask", "sigwaitinfo"),
 }.items():
     for name in names:
         delattr(module, name)

@@ -108,6 +108,7 @@ def test_two_classes_have_no_top_5(of_photos: Ended) -> None:
 
 def test_moved_images(of_photos: Ended, photo_place: Path, tmp_path: Path) -> None:
     shutil.copytree(photo_place / "runs", tmp_path / "runs")
+    (tmp_path / "runs" / "photos" / "provenance.json").unlink()  # it says where they were
     assert "--root" in run_here("eval", "runs/photos", cwd=tmp_path, code=1).err
     moved = tmp_path / "elsewhere"
     shutil.copytree(photo_place / "photos", moved)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -26,6 +27,13 @@ from vitrellis.training.interrupts import Interrupted
 SAVES = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (open(sys.argv[1] + "/saved", "w"), sys.exit(1)))
+open(sys.argv[1] + "/begun", "w")
+time.sleep(60)
+"""
+BEGINS_ANOTHER = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+open(sys.argv[1] + "/child", "w").write(str(child.pid))
 open(sys.argv[1] + "/begun", "w")
 time.sleep(60)
 """
@@ -152,3 +160,20 @@ def test_one_that_is_given_up_is_no_failure(tmp_path: Path, programs: dict[str, 
     assert "a: stopped" in run(plan, tmp_path)
     assert plan.outcomes["a"].state == "stopped"
     assert (tmp_path / "seed0" / "a" / "saved").exists()
+
+
+def test_after_an_error_nothing_goes_on(tmp_path: Path, programs: dict[str, str]) -> None:
+    class Breaks(Listed):
+        def gives_up(self, job: Job) -> bool:
+            if (job.run.path / "begun").exists():
+                raise RuntimeError("a fault of the plan")
+            return False
+
+    programs["a"] = BEGINS_ANOTHER
+    with pytest.raises(RuntimeError, match="of the plan"):
+        run(Breaks([job(tmp_path, "a")]), tmp_path)
+    child = int((tmp_path / "seed0" / "a" / "child").read_text())
+    until = time.monotonic() + 10
+    while psutil.pid_exists(child) and psutil.Process(child).status() != "zombie":
+        assert time.monotonic() < until
+        time.sleep(0.05)

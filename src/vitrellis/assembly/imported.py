@@ -39,6 +39,7 @@ from vitrellis.runs import marker
 from vitrellis.runs.checksums import write_sealed_json, write_sealed_text
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing, save_model
+from vitrellis.runs.provenance import record_start
 from vitrellis.runs.results import RunData
 
 WHOLE_IMAGES = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
@@ -114,6 +115,7 @@ def import_checkpoint(
             class_counts=None if data is None else tuple(data.class_counts.tolist()),
         )
     )
+    record_start(run.provenance_file)
     origin = {
         "checkpoint": checkpoint.name,
         "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),

@@ -16,6 +16,7 @@ from lightning.fabric import Fabric
 from rich.console import Console
 from torch import nn
 
+from vitrellis.assembly.images_of_run import as_begun, with_images_found
 from vitrellis.assembly.parts import UserObjects, check_devices, prepare_parts
 from vitrellis.assembly.processes import (
     check_same_files,
@@ -108,7 +109,7 @@ def train(
         process_settings_kept(),
         _open_run(recipe, out, fresh, source, console, objects) as opened,
     ):
-        return _finish(recipe, opened, objects)
+        return _finish(opened, objects)
 
 
 def _train_teachers(
@@ -142,12 +143,12 @@ def _train_teacher(teacher: PlannedTeacher, source: Source | None, console: Cons
             waits_for="trains this teacher",
         ) as opened,
     ):
-        return _finish(teacher.recipe, opened, objects)
+        return _finish(opened, objects)
 
 
-def _finish(recipe: Recipe, opened: _OpenRun, objects: UserObjects) -> Finished:
+def _finish(opened: _OpenRun, objects: UserObjects) -> Finished:
     """Trains a run to its end, if it is not complete."""
-    run = opened.run
+    recipe, run = opened.recipe, opened.run
     if run.results_file.exists():
         complete = f"{recipe.name}: complete, in {run.path}"
         opened.console.print(complete, highlight=False, markup=False, soft_wrap=True)
@@ -204,7 +205,7 @@ def store_features(
             _open_run(recipe, out, False, source, console, objects) as opened,
         ):
             parts = prepare_parts(
-                recipe,
+                opened.recipe,
                 opened.run,
                 opened.source,
                 opened.fabric,
@@ -221,11 +222,20 @@ def store_features(
 class _OpenRun:
     """A run directory that is locked and checked, with its teachers trained."""
 
+    recipe: Recipe
     run: RunDirectory
     fabric: Fabric
     source: Source
     console: Console
     teachers: dict[str, Finished]
+
+
+def _teacher_recipes(recipe: Recipe) -> dict[str, Recipe]:
+    return {
+        name: teacher_recipe(recipe, name)
+        for name, settings in recipe.all_teachers.items()
+        if settings.recipe is not None
+    }
 
 
 @contextmanager
@@ -241,24 +251,25 @@ def _open_run(
     waits_for: str | None = None,
 ) -> Iterator[_OpenRun]:
     check_teachers_end(recipe)
-    teacher_recipes = {  # a wrong key ends the command here, before anything is written
-        name: teacher_recipe(recipe, name)
-        for name, settings in recipe.all_teachers.items()
-        if settings.recipe is not None
-    }
+    _teacher_recipes(recipe)  # a wrong key ends the command here, before anything is written
     fabric = launch_machine(recipe)
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
     world_size = fabric.world_size
     check_devices(recipe, world_size)
     run = RunDirectory(default_path(recipe, out))
     check_is_ours(run)
+    found = recipe
     if prepared is None:
+        if source is None and not fresh:
+            found = with_images_found(recipe, run, "data.root=FOLDER")
         known = None if fresh or recipe.data.on_bad_image == "error" else run.checked_images()
         with reading(console, "looking for bad images") as progress:
             sharing = Sharing(fabric.global_rank, world_size, gathering(fabric))
-            prepared = build_source(recipe, source, known=known, progress=progress, sharing=sharing)
+            prepared = build_source(found, source, known=known, progress=progress, sharing=sharing)
+    recipe = recipe if fresh else as_begun(recipe, run, prepared)
+    teacher_recipes = _teacher_recipes(recipe)
     images_of = {
-        name: source_of_teacher(recipe, teacher, prepared, source)
+        name: source_of_teacher(recipe, teacher, prepared, source, found.data.root)
         for name, teacher in teacher_recipes.items()
     }
     duplicates = find_duplicates(prepared)
@@ -288,7 +299,7 @@ def _open_run(
         check_same_files(fabric, run, data.fingerprint or "")
         fabric.barrier()
         finished = _train_teachers(run, teachers, source, console)
-        yield _OpenRun(run, fabric, prepared, console, finished)
+        yield _OpenRun(recipe, run, fabric, prepared, console, finished)
 
 
 @contextmanager

@@ -22,9 +22,10 @@ from vitrellis.models.tome import ToMe, merging_rates
 from vitrellis.recipe import describe, recipe_from
 from vitrellis.recipe.yaml import read_mapping
 from vitrellis.runs import marker
-from vitrellis.runs.checksums import write_sealed_json, write_sealed_text
+from vitrellis.runs.checksums import read_sealed_json, write_sealed_json, write_sealed_text
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported, save_model
+from vitrellis.runs.provenance import record_start
 
 Method = Literal["evit", "tome"]
 
@@ -168,6 +169,9 @@ def write_pruned(
             preprocessing=trained.preprocessing,
         )
     new.write_data(run.read_data())
+    if run.provenance_file.exists():  # its folders say where the images are
+        write_sealed_json(new.provenance_file, read_sealed_json(run.provenance_file))
+    record_start(new.provenance_file)
     write_sealed_json(new.imported_file, {"run": str(run.path), **facts})
     write_sealed_text(new.recipe_file, _recipe_text(run, reduction))
     return new

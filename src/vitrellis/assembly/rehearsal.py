@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from vitrellis.assembly.batch_norms import check_batch_norms, models_in_training
 from vitrellis.assembly.build import (
@@ -17,6 +18,7 @@ from vitrellis.assembly.build import (
     preprocessing_of,
     sides_of,
 )
+from vitrellis.assembly.images_of_run import with_root
 from vitrellis.assembly.load_teachers import (
     check_answers,
     check_finished_teachers,
@@ -55,7 +57,11 @@ class PlannedTeacher:
 
 
 def source_of_teacher(
-    recipe: Recipe, teacher: Recipe, prepared: Source, given: Source | None
+    recipe: Recipe,
+    teacher: Recipe,
+    prepared: Source,
+    given: Source | None,
+    root: Path | None,
 ) -> Source:
     """The images that a teacher is trained on.
 
@@ -64,6 +70,7 @@ def source_of_teacher(
         teacher: The teacher's recipe.
         prepared: The student's images.
         given: Images from Python, or None.
+        root: Where the student's `data.root` was found.
     """
     if (teacher.data, teacher.seed, teacher.input.channels) == (
         recipe.data,
@@ -71,6 +78,8 @@ def source_of_teacher(
         recipe.input.channels,
     ):
         return prepared
+    if teacher.data.root == recipe.data.root:
+        teacher = with_root(teacher, root)
     return build_source(teacher, given, known=prepared.checked_images)
 
 

@@ -223,7 +223,8 @@ def _check_same(run: RunDirectory, new: Beginning) -> None:
     check_text(run.recipe_file)
     before = load_recipe(run.recipe_file)
     changed = differences(before, new.recipe)
-    if changed:
+    is_moved = all(line.startswith("data.root: ") for line in changed)  # other images, or the same
+    if changed and not is_moved:
         lines = "\n  ".join(changed)
         hint = _how_to_train_longer(run, before, new.recipe, changed)
         raise HoldsAnotherRun(run, f"{run.path} holds the run of another recipe:\n  {lines}{hint}")

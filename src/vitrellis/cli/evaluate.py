@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from vitrellis.analysis.breakdown import Breakdown
     from vitrellis.analysis.groups import Grouping
     from vitrellis.data.sources import Source, Split
-    from vitrellis.recipe import Recipe
     from vitrellis.runs.directory import RunDirectory
 
 
@@ -106,15 +105,14 @@ def _evaluated(
     from vitrellis.analysis.groups import by_count, groupings
     from vitrellis.analysis.inference import collect_from_all
     from vitrellis.assembly import build
+    from vitrellis.assembly.images_of_run import images_of_run
     from vitrellis.assembly.processes import evaluation_processes
     from vitrellis.cli.console import error_console
-    from vitrellis.recipe import load_recipe
     from vitrellis.runs.exported import load_exported
     from vitrellis.training.display import reading
 
     trained = load_exported(folder)
-    recipe = load_recipe(run.recipe_file, [] if root is None else [f"data.root={root}"])
-    source = source_of_run(recipe, run)
+    recipe, source = images_of_run(run, root)
     for note in trained.notes:
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     check_images(source, trained.class_names, run)
@@ -161,20 +159,6 @@ def _training_counts(run: RunDirectory, *, is_needed: bool) -> list[int] | None:
             "imported without images; leave out --groups and --plot-counts"
         )
     return counts
-
-
-def source_of_run(recipe: Recipe, run: RunDirectory) -> Source:
-    """The recipe's images; an error that names `--root` if their folder is gone."""
-    from vitrellis.assembly.source_of_recipe import build_source
-    from vitrellis.errors import VitrellisError
-
-    root = recipe.data.root
-    if root is not None and not root.expanduser().exists():
-        raise VitrellisError(
-            f"{run.path}: its images are not in {root} (data.root). If they were moved, give their "
-            "folder with --root"
-        )
-    return build_source(recipe, known=run.checked_images())
 
 
 def check_images(source: Source, class_names: tuple[str, ...], run: RunDirectory) -> None:

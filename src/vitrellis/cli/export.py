@@ -124,12 +124,10 @@ def _default_path(run: RunDirectory, format: Format) -> Path:
 
 def _images(run: RunDirectory, root: Path | None, count: int) -> tuple[str, RealImages]:
     """The name of the split that is compared on, and images of it and of the training split."""
-    from vitrellis.cli.evaluate import source_of_run
+    from vitrellis.assembly.images_of_run import images_of_run
     from vitrellis.export.exporting import RealImages
-    from vitrellis.recipe import load_recipe
 
-    recipe = load_recipe(run.recipe_file, [] if root is None else [f"data.root={root}"])
-    source = source_of_run(recipe, run)
+    _, source = images_of_run(run, root)
     name = next(name for name in ("test", "val", "train") if name in source.splits)
     return name, RealImages(
         checked=_spread(source.splits[name], count),

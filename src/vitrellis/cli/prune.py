@@ -233,12 +233,11 @@ def _validation_images(
     import torch
 
     from vitrellis.assembly import build
-    from vitrellis.cli.evaluate import check_images, source_of_run
+    from vitrellis.assembly.images_of_run import images_of_run
+    from vitrellis.cli.evaluate import check_images
     from vitrellis.errors import UsageError
-    from vitrellis.recipe import load_recipe
 
-    recipe = load_recipe(run.recipe_file, [] if root is None else [f"data.root={root}"])
-    source = source_of_run(recipe, run)
+    recipe, source = images_of_run(run, root)
     check_images(source, trained.class_names, run)
     if source.val is None:
         raise UsageError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitrellis.cli.console import console, help_of, new_table, print_json, print_table
-from vitrellis.cli.show_pictures import attention, maps, mistakes, tokens
+from vitrellis.cli.show_pictures import RootOption, attention, maps, mistakes, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,7 @@ def blocks(
     plot: Annotated[
         Path | None, typer.Option(help="Draw both figures against depth into this PNG file.")
     ] = None,
+    root: RootOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show how far each block looks, and how many dimensions it uses.
@@ -60,7 +61,7 @@ def blocks(
     from vitrellis.analysis.block_figures import block_figures, head_agreement
     from vitrellis.runs.directory import find_run
 
-    model, images, labels = _model_and_images(find_run(run), num_images)
+    model, images, labels = _model_and_images(find_run(run), num_images, root)
     rows = block_figures(model, images)
     heads = head_agreement(model, images, labels)
     if plot is not None:
@@ -96,19 +97,19 @@ def _print_blocks(rows: Sequence[BlockFigures]) -> None:
     print_table(table)
 
 
-def _model_and_images(run: RunDirectory, num_images: int) -> tuple[nn.Module, Tensor, Tensor]:
+def _model_and_images(
+    run: RunDirectory, num_images: int, root: Path | None
+) -> tuple[nn.Module, Tensor, Tensor]:
     """The best model, with test (or else validation) images as it sees them, and their labels."""
     import torch
 
     from vitrellis.assembly import build
-    from vitrellis.assembly.source_of_recipe import build_source
+    from vitrellis.assembly.images_of_run import images_of_run
     from vitrellis.errors import VitrellisError
-    from vitrellis.recipe import load_recipe
     from vitrellis.runs.exported import load_exported
 
     trained = load_exported(run.best_model)
-    recipe = load_recipe(run.recipe_file)
-    source = build_source(recipe, known=run.checked_images())
+    recipe, source = images_of_run(run, root)
     split = source.test if source.test is not None else source.val
     if split is None:
         raise VitrellisError(f"{run.path}: its data has neither test nor validation images")

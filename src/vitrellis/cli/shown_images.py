@@ -11,12 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vitrellis.assembly.images_of_run import images_of_run
 from vitrellis.cli.console import error_console
-from vitrellis.cli.evaluate import check_images, choose_split, source_of_run
+from vitrellis.cli.evaluate import check_images, choose_split
 from vitrellis.cli.image_files import image_files
 from vitrellis.data.sources import Split, read_image
 from vitrellis.errors import UsageError, VitrellisError
-from vitrellis.recipe import load_recipe
 from vitrellis.runs.directory import RunDirectory, find_run
 from vitrellis.runs.exported import Trained, load_exported
 
@@ -166,7 +166,6 @@ def _model(
 def _own_images(
     run: RunDirectory, split: str | None, root: Path | None, trained: Trained
 ) -> tuple[str, Split]:
-    recipe = load_recipe(run.recipe_file, [] if root is None else [f"data.root={root}"])
-    source = source_of_run(recipe, run)
+    _, source = images_of_run(run, root)
     check_images(source, trained.class_names, run)
     return choose_split(source, split, run)

@@ -161,7 +161,9 @@ def _leave_signals_to_parent(worker: int) -> None:
     """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Slurm sends it to all processes of a job
+    for name in ("SIGUSR1", "SIGBREAK"):  # Slurm and Windows send them to all processes of a job
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
     if _WORKERS_OUTLIVE_SIGTERM:

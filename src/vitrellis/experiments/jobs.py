@@ -6,6 +6,7 @@ fails does not stop the others. Ctrl-C stops all of them; each saves a checkpoin
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+import psutil
 from rich.console import Console
 
 from vitrellis.assembly.run_folder import HoldsAnotherRun
@@ -144,7 +146,9 @@ def _start(job: Job, share: MachineShare, logs: Path) -> _Running:
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment | share.environment | {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
-            start_new_session=True,  # Ctrl-C reaches this process alone, which stops the others
+            # Ctrl-C reaches this process alone, which stops the others
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # of Windows
         )
     return _Running(job, share, process, log)
 
@@ -158,7 +162,15 @@ def _give_up(plan: JobPlan, running: Sequence[_Running]) -> None:
     for each in running:
         if not each.is_given_up and plan.gives_up(each.job):
             each.is_given_up = True
-            each.process.terminate()
+            _ask_to_stop(each.process)
+
+
+def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
+    """Lets a training save and end."""
+    if sys.platform == "win32":  # where to terminate is to kill
+        process.send_signal(signal.CTRL_BREAK_EVENT)
+    else:
+        process.terminate()
 
 
 def _outcome(ended: _Running, plan: JobPlan) -> Outcome:
@@ -179,7 +191,7 @@ def _error(ended: _Running, code: int) -> str:
         )
     if code < 0:
         name = signal.Signals(-code).name
-        reason = " (perhaps the memory was full)" if -code == signal.SIGKILL else ""
+        reason = " (perhaps the memory was full)" if name == "SIGKILL" else ""
         return f"its process was ended by {name}{reason}; {ended.log} has what it printed"
     return f"its process ended with exit code {code}; {ended.log} has what it printed"
 
@@ -191,7 +203,7 @@ def _stop_all(running: list[_Running], stop: StopRequest, console: Console) -> N
     if running:
         console.print(f"{stop.signal_name}: {_count(len(running))} to save", highlight=False)
     for each in running:
-        each.process.terminate()
+        _ask_to_stop(each.process)
     for each in running:
         each.process.wait()
     raise Interrupted(
@@ -201,10 +213,14 @@ def _stop_all(running: list[_Running], stop: StopRequest, console: Console) -> N
 
 
 def _kill(running: Sequence[_Running]) -> None:
-    """Ends what still runs after an error, or a second Ctrl-C."""
+    """Ends what still runs after an error, or a second Ctrl-C, with the processes that it began."""
     for each in running:
         if each.process.poll() is None:
-            os.killpg(each.process.pid, signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
+                for process in psutil.Process(each.process.pid).children(recursive=True):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+            each.process.kill()
             each.process.wait()
 
 

@@ -50,8 +50,8 @@ class Data(Section):
         f"One of: {', '.join(SOURCES)}.",
     )
     root: File | None = None
-    """The folder of the dataset; a relative path starts in the current folder. Only datasets in
-    packages need none."""
+    """The folder of the dataset; a relative path starts in the current folder, and the run finds
+    its images again from any other. Only datasets in packages need none."""
     args: Arguments = Field(
         default_factory=dict,
         description=f"Further settings of the source: {described_arguments()}.",

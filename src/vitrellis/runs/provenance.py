@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vitrellis.errors import VitrellisError
 from vitrellis.runs.checksums import read_sealed_json, write_sealed_json
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "pillow", "simplejpeg")
@@ -36,7 +37,33 @@ def record_start(file: Path) -> None:
         VitrellisError: If the file is damaged, or cannot be written.
     """
     before = read_sealed_json(file)["starts"] if file.exists() else []
-    write_sealed_json(file, {"starts": [*before, this_start()]})
+    run = {"run": str(file.parent.resolve())}
+    write_sealed_json(file, {"starts": [*before, {**this_start(), **run}]})
+
+
+def folders_of_starts(file: Path) -> list[Path]:
+    """The folders in which a run was started, from which its relative paths start.
+
+    Behind them are the places of the same folders beside the run as it is now, in case it was moved
+    together with what it was trained on.
+
+    Args:
+        file: `provenance.json` of the run.
+
+    Returns:
+        The folders, the latest first; none if the file is missing or damaged.
+    """
+    try:
+        starts = read_sealed_json(file)["starts"] if file.exists() else []
+    except VitrellisError:  # which `vitrellis verify` tells of; the run can be used without it
+        return []
+    starts.reverse()
+    moved = [
+        file.parent.resolve() / os.path.relpath(start["folder"], start["run"])
+        for start in starts
+        if "run" in start and Path(start["folder"]).drive == Path(start["run"]).drive
+    ]
+    return [*(Path(start["folder"]) for start in starts), *moved]
 
 
 def this_start() -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Signals stop a run after the current step; a second Ctrl-C stops it at once.
 
 They are Ctrl-C, SIGTERM, and SIGUSR1, by which Slurm says that the time of a job is nearly over.
+Windows has no SIGUSR1; there, other processes send SIGBREAK, as a SIGTERM would kill at once.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catches SIGTERM, SIGUSR1 and SIGINT within the block; the caller checks the request.
+    """Catches the signals that the system has within the block; the caller checks the request.
 
     Outside the main thread (in a notebook's worker, for example) signals cannot be caught, and the
     request stays false.
@@ -48,7 +49,8 @@ def stop_requests() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.signal_name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    names = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGBREAK")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     previous = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield request
