@@ -152,7 +152,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     run = import_checkpoint(path, source="dhvt", model="dhvt_micro_patch4", out=tmp_path / "run")
     before = (run.best_model / "model.safetensors").read_bytes()
     with pytest.raises(
-        UsageError, match="holds an imported model, whose training cannot be resumed"
+        UsageError, match="holds an imported or pruned model, which has no training"
     ):
         train("demo-alone", out=run.path)
     assert (run.best_model / "model.safetensors").read_bytes() == before

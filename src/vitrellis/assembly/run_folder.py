@@ -205,8 +205,8 @@ def _reason_to_begin_anew(run: RunDirectory, new: Beginning) -> str | None:
         )
     if run.imported_file.exists():
         raise UsageError(
-            f"{run.path}: holds an imported model, whose training cannot be resumed. Use another "
-            f"--out; to start from its weights, init.weights={run.path}"
+            f"{run.path}: holds an imported or pruned model, which has no training to resume. "
+            f"Use another --out; to start from its weights, init.weights={run.path}"
         )
     if run.has_progress():
         _check_same(run, new)

@@ -100,7 +100,7 @@ def prune(
       vitrellis prune runs/photos --target-speedup 1.5 --out runs/photos-fast --plot search.png
     """
     from vitrellis.assembly.imported import check_new
-    from vitrellis.cli.console import error_console
+    from vitrellis.cli.console import console, error_console
     from vitrellis.cli.pruning_table import report_trials, unreachable
     from vitrellis.errors import UsageError
     from vitrellis.runs.directory import RunDirectory, find_run
@@ -133,6 +133,8 @@ def prune(
         raise unreachable(run, trials, target_speedup)
     if out is not None and chosen is not None:
         _write(directory, out, chosen, as_json=as_json)
+    elif chosen is not None and not as_json:
+        console.print("Nothing was written; --out FOLDER makes a run of the chosen one.")
 
 
 def _check_words(
@@ -276,9 +278,7 @@ def _notes(trained: Trained, loader: EvalLoader) -> list[str]:
         notes.append(before)
     count = sum(len(batch.labels) for batch in loader)
     if count < 200:
-        notes.append(
-            f"there are only {count} validation images, so that accuracies vary by several points"
-        )
+        notes.append(f"accuracies on {count} validation images are uncertain by several points")
     return notes
 
 

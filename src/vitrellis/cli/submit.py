@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +70,8 @@ def launch(
     logs = folder.parent / "slurm" / folder.name
     if dry_run:
         typer.echo(script_of(resources, logs, loaded.name))
+        command = shlex.join(["vitrellis", "train", recipe, *changes, "--out", str(folder)])
+        typer.echo(f"# each process trains as this command does: {command}")
         return
     number = submit(job, resources, logs, loaded.name)
     for line in (

@@ -97,7 +97,9 @@ def _print(result: SweepResult, command: list[str]) -> None:
         counts.append(f"{result.num_stopped} stopped early")
     if result.errors:
         counts.append(f"{len(result.errors)} failed")
-    best = shlex.join([*command, *result.best[0].overrides])
+    winner = result.best[0]
+    out = Path(winner.run).parent / "best"
+    best = shlex.join([*command, *winner.overrides, "--out", str(out)])
     for line in (
         ", ".join(counts) + ". The best of many validation figures is too high: judge it on the "
         "test images, with other seeds (vitrellis compare).",

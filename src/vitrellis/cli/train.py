@@ -44,7 +44,7 @@ def train(
       vitrellis train cifar100-deit-ti-lg data.root=~/cifar machine.devices=2
       vitrellis train my-recipe.yaml --fresh
     """
-    from vitrellis.cli.console import console, print_notes, quiet_console
+    from vitrellis.cli.console import console, error_console, print_notes, quiet_console
     from vitrellis.recipe import load_recipe, notes_on_teachers
 
     loaded = load_recipe(recipe, overrides or [])  # fails early on a wrong recipe
@@ -52,10 +52,14 @@ def train(
     print_notes(progress, notes_on_teachers(loaded, overrides or []))
 
     from vitrellis.assembly.launch import train as train_recipe
+    from vitrellis.assembly.summary import warning_lines
     from vitrellis.report.results_table import results_lines
 
     finished = train_recipe(loaded, out=out, fresh=fresh, console=progress)
     for line in results_lines(finished.results):
         console.print(line, highlight=False, soft_wrap=True)
+    if quiet:  # otherwise they stand among what was printed
+        for line in warning_lines(finished.results):
+            error_console.print(line, highlight=False, soft_wrap=True)
     run = finished.run.path
     console.print(f"Run: {run}\n  vitrellis eval {run}\n  vitrellis predict {run} IMAGE...")

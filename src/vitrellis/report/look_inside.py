@@ -336,8 +336,8 @@ def draw_mistakes(
     for place, mistake in enumerate(found):
         row, column = divmod(place, columns)
         grid.image(row, column, as_seen(images[mistake.index], trained.preprocessing))
-        said = f"{classes[mistake.predicted]} {100 * mistake.probability:.0f} %"
-        true = f"is {classes[mistake.label]} {100 * mistake.label_probability:.0f} %"
+        said = f"{classes[mistake.predicted]}: {100 * mistake.probability:.0f} %"
+        true = f"is {classes[mistake.label]}: {100 * mistake.label_probability:.0f} %"
         grid.caption(row, column, said, color=WRONG)
         grid.caption(row, column, true, line=1, color=RIGHT)
         if names:

@@ -88,7 +88,7 @@ def _balance(found: Survey, advice: list[str]) -> list[str]:
 def _splits(found: Survey, advice: list[str]) -> None:
     if "val" not in found.counts:
         advice.append(
-            "there is no validation split: a tenth of the training images will be one "
+            "there is no validation split: some of the training images will be set aside for one "
             "(data.val_fraction)"
         )
     if "test" not in found.counts:
