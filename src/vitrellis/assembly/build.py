@@ -27,6 +27,7 @@ from vitrellis.data.canvas import (
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.pixel_cache import DecodedImages, PixelCache, default_folder
 from vitrellis.data.sources import Source, Split
+from vitrellis.devices import device_of
 from vitrellis.errors import UsageError
 from vitrellis.models import check_arguments, create_model, has_distillation_head, set_heads_apart
 from vitrellis.models.support.frozen import freeze
@@ -340,8 +341,10 @@ def _kept(
     return cache.open(split.images, stored, progress), is_held
 
 
-def evaluation_place() -> Place:
-    """This process, on the fastest device there is."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    device = accelerator if accelerator is not None else torch.device("cpu")
-    return Place(device, workers=min(8, os.cpu_count() or 1))
+def evaluation_place(device: str = "auto") -> Place:
+    """This process, on the fastest device there is, or on the one that is named.
+
+    Raises:
+        UsageError: If there is no such device.
+    """
+    return Place(device_of(device), workers=min(8, os.cpu_count() or 1))

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitrellis.cli.console import Quiet
 from vitrellis.cli.image_files import image_files
+from vitrellis.cli.machine_options import DeviceOption, PrecisionOption
 
 if TYPE_CHECKING:
     import torch
@@ -78,8 +80,11 @@ def predict(
         ),
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict the classes of images, with the preprocessing that the run was trained with.
 
@@ -95,15 +100,22 @@ def predict(
       vitrellis predict runs/photos/model.onnx a.jpg
       find . -name "*.jpg" | vitrellis predict runs/photos - --csv > labels.csv
     """
+    from vitrellis.analysis.cost import arithmetic
     from vitrellis.assembly.processes import evaluation_processes
-    from vitrellis.cli.console import error_console, fail
+    from vitrellis.cli.console import fail, progress_console
     from vitrellis.errors import UsageError, VitrellisError
     from vitrellis.training.display import reading
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
-    place, gather = evaluation_processes()
-    if run.suffix.lower() == ".onnx":
+    is_onnx = run.suffix.lower() == ".onnx"
+    if is_onnx and (device not in ("auto", "cpu") or precision != "float32"):
+        raise UsageError(
+            f"{run}: is run on the CPU, in the precision that it was exported in; leave out "
+            "--device and --precision"
+        )
+    place, gather = evaluation_processes(device)
+    if is_onnx:
         model = _onnx_model(run)
     else:
         model = _trained_model(run, weights, place.device, without_ema=without_ema)
@@ -111,7 +123,10 @@ def predict(
     files = _part(paths, place, gather)
     rows: list[_Row] = []
     errors: list[VitrellisError] = []
-    with reading(error_console, "images") as progress:
+    with (
+        arithmetic(place.device, precision),
+        reading(progress_console(quiet=quiet), "images") as progress,
+    ):
         for start in range(0, len(files), batch_size):
             part = files[start : start + batch_size]
             rows += _predict(model, part, top, errors)
