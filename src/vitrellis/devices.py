@@ -4,29 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from vitrellis.errors import UsageError
-
 WITHOUT_FLOAT64 = {"mps"}
 """The types of devices on which torch has no float64: Apple's GPUs."""
-
-
-def device_of(name: str) -> torch.device:
-    """The device that a user names.
-
-    Args:
-        name: "cpu", "cuda", "mps", or "auto" for a GPU if there is one.
-
-    Raises:
-        UsageError: If there is no such device.
-    """
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    there = torch.device("cpu") if accelerator is None else accelerator
-    if name == "auto":
-        return there
-    if name not in ("cpu", there.type):
-        known = "cpu" if there.type == "cpu" else f"cpu or {there.type}"
-        raise UsageError(f"--device {name}: torch finds no such device here. Use {known}, or auto")
-    return torch.device(name)
 
 
 def has_float64(device: torch.device) -> bool:

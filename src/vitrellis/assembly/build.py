@@ -27,7 +27,6 @@ from vitrellis.data.canvas import (
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.pixel_cache import DecodedImages, PixelCache, default_folder
 from vitrellis.data.sources import Source, Split
-from vitrellis.devices import device_of
 from vitrellis.errors import UsageError
 from vitrellis.models import check_arguments, create_model, has_distillation_head, set_heads_apart
 from vitrellis.models.support.frozen import freeze
@@ -348,3 +347,22 @@ def evaluation_place(device: str = "auto") -> Place:
         UsageError: If there is no such device.
     """
     return Place(device_of(device), workers=min(8, os.cpu_count() or 1))
+
+
+def device_of(name: str) -> torch.device:
+    """The device that a user names.
+
+    Args:
+        name: "cpu", "cuda", "mps", or "auto" for a GPU if there is one.
+
+    Raises:
+        UsageError: If there is no such device.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    there = torch.device("cpu") if accelerator is None else accelerator
+    if name == "auto":
+        return there
+    if name not in ("cpu", there.type):
+        known = "cpu" if there.type == "cpu" else f"cpu or {there.type}"
+        raise UsageError(f"--device {name}: torch finds no such device here. Use {known}, or auto")
+    return torch.device(name)

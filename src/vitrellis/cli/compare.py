@@ -34,6 +34,14 @@ _Equal = Annotated[
 ]
 
 
+_Controls = Annotated[
+    bool,
+    typer.Option(
+        "--controls",
+        help="Also train every guided student without its teacher: for as many epochs, and for "
+        "as many seconds (see --equal) as student and teacher took together.",
+    ),
+]
 _Plot = Annotated[
     Path | None, typer.Option(help="Draw the figure of every run into this PNG file.")
 ]
@@ -53,14 +61,7 @@ def compare(
         int | None,
         typer.Option(min=2, help="Cross-validate with this many folds for each seed."),
     ] = None,
-    controls: Annotated[
-        bool,
-        typer.Option(
-            "--controls",
-            help="Also train every guided student without its teacher: for as many epochs, and for "
-            "as many seconds (see --equal) as student and teacher took together.",
-        ),
-    ] = False,
+    controls: _Controls = False,
     baseline: Annotated[
         str | None,
         typer.Option(help="The recipe that the others are compared with; by default the first."),

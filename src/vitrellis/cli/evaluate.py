@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.machine_options import DeviceOption, PrecisionOption
+from vitrellis.cli.shared_options import DeviceOption, PrecisionOption, WithoutEmaOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,12 +39,7 @@ def evaluate(
     weights: Annotated[
         Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
     ] = "best",
-    without_ema: Annotated[
-        bool,
-        typer.Option(
-            "--without-ema", help="Take the weights in place of their moving average (EMA)."
-        ),
-    ] = False,
+    without_ema: WithoutEmaOption = False,
     root: Annotated[
         Path | None, typer.Option(help="The folder of the images, if they were moved.")
     ] = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitrellis.cli.console import Quiet
+from vitrellis.cli.shared_options import WithoutEmaOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,10 +28,6 @@ _FreeSize = Annotated[
         "--free-size/--fixed-size",
         help="Whether images of any size are taken. By default if the model allows it.",
     ),
-]
-_WithoutEma = Annotated[
-    bool,
-    typer.Option("--without-ema", help="Take the weights in place of their moving average (EMA)."),
 ]
 
 
@@ -56,7 +53,7 @@ def export(
     weights: Annotated[
         Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
     ] = "best",
-    without_ema: _WithoutEma = False,
+    without_ema: WithoutEmaOption = False,
     root: Annotated[
         Path | None, typer.Option(help="The folder of the images, if they were moved.")
     ] = None,

@@ -14,7 +14,7 @@ import typer
 
 from vitrellis.cli.console import Quiet
 from vitrellis.cli.image_files import image_files
-from vitrellis.cli.machine_options import DeviceOption, PrecisionOption
+from vitrellis.cli.shared_options import DeviceOption, PrecisionOption, WithoutEmaOption
 
 if TYPE_CHECKING:
     import torch
@@ -60,11 +60,14 @@ class _Row:
         }
 
 
+_Run = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run directory, or a file from `export`: FILE.onnx."),
+]
+
+
 def predict(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="A run directory, or a file from `export`: FILE.onnx."),
-    ],
+    run: _Run,
     paths: Annotated[
         list[str],
         typer.Argument(metavar="IMAGE...", help="Files, folders, or - for a list on stdin."),
@@ -73,12 +76,7 @@ def predict(
     weights: Annotated[
         Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
     ] = "best",
-    without_ema: Annotated[
-        bool,
-        typer.Option(
-            "--without-ema", help="Take the weights in place of their moving average (EMA)."
-        ),
-    ] = False,
+    without_ema: WithoutEmaOption = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",

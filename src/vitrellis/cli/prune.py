@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.machine_options import DeviceOption
+from vitrellis.cli.shared_options import DeviceOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The options that say on what a model is run, the same in every command that runs one."""
+"""Options that are the same in every command that runs a model."""
 
 from __future__ import annotations
 
@@ -13,4 +13,8 @@ DeviceOption = Annotated[
 PrecisionOption = Annotated[
     Literal["float32", "bfloat16", "float16"],
     typer.Option("--precision", help="That of the arithmetic; below float32, by autocast."),
+]
+WithoutEmaOption = Annotated[
+    bool,
+    typer.Option("--without-ema", help="Take the weights in place of their moving average (EMA)."),
 ]

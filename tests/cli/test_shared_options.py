@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 
 from tests.cli.command import run_here
+from vitrellis.assembly.build import device_of
 from vitrellis.cli.main import _COMMANDS
 from vitrellis.data.sources import Split
-from vitrellis.devices import device_of
 from vitrellis.errors import UsageError
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import load_exported
