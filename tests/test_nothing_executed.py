@@ -45,6 +45,10 @@ CALLS = {
     ("models/support/weights.py", "torch.load"),  # weights_only=True
     ("recipe/yaml.py", "yaml.load"),  # by a SafeLoader
     ("runs/checkpoints.py", "self.fabric.load"),  # weights_only=True
+    ("runs/checkpoints.py", "torch.load"),  # weights_only=True
+    ("cli/cluster_job.py", "subprocess.run"),  # squeue and scontrol, with the number of the job
+    ("experiments/jobs.py", "subprocess.Popen"),  # vitrellis train, without a shell
+    ("runs/provenance.py", "subprocess.run"),  # git, with fixed words
 }
 """The calls that could execute what a file says, and why they do not."""
 

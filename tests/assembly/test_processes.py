@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch.distributed as dist  # noqa: TID251
+import torch.multiprocessing
 
 from vitrellis.assembly.processes import (
     ProcessGroup,
     check_same_files,
     launched_fabric,
     others_may_end,
+    others_wait,
     started_together,
 )
 from vitrellis.errors import UsageError, VitrellisError
@@ -142,3 +147,26 @@ def test_the_end_of_another_process_is_an_error_in_words(tmp_path: Path) -> None
         raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:1234")
     with pytest.raises(RuntimeError, match="shape"), others_may_end(run):
         raise RuntimeError("shape mismatch")
+
+
+def wait_for_the_first(rank: int, folder: str) -> None:
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=2),
+    )
+    with others_wait(cast(Any, SimpleNamespace(world_size=2))):
+        if rank == 0:
+            time.sleep(4)
+            Path(folder, "taught").touch()
+    assert Path(folder, "taught").exists()
+    dist.destroy_process_group()
+
+
+def test_the_first_process_may_take_longer_than_torch_waits(tmp_path: Path) -> None:
+    """As where it waits for a run that trains the teacher of both."""
+    torch.multiprocessing.start_processes(
+        wait_for_the_first, (str(tmp_path),), nprocs=2, start_method="fork"
+    )

@@ -12,7 +12,7 @@ from vitrellis.assembly.launch import Finished
 from vitrellis.experiments import comparison
 from vitrellis.experiments.comparison import Measured, compare
 from vitrellis.experiments.comparison_plan import Arm, units
-from vitrellis.recipe import Recipe
+from vitrellis.recipe import Recipe, describe
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.results import CheckpointFigures, Results
 
@@ -30,7 +30,10 @@ def finished(recipe: Recipe, out: Path, seconds: float) -> Finished:
         best=figures,
         last=figures,
     )
-    return Finished(RunDirectory(out), results)
+    run = RunDirectory(out)
+    out.mkdir(parents=True, exist_ok=True)
+    run.recipe_file.write_text(describe(recipe))
+    return Finished(run, results)
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"training": {"epochs": 1, "batch_size": 8, "accumulate": 3}}, "does not divide"),
     ({"training": 5}, "training: 5 is not a mapping of keys. Known keys: epochs"),
     ({"optimizer": {"lr": float("nan")}}, "optimizer.lr: nan is not a finite number"),
-    ({"optimizer": {"name": "adam"}}, "'adam' is not possible here; it must be 'adamw' or"),
+    ({"optimizer": {"name": "sdg"}}, "unknown optimizer 'sdg'. Did you mean 'sgd'?"),
     ({"optimizer": {"betas": [0.9]}}, "optimizer.betas: needs one more value"),
     ({"schedule": {"warmup_epochs": 3}}, "schedule.warmup_epochs: 3 is too long"),
     ({"schedule": {"min_lr": 1}}, "schedule.min_lr: 1 is more than the learning rate, 0.001"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,12 @@ from torch import nn
 
 from vitrellis.assembly.images_of_run import as_begun, with_images_found
 from vitrellis.assembly.parts import UserObjects, check_devices, prepare_parts
-from vitrellis.assembly.processes import check_same_files, launched_fabric, others_may_end
+from vitrellis.assembly.processes import (
+    check_same_files,
+    launched_fabric,
+    others_may_end,
+    others_wait,
+)
 from vitrellis.assembly.rehearsal import PlannedTeacher, rehearse, source_of_teacher
 from vitrellis.assembly.run_folder import (
     Beginning,
@@ -279,7 +284,10 @@ def _open_run(
     identities = {name: identity(teacher) for name, teacher in teacher_recipes.items()}
     data = run_data(prepared, identities, duplicates.to_json())
     begins = Beginning(recipe, teacher_recipes, prepared, data)
-    with locked(run, console, waits_for=waits_for) if fabric.is_global_zero else nullcontext():
+    with ExitStack() as lock:
+        with others_wait(fabric):
+            if fabric.is_global_zero:
+                lock.enter_context(locked(run, console, waits_for=waits_for))
         lines = open_directory(run, begins, fresh=fresh) if fabric.is_global_zero else []
         lines += [
             note

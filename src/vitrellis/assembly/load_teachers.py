@@ -19,6 +19,7 @@ from torch import nn
 
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher, sides_of
 from vitrellis.assembly.model_origin import find_model, statistics_of
+from vitrellis.assembly.processes import others_wait
 from vitrellis.assembly.run_folder import locked
 from vitrellis.data.canvas import Canvas, OnCanvas, ProgressCallback
 from vitrellis.data.loader import TrainLoader
@@ -205,15 +206,16 @@ def open_precomputed(
             precision=settings.offline_precision,
         )
         folder = run.path.parent / "features" / f"{name}-{key.digest()}"
-        if fabric.is_global_zero:
-            with locked(RunDirectory(folder), console, waits_for="computes these outputs"):
-                store = PrecomputedOutputs(folder, key, len(source.train))
-                if not store.is_complete:
-                    alone = replace(place, rank=0, world_size=1)
-                    whole = Split(OnCanvas(source.train.images, loader.canvas), source.train.labels)
-                    images = build_eval_loader(recipe, whole, as_they_are, alone)
-                    store.fill(teacher, images, progress)
-        fabric.barrier()
+        with others_wait(fabric):
+            if fabric.is_global_zero:
+                with locked(RunDirectory(folder), console, waits_for="computes these outputs"):
+                    store = PrecomputedOutputs(folder, key, len(source.train))
+                    if not store.is_complete:
+                        alone = replace(place, rank=0, world_size=1)
+                        shown = OnCanvas(source.train.images, loader.canvas)
+                        whole = Split(shown, source.train.labels)
+                        images = build_eval_loader(recipe, whole, as_they_are, alone)
+                        store.fill(teacher, images, progress)
         store = PrecomputedOutputs(folder, key, len(source.train))
         stored = loader.canvas.size if isinstance(loader.canvas, Canvas) else None
         teachers.keep(name, PrecomputedTeacher(store, loader.transform, stored))

@@ -12,8 +12,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+import torch.distributed as dist  # noqa: TID251
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import (
     ClusterEnvironment,
@@ -32,6 +34,9 @@ from vitrellis.training.gathering import gathering, together
 
 _INTERACTIVE = ("bash", "interactive")
 """Names of Slurm jobs that are a shell, in which a command is no part of a group."""
+
+_PATIENCE = timedelta(days=30)
+"""How long processes wait for the first one. A process that ends is noticed at once."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,24 @@ def _environment(group: ProcessGroup | None) -> ClusterEnvironment:
         return TorchElasticEnvironment()
     os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(group.per_machine))  # Fabric requires it
     return SLURMEnvironment(auto_requeue=False)
+
+
+@contextmanager
+def others_wait(fabric: Fabric) -> Iterator[None]:
+    """Lets the other processes wait at the end of the block until the first one is there.
+
+    The first process may train a teacher meanwhile, or wait for another run that does, which takes
+    longer than the half an hour that a collective operation of torch waits by default.
+    """
+    if fabric.world_size == 1:
+        yield
+        return
+    # Fabric has no barrier with a time limit of its own
+    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    assert isinstance(group, dist.ProcessGroup)
+    yield
+    dist.barrier(group)
+    dist.destroy_process_group(group)
 
 
 def evaluation_processes(device: str = "auto") -> tuple[Place, Gather]:
