@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.cli.command import assert_one_error, run_apart, run_here, vitrellis
 from tests.training.command import FEW_IMAGES, TINY, write_few_images
@@ -53,8 +54,11 @@ def test_controls_are_trained_and_nothing_is_done_twice(tmp_path: Path) -> None:
 
 def test_folds_are_units(tmp_path: Path) -> None:
     words = ["compare", "demo-alone", *SAME_FOR_ALL, "training.epochs=1", "--folds", "2"]
-    rows = json.loads(run_here(*words, "--seeds", "1", "--json", cwd=tmp_path).out)["rows"]
+    words += ["--seeds", "1", "--json", "--plot", "pictures/c.png"]
+    rows = json.loads(run_here(*words, cwd=tmp_path).out)["rows"]
     assert [row["unit"] for row in rows] == ["seed0-fold0", "seed0-fold1"]
+    with Image.open(tmp_path / "pictures" / "c.png") as picture:
+        assert picture.format == "PNG"
 
 
 def test_wrong_words_are_refused_before_anything_is_trained(tmp_path: Path) -> None:

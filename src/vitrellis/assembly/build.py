@@ -340,8 +340,29 @@ def _kept(
     return cache.open(split.images, stored, progress), is_held
 
 
-def evaluation_place() -> Place:
-    """This process, on the fastest device there is."""
+def evaluation_place(device: str = "auto") -> Place:
+    """This process, on the fastest device there is, or on the one that is named.
+
+    Raises:
+        UsageError: If there is no such device.
+    """
+    return Place(device_of(device), workers=min(8, os.cpu_count() or 1))
+
+
+def device_of(name: str) -> torch.device:
+    """The device that a user names.
+
+    Args:
+        name: "cpu", "cuda", "mps", or "auto" for a GPU if there is one.
+
+    Raises:
+        UsageError: If there is no such device.
+    """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    device = accelerator if accelerator is not None else torch.device("cpu")
-    return Place(device, workers=min(8, os.cpu_count() or 1))
+    there = torch.device("cpu") if accelerator is None else accelerator
+    if name == "auto":
+        return there
+    if name not in ("cpu", there.type):
+        known = "cpu" if there.type == "cpu" else f"cpu or {there.type}"
+        raise UsageError(f"--device {name}: torch finds no such device here. Use {known}, or auto")
+    return torch.device(name)

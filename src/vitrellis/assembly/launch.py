@@ -258,10 +258,9 @@ def _open_run(
     check_devices(recipe, world_size)
     run = RunDirectory(default_path(recipe, out))
     check_is_ours(run)
-    found = recipe
+    searches = prepared is None and source is None and not fresh
+    found = with_images_found(recipe, run, "data.root=FOLDER") if searches else recipe
     if prepared is None:
-        if source is None and not fresh:
-            found = with_images_found(recipe, run, "data.root=FOLDER")
         known = None if fresh or recipe.data.on_bad_image == "error" else run.checked_images()
         with reading(console, "looking for bad images") as progress:
             sharing = Sharing(fabric.global_rank, world_size, gathering(fabric))

@@ -145,12 +145,19 @@ def others_wait(fabric: Fabric) -> Iterator[None]:
     dist.destroy_process_group(group)
 
 
-def evaluation_processes() -> tuple[Place, Gather]:
-    """The place of this process in an evaluation, and the function that gathers from all."""
-    alone = evaluation_place()
+def evaluation_processes(device: str = "auto") -> tuple[Place, Gather]:
+    """The place of this process in an evaluation, and the function that gathers from all.
+
+    Args:
+        device: "cpu", "cuda", "mps", or "auto" for a GPU if there is one.
+
+    Raises:
+        UsageError: If there is no such device.
+    """
+    alone = evaluation_place(device)
     if started_together() is None:
         return alone, lambda value: [value]
-    fabric = launched_fabric("auto", 1, "32-true")
+    fabric = launched_fabric(device, 1, "32-true")
     place = Place(fabric.device, fabric.global_rank, fabric.world_size, alone.workers)
     return place, gathering(fabric)
 

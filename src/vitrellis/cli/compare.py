@@ -34,6 +34,19 @@ _Equal = Annotated[
 ]
 
 
+_Controls = Annotated[
+    bool,
+    typer.Option(
+        "--controls",
+        help="Also train every guided student without its teacher: for as many epochs, and for "
+        "as many seconds (see --equal) as student and teacher took together.",
+    ),
+]
+_Plot = Annotated[
+    Path | None, typer.Option(help="Draw the figure of every run into this PNG file.")
+]
+
+
 def compare(
     words: Annotated[
         list[str],
@@ -48,14 +61,7 @@ def compare(
         int | None,
         typer.Option(min=2, help="Cross-validate with this many folds for each seed."),
     ] = None,
-    controls: Annotated[
-        bool,
-        typer.Option(
-            "--controls",
-            help="Also train every guided student without its teacher: for as many epochs, and for "
-            "as many seconds (see --equal) as student and teacher took together.",
-        ),
-    ] = False,
+    controls: _Controls = False,
     baseline: Annotated[
         str | None,
         typer.Option(help="The recipe that the others are compared with; by default the first."),
@@ -66,6 +72,7 @@ def compare(
         str, typer.Option(help="top1, balanced_accuracy or macro_f1 on the test images.")
     ] = "top1",
     out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/compare"),
+    plot: _Plot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -84,7 +91,7 @@ def compare(
 
     Examples:
       vitrellis compare demo-alone demo-lg demo
-      vitrellis compare demo --controls --seeds 5 --jobs 4
+      vitrellis compare demo --controls --seeds 5 --jobs 4 --plot gain.png
       vitrellis compare photos photos-alone data.root=my-photos --folds 5 --seeds 1
       vitrellis compare fashion-lt-alone fashion-lt-deit-lt --metric balanced_accuracy
       vitrellis compare mine.yaml other.yaml --metric balanced_accuracy --out runs/mine
@@ -112,6 +119,8 @@ def compare(
         _print_json(rows)
     elif rows:
         _print(rows, metric, names[0] if baseline is None else baseline, folds, jobs)
+    if plot is not None and rows:
+        _draw(rows, metric, plot)
     if failed is not None:
         raise failed
 
@@ -165,6 +174,20 @@ def _ordered(rows: Sequence[Measured], names: Sequence[str]) -> list[Measured]:
         return roles.index(row.role), names.index(row.arm) if row.arm in names else len(names)
 
     return sorted(rows, key=place)
+
+
+def _draw(rows: Sequence[Measured], metric: str, path: Path) -> None:
+    from vitrellis.experiments.comparison_table import METRICS, arm_labels
+    from vitrellis.report.comparison_picture import draw_comparison
+
+    figures = {
+        label: {row.unit: row.figures[metric] for row in rows if row.arm == label}
+        for label in arm_labels(rows)
+    }
+    splits = " and ".join(sorted({row.split for row in rows}))
+    count = len({row.unit for row in rows})
+    title = f"{count} run{'s' if count > 1 else ''} of each; lines join runs on the same images"
+    draw_comparison(figures, path, label=f"{splits} {METRICS[metric]} in %", title=title)
 
 
 def _check_metric(rows: Sequence[Measured], metric: str) -> None:

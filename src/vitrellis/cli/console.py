@@ -32,12 +32,21 @@ error_console = Console(stderr=True, markup=False)
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print results and errors, but no progress.")
 ]
-"""The option of commands that train."""
+"""The option of commands that show progress."""
 
 
 def quiet_console() -> Console:
     """A console that prints nothing."""
     return Console(quiet=True)
+
+
+def progress_console(*, quiet: bool) -> Console:
+    """The console for the progress of a command that prints its results on standard output.
+
+    Args:
+        quiet: Whether no progress is wanted.
+    """
+    return quiet_console() if quiet else error_console
 
 
 def fail(error: VitrellisError, *, process: int = 0) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vitrellis.cli.console import Quiet
+
 
 def demo(
     overrides: Annotated[
@@ -20,6 +22,7 @@ def demo(
         bool, typer.Option("--all", help="Also train the plain ViT, alone and guided.")
     ] = False,
     out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/demo"),
+    quiet: Quiet = False,
 ) -> None:
     """See a small CNN teacher help a Vision Transformer, on 1,000 real images, in minutes.
 
@@ -33,11 +36,12 @@ def demo(
       vitrellis demo --seeds 3
       vitrellis demo --all data.train_size=2000
     """
-    from vitrellis.cli.console import console, print_notes
+    from vitrellis.cli.console import console, print_notes, quiet_console
     from vitrellis.recipe import load_recipe, notes_on_teachers
 
     changes = overrides or []
-    print_notes(console, notes_on_teachers(load_recipe("demo", changes), changes))
+    progress = quiet_console() if quiet else console
+    print_notes(progress, notes_on_teachers(load_recipe("demo", changes), changes))
 
     from vitrellis.experiments.demonstration import demonstrate
 
@@ -47,4 +51,5 @@ def demo(
         with_plain_vit=all_arms,
         overrides=changes,
         console=console,
+        progress=progress,
     )

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitrellis.cli.console import Quiet
+from vitrellis.cli.shared_options import DeviceOption, PrecisionOption, WithoutEmaOption
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from vitrellis.analysis.breakdown import Breakdown
+    from vitrellis.analysis.cost import Precision
     from vitrellis.analysis.groups import Grouping
     from vitrellis.data.sources import Source, Split
     from vitrellis.runs.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """On what the model is run, and where progress is shown."""
+
+    device: str
+    precision: Precision
+    console: Console
 
 
 def evaluate(
@@ -23,17 +39,13 @@ def evaluate(
     weights: Annotated[
         Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
     ] = "best",
-    without_ema: Annotated[
-        bool,
-        typer.Option(
-            "--without-ema", help="Take the weights in place of their moving average (EMA)."
-        ),
-    ] = False,
+    without_ema: WithoutEmaOption = False,
     root: Annotated[
         Path | None, typer.Option(help="The folder of the images, if they were moved.")
     ] = None,
-    confusion: Annotated[
-        Path | None, typer.Option(help="Draw the confusion matrix into this PNG file.")
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", "--confusion", help="Draw the confusion matrix into this PNG file."),
     ] = None,
     groups: Annotated[
         str | None,
@@ -47,7 +59,10 @@ def evaluate(
         Path | None,
         typer.Option(help="Draw accuracy against training images into this PNG file."),
     ] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Evaluate a run: accuracy, per class, per group, confusion, calibration.
 
@@ -61,11 +76,11 @@ def evaluate(
       vitrellis eval runs/photos
       vitrellis eval runs/photos --split val --weights last
       vitrellis eval runs/photos --json > figures.json
-      vitrellis eval runs/photos --confusion confusion.png
+      vitrellis eval runs/photos --plot confusion.png
       torchrun --nproc-per-node 4 -m vitrellis eval runs/photos
       vitrellis eval runs/photos --groups 50,10 --plot-counts counts.png
     """
-    from vitrellis.cli.console import print_json, process_number
+    from vitrellis.cli.console import print_json, process_number, progress_console
     from vitrellis.cli.figures import print_figures
     from vitrellis.runs.directory import find_run
 
@@ -73,15 +88,16 @@ def evaluate(
     directory = find_run(run)
     counts = _training_counts(directory, is_needed=bool(groups or plot_counts))
     folder = directory.model_folder(weights, without_ema=without_ema)
-    name, breakdown = _evaluated(directory, folder, split, root, counts, thresholds)
+    machine = _Machine(device, precision, progress_console(quiet=quiet))
+    name, breakdown = _evaluated(directory, folder, split, root, counts, thresholds, machine)
     ema = " without EMA" if without_ema else ""
     title = f"{run}: {weights} checkpoint{ema}, {breakdown.overall.num_images:,} {name} images"
     if process_number() > 0:
         return  # the first process has the figures of all images, too, and prints them
-    if confusion is not None:
+    if plot is not None:
         from vitrellis.report.pictures import draw_confusion
 
-        draw_confusion(breakdown.overall, confusion, title=title)
+        draw_confusion(breakdown.overall, plot, title=title)
     if plot_counts is not None:
         from vitrellis.report.pictures import draw_counts
 
@@ -99,9 +115,11 @@ def _evaluated(
     root: Path | None,
     counts: list[int] | None,
     thresholds: tuple[int, int] | None,
+    machine: _Machine,
 ) -> tuple[str, Breakdown]:
     """The name of the split, and the figures."""
     from vitrellis.analysis.breakdown import Breakdown
+    from vitrellis.analysis.cost import arithmetic
     from vitrellis.analysis.groups import by_count, groupings
     from vitrellis.analysis.inference import collect_from_all
     from vitrellis.assembly import build
@@ -117,10 +135,13 @@ def _evaluated(
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     check_images(source, trained.class_names, run)
     name, images = choose_split(source, split, run)
-    place, gather = evaluation_processes()
+    place, gather = evaluation_processes(machine.device)
     loader = build.build_eval_loader(recipe, images, trained.preprocessing, place)
     model = trained.model.to(place.device)
-    with reading(error_console, f"{name} images") as progress:
+    with (
+        arithmetic(place.device, machine.precision),
+        reading(machine.console, f"{name} images") as progress,
+    ):
         predictions = collect_from_all(model, loader, gather, progress)
     grouped: tuple[Grouping, ...] = ()
     if counts is not None and thresholds is not None:

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitrellis.cli.console import Quiet
+from vitrellis.cli.shared_options import WithoutEmaOption
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from vitrellis.data.source import Split
     from vitrellis.export.agreement import Agreement
     from vitrellis.export.exporting import Format, RealImages, Target
@@ -23,10 +28,6 @@ _FreeSize = Annotated[
         "--free-size/--fixed-size",
         help="Whether images of any size are taken. By default if the model allows it.",
     ),
-]
-_WithoutEma = Annotated[
-    bool,
-    typer.Option("--without-ema", help="Take the weights in place of their moving average (EMA)."),
 ]
 
 
@@ -52,7 +53,7 @@ def export(
     weights: Annotated[
         Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
     ] = "best",
-    without_ema: _WithoutEma = False,
+    without_ema: WithoutEmaOption = False,
     root: Annotated[
         Path | None, typer.Option(help="The folder of the images, if they were moved.")
     ] = None,
@@ -61,6 +62,7 @@ def export(
     ] = 256,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Export a run's model as ONNX, as a torch.export program, or for timm.
 
@@ -74,7 +76,7 @@ def export(
       vitrellis export runs/photos --format torch-export
       vitrellis export runs/photos --format timm --out photos-timm
     """
-    from vitrellis.cli.console import print_json
+    from vitrellis.cli.console import print_json, progress_console
     from vitrellis.errors import UsageError
     from vitrellis.export.exporting import Target
     from vitrellis.runs.directory import find_run
@@ -90,7 +92,8 @@ def export(
         force=force,
     )
     folder = directory.model_folder(weights, without_ema=without_ema)
-    split, agreement = _exported(directory, folder, target, root, num_images)
+    progress = progress_console(quiet=quiet)
+    split, agreement = _exported(directory, folder, target, root, num_images, progress)
     if as_json:
         values = {"run": str(run), "weights": weights, "out": str(target.path), "split": split}
         values |= {"format": format, "precision": target.precision}
@@ -100,7 +103,12 @@ def export(
 
 
 def _exported(
-    run: RunDirectory, folder: Path, target: Target, root: Path | None, num_images: int
+    run: RunDirectory,
+    folder: Path,
+    target: Target,
+    root: Path | None,
+    num_images: int,
+    console: Console,
 ) -> tuple[str, Agreement]:
     """Writes the file; the name of the split that it was compared on, and the comparison."""
     from vitrellis.cli.console import error_console
@@ -113,7 +121,7 @@ def _exported(
     for note in trained.notes:
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     name, images = _images(run, root, num_images)
-    with reading(error_console, "comparing images") as progress:
+    with reading(console, "comparing images") as progress:
         return name, export_model(trained, target, images, progress)
 
 

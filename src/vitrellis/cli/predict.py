@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitrellis.cli.console import Quiet
 from vitrellis.cli.image_files import image_files
+from vitrellis.cli.shared_options import DeviceOption, PrecisionOption, WithoutEmaOption
 
 if TYPE_CHECKING:
     import torch
@@ -58,11 +60,14 @@ class _Row:
         }
 
 
+_Run = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run directory, or a file from `export`: FILE.onnx."),
+]
+
+
 def predict(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="A run directory, or a file from `export`: FILE.onnx."),
-    ],
+    run: _Run,
     paths: Annotated[
         list[str],
         typer.Argument(metavar="IMAGE...", help="Files, folders, or - for a list on stdin."),
@@ -71,15 +76,13 @@ def predict(
     weights: Annotated[
         Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
     ] = "best",
-    without_ema: Annotated[
-        bool,
-        typer.Option(
-            "--without-ema", help="Take the weights in place of their moving average (EMA)."
-        ),
-    ] = False,
+    without_ema: WithoutEmaOption = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict the classes of images, with the preprocessing that the run was trained with.
 
@@ -95,15 +98,22 @@ def predict(
       vitrellis predict runs/photos/model.onnx a.jpg
       find . -name "*.jpg" | vitrellis predict runs/photos - --csv > labels.csv
     """
+    from vitrellis.analysis.cost import arithmetic
     from vitrellis.assembly.processes import evaluation_processes
-    from vitrellis.cli.console import error_console, fail
+    from vitrellis.cli.console import fail, progress_console
     from vitrellis.errors import UsageError, VitrellisError
     from vitrellis.training.display import reading
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
-    place, gather = evaluation_processes()
-    if run.suffix.lower() == ".onnx":
+    is_onnx = run.suffix.lower() == ".onnx"
+    if is_onnx and (device not in ("auto", "cpu") or precision != "float32"):
+        raise UsageError(
+            f"{run}: is run on the CPU, in the precision that it was exported in; leave out "
+            "--device and --precision"
+        )
+    place, gather = evaluation_processes(device)
+    if is_onnx:
         model = _onnx_model(run)
     else:
         model = _trained_model(run, weights, place.device, without_ema=without_ema)
@@ -111,7 +121,10 @@ def predict(
     files = _part(paths, place, gather)
     rows: list[_Row] = []
     errors: list[VitrellisError] = []
-    with reading(error_console, "images") as progress:
+    with (
+        arithmetic(place.device, precision),
+        reading(progress_console(quiet=quiet), "images") as progress,
+    ):
         for start in range(0, len(files), batch_size):
             part = files[start : start + batch_size]
             rows += _predict(model, part, top, errors)

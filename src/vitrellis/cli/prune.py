@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitrellis.cli.console import Quiet
+from vitrellis.cli.shared_options import DeviceOption
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
     from vitrellis.assembly.pruned import Method, Reduction
     from vitrellis.data.loader import EvalLoader
@@ -83,7 +84,9 @@ def prune(
     seconds: _Seconds = 2.0,
     plot: _Plot = None,
     root: _Root = None,
+    device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make a finished run faster: the same weights, with fewer tokens.
 
@@ -115,8 +118,8 @@ def prune(
     trained = load_exported(directory.best_model)
     methods: list[Method] = ["evit", "tome"] if method is None and target_speedup else []
     templates = _templates(trained, run, methods or [method or "evit"], layers, fuse, bool(methods))
-    recipe, images, device = _validation_images(directory, trained, root, num_images)
-    trials = _trials(trained, images, device, batch_size, seconds)
+    recipe, images = _validation_images(directory, trained, root, num_images, device)
+    trials = _trials(trained, images, batch_size, seconds, quiet=quiet)
     for note in _notes(trained, images):
         error_console.print(f"note: {run}: {note}", markup=False, soft_wrap=True)
     select_by: SelectBy = recipe.training.select_by
@@ -229,9 +232,9 @@ def _given(
 
 
 def _validation_images(
-    run: RunDirectory, trained: Trained, root: Path | None, most: int
-) -> tuple[Recipe, EvalLoader, torch.device]:
-    """The run's recipe, its validation images, evenly spread if they are many, and the device."""
+    run: RunDirectory, trained: Trained, root: Path | None, most: int, device: str
+) -> tuple[Recipe, EvalLoader]:
+    """The run's recipe, and its validation images, evenly spread if they are many."""
     import torch
 
     from vitrellis.assembly import build
@@ -250,23 +253,23 @@ def _validation_images(
     split = source.val
     if len(split) > most:
         split = split.subset(torch.arange(most) * len(split) // most)
-    place = build.evaluation_place()
+    place = build.evaluation_place(device)
     loader = build.build_eval_loader(recipe, split, trained.preprocessing, place)
-    return recipe, loader, place.device
+    return recipe, loader
 
 
 def _trials(
-    trained: Trained, loader: EvalLoader, device: torch.device, batch_size: int, seconds: float
+    trained: Trained, loader: EvalLoader, batch_size: int, seconds: float, *, quiet: bool
 ) -> Trials:
     from vitrellis.cli.console import error_console
     from vitrellis.cli.pruning_table import cells_of
     from vitrellis.experiments.keep_rate_search import Trials
 
     def tell(tried: Tried) -> None:
-        if error_console.is_terminal:
+        if error_console.is_terminal and not quiet:
             error_console.print("  ".join(cells_of(tried)), highlight=False, markup=False)
 
-    return Trials(trained, loader, device, batch_size, seconds, tell)
+    return Trials(trained, loader, loader.device, batch_size, seconds, tell)
 
 
 def _notes(trained: Trained, loader: EvalLoader) -> list[str]:

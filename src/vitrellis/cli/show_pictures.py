@@ -40,7 +40,7 @@ WeightsOption = Annotated[
 RootOption = Annotated[
     Path | None, typer.Option(help="The folder of the run's images, if they were moved.")
 ]
-OutOption = Annotated[Path, typer.Option(help="The PNG file.")]
+OutOption = Annotated[Path, typer.Option("--out", "--plot", help="The PNG file.")]
 
 
 def tokens(

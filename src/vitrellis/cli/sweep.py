@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitrellis.cli.compare import Jobs
+from vitrellis.cli.console import Quiet
 
 if TYPE_CHECKING:
     from vitrellis.experiments.sweeping import SweepResult
@@ -36,6 +37,7 @@ def sweep(
         Path | None, typer.Option(help="The folder for the trials. By default runs/sweep-RECIPE.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Search for the settings with which a recipe is best on the validation images.
 
@@ -50,11 +52,17 @@ def sweep(
       vitrellis sweep mine.yaml --over optimizer.weight_decay=0.01..0.3 --jobs 4
       optuna-dashboard sqlite:///runs/sweep-photos/study.db
     """
-    from vitrellis.cli.console import console, error_console, print_json, print_notes
+    from vitrellis.cli.console import (
+        console,
+        error_console,
+        print_json,
+        print_notes,
+        quiet_console,
+    )
     from vitrellis.recipe import load_recipe, notes_on_teachers
 
     changes = overrides or []
-    progress = error_console if as_json else console
+    progress = quiet_console() if quiet else error_console if as_json else console
     loaded = load_recipe(recipe, changes)  # fails early on a wrong recipe
     print_notes(progress, notes_on_teachers(loaded, changes))
 

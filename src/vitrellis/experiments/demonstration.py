@@ -45,6 +45,7 @@ def demonstrate(
     with_plain_vit: bool,
     overrides: Sequence[str],
     console: Console,
+    progress: Console | None = None,
 ) -> list[Measured]:
     """Trains all arms and prints the table, the verdict and where the picture is.
 
@@ -54,6 +55,7 @@ def demonstrate(
         with_plain_vit: Also train the plain ViT, alone and guided.
         overrides: `key=value` changes to the recipes of the students.
         console: The console to print on.
+        progress: The console that shows the progress of the trainings; by default the same.
     """
     summary = out / "summary.json"
     if summary.exists():
@@ -67,7 +69,7 @@ def demonstrate(
             Arm(VIT_ALONE, "demo-vit-alone", tuple(overrides)),
             Arm(VIT_GUIDED, "demo-vit", tuple(overrides)),
         ]
-    rows = compare(arms, units(seeds), out=out, console=console)
+    rows = compare(arms, units(seeds), out=out, console=progress or console)
     measured = [replace(row, arm=TEACHER) if row.role == "teacher" else row for row in rows]
     first = [row for row in measured if row.unit == measured[0].unit]
     picture = out / "curves.png"

@@ -1,0 +1,20 @@
+"""Options that are the same in every command that runs a model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option("--device", help="Where the model is run; auto takes a GPU if there is one."),
+]
+PrecisionOption = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option("--precision", help="That of the arithmetic; below float32, by autocast."),
+]
+WithoutEmaOption = Annotated[
+    bool,
+    typer.Option("--without-ema", help="Take the weights in place of their moving average (EMA)."),
+]
