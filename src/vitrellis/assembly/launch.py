@@ -274,11 +274,9 @@ def _open_run(
     duplicates = find_duplicates(prepared)
     notes = duplicates.notes(val_was_cut=is_cut_from_training(prepared))
     prepared = replace(prepared, notes=(*prepared.notes, *notes))
-    teachers = {}
-    for name, teacher in teacher_recipes.items():
-        images = images_of[name]
-        teachers[name] = PlannedTeacher(teacher, images, teacher_run(teacher, images, run))
-        check_is_ours(teachers[name].run)
+    teachers = {
+        name: _planned(teacher, images_of[name], run) for name, teacher in teacher_recipes.items()
+    }
     rehearse(recipe, run, prepared, teachers, user_objects, fresh=fresh, world_size=world_size)
     identities = {name: identity(teacher) for name, teacher in teacher_recipes.items()}
     data = run_data(prepared, identities, duplicates.to_json())
@@ -299,6 +297,12 @@ def _open_run(
         fabric.barrier()
         finished = _train_teachers(run, teachers, source, console)
         yield _OpenRun(recipe, run, fabric, prepared, console, finished)
+
+
+def _planned(recipe: Recipe, images: Source, run: RunDirectory) -> PlannedTeacher:
+    planned = PlannedTeacher(recipe, images, teacher_run(recipe, images, run))
+    check_is_ours(planned.run)
+    return planned
 
 
 @contextmanager
