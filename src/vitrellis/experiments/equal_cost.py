@@ -61,16 +61,11 @@ def macs_spent(finished: Finished) -> float:
     They are those of the models' forward and backward passes; loss terms and optimizers cost little
     beside them. A student that prunes tokens is counted with the keep rate that it ends with.
     """
-    return sum(_own_macs(each) for each in _with_teachers(finished))
+    return sum(own_macs(each) for each in _with_teachers(finished))
 
 
-def _with_teachers(finished: Finished) -> Iterator[Finished]:
-    yield finished
-    for teacher in finished.teachers.values():
-        yield from _with_teachers(teacher)
-
-
-def _own_macs(finished: Finished) -> float:
+def own_macs(finished: Finished) -> float:
+    """The multiply-adds of a run: the answers of its teachers count, their training does not."""
     run, results = finished.run, finished.results
     recipe = load_recipe(run.recipe_file)
     images = results.seconds * (results.images_per_second or 0.0)
@@ -86,6 +81,12 @@ def _own_macs(finished: Finished) -> float:
         else:
             per_image += teacher
     return images * per_image * _gradients(recipe) + once
+
+
+def _with_teachers(finished: Finished) -> Iterator[Finished]:
+    yield finished
+    for teacher in finished.teachers.values():
+        yield from _with_teachers(teacher)
 
 
 def _gradients(recipe: Recipe) -> float:

@@ -217,7 +217,8 @@ class Training(Section):
     compile: bool = False
     """Whether to compile the models, which makes steps faster after a slow start."""
     channels_last: bool = False
-    """Whether to use the memory layout that suits convolutions on GPUs."""
+    """Whether to use the memory layout that suits convolutions, on CPUs as well as on GPUs. It
+    reaches the teachers, too: set it for a ViT that a CNN guides."""
     checkpoint_minutes: NonNegative = 2.0
     """The least time in minutes between two checkpoints that the run can be resumed from."""
     early_stopping_patience: Count | None = None

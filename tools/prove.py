@@ -1,0 +1,166 @@
+"""Does guidance help? Trains the comparisons of docs/results.md and writes its tables and figure.
+
+Each comparison is a file `docs/results/NAME.json`: the figures of each run, with its seed. A seed
+that is in the file is not trained again, so that seeds can be added later, on any machine. A seed
+is written when all of its runs are complete; the same command continues what was stopped. Each run
+has one thread, so that several comparisons may run at the same time.
+
+    python -m tools.prove few-clothing --images images --runs runs --seeds 0 1 2
+    python -m tools.prove --tables
+
+The sets are laid out under the folder of `--images` as docs/results.md says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tools.results_tables import RESULTS, write_all
+from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.experiments.comparison import Measured, compare
+from vitrellis.experiments.comparison_plan import Arm, Unit
+from vitrellis.recipe import digest, identity, load_recipe
+from vitrellis.report.hardware import describe_hardware
+from vitrellis.runs.atomic import write_json
+from vitrellis.runs.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Guided students of a set of images, each with its controls.
+
+    Attributes:
+        images: The folder of the images, within that of all sets.
+        guided: The recipe of each guided student, by the name of the student.
+        overrides: The changes to these recipes.
+        folds: The number of folds, of which seed S tests fold S; None if the set has test images.
+    """
+
+    images: str
+    guided: dict[str, str]
+    overrides: tuple[str, ...] = ()
+    folds: int | None = None
+
+    def arms(self, images: Path) -> list[Arm]:
+        """The arms; the controls follow from them."""
+        changes = (f"data.root={images / self.images}", *self.overrides, "machine.threads=1")
+        return [
+            Arm(student, recipe, changes, controls=True) for student, recipe in self.guided.items()
+        ]
+
+    def unit(self, seed: int) -> Unit:
+        """The unit of a seed."""
+        if self.folds is None:
+            return Unit(seed)
+        return Unit(seed, seed % self.folds, self.folds)
+
+
+def _epochs(count: int) -> tuple[str, str]:
+    """More epochs for student and teacher, where there are so few images that an epoch is short."""
+    return f"training.epochs={count}", f"teacher.overrides.training.epochs={count}"
+
+
+COMPARISONS = {
+    "few-cifar100": Comparison(".", {"plain ViT": "few-cifar100-vit"}),
+    "few-clothing": Comparison("clothing", {"plain ViT": "few-photos-vit"}),
+    "few-sign-digits": Comparison(
+        "sign-digits",
+        {"plain ViT": "few-photos-vit"},
+        ("data.train_size=500", *_epochs(120)),
+        folds=5,
+    ),
+    "few-magnetic-tiles": Comparison(
+        "magnetic-tiles", {"plain ViT": "few-photos-vit"}, ("balance=true", *_epochs(80)), folds=5
+    ),
+}
+"""By the name of their file."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("comparison", nargs="?", choices=COMPARISONS, help="what to train")
+    parser.add_argument(
+        "--images", type=Path, default=Path("images"), help="the folder of all sets"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/prove"), help="for the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tables", action="store_true", help="write tables and figure anew")
+    options = parser.parse_args(words)
+    console = Console()
+    try:
+        if options.comparison is not None:
+            prove(options.comparison, options.images, options.runs, options.seeds)
+        elif not options.tables:
+            parser.error("name a comparison, or ask for --tables")
+    except VitrellisError as error:
+        console.print(f"error: {error}", markup=False, highlight=False)
+        return error.exit_code
+    if options.tables:
+        write_all()
+    return 0
+
+
+def prove(name: str, images: Path, runs: Path, seeds: Sequence[int]) -> None:
+    """Trains the seeds of a comparison that its file lacks, and adds them to it.
+
+    Raises:
+        UsageError: If the file holds figures of other settings.
+    """
+    comparison = COMPARISONS[name]
+    file = RESULTS / f"{name}.json"
+    settings = {student: settings_of(recipe) for student, recipe in comparison.guided.items()}
+    settings = {key: value + list(comparison.overrides) for key, value in settings.items()}
+    rows: list[dict[str, Any]] = []
+    if file.exists():
+        kept = json.loads(file.read_text())
+        if kept["settings"] != settings:
+            raise UsageError(f"{file}: holds figures of other settings; delete it to begin anew")
+        rows = kept["rows"]
+    for seed in seeds:
+        unit = comparison.unit(seed)
+        if any(row["unit"] == unit.name for row in rows):
+            continue
+        measured = compare(
+            comparison.arms(images.resolve()),
+            [unit],
+            out=runs / name,
+            console=Console(),
+            equal="multiply-adds",
+        )
+        rows += [_row(each) for each in measured]
+        rows.sort(key=lambda row: row["unit"])
+        content = {"settings": settings, "hardware": describe_hardware(), "rows": rows}
+        write_json(file, content)
+
+
+def settings_of(recipe: str) -> list[str]:
+    """The recipe of a guided student, and of its teachers, with a digest of their settings."""
+    loaded = load_recipe(recipe, [])
+    names = [recipe, *(each.recipe for each in loaded.all_teachers.values() if each.recipe)]
+    return [f"{name} {digest(identity(load_recipe(name, [])))}" for name in names]
+
+
+def _row(measured: Measured) -> dict[str, Any]:
+    """The row, with the training images, and the validation accuracy after each validated epoch."""
+    row = asdict(measured)
+    run = RunDirectory(Path(row.pop("run")))
+    row["train_images"] = sum(run.read_data().class_counts or ())
+    row["curve"] = [
+        [each.epoch + 1, round(each.val_top1, 4)]
+        for each in run.read_metrics()
+        if each.val_top1 is not None
+    ]
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""The tables and the figure of docs/results.md, and the table of the README, from docs/results/."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from vitrellis.analysis.paired import PairedDifference, paired_difference
+from vitrellis.report.pictures import COLOURS
+from vitrellis.runs.atomic import atomic_write
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+FIGURE = RESULTS / "guidance.png"
+TITLES = {
+    "few-cifar100": "CIFAR-100",
+    "few-clothing": "clothing",
+    "few-magnetic-tiles": "magnetic tiles",
+    "few-sign-digits": "sign digits",
+}
+"""The images in the order of the tables, by the name of their file."""
+METRICS = {"few-magnetic-tiles": "balanced_accuracy"}
+"""The figure of the table in the README where it is not the accuracy."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of one arm, a row for each seed.
+
+    Attributes:
+        rows: The rows of the file, in the order of their seeds.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+
+    def percent(self, metric: str) -> list[float]:
+        """The figure of each seed on the test images, in percent."""
+        return [100 * row["figures"][metric] for row in self.rows]
+
+    def text(self, metric: str) -> str:
+        """Mean and spread, such as "31.0 ± 0.4"."""
+        figures = self.percent(metric)
+        mean = f"{statistics.fmean(figures):.1f}"
+        return mean if len(figures) == 1 else f"{mean} ± {statistics.stdev(figures):.1f}"
+
+    def mean(self, key: str) -> float:
+        """The mean of a number of the rows."""
+        return statistics.fmean(row[key] for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A guided student on one set of images, beside its controls and its teacher.
+
+    Attributes:
+        file: The name of the file, without its ending.
+        title: The images, and how many of them are for training.
+        student: The name of the student.
+        alone: The student alone, for as many epochs.
+        longer: The student alone, for as many multiply-adds as the guided one and its teacher.
+        guided: The guided student.
+        teacher: Its teacher.
+        hardware: The machine.
+    """
+
+    file: str
+    title: str
+    student: str
+    alone: Runs
+    longer: Runs
+    guided: Runs
+    teacher: Runs
+    hardware: str
+
+    @property
+    def arms(self) -> dict[str, Runs]:
+        """The arms by their names in tables."""
+        return {
+            "alone, equal epochs": self.alone,
+            "alone, equal compute": self.longer,
+            "guided": self.guided,
+            "its teacher": self.teacher,
+        }
+
+    @property
+    def metric(self) -> str:
+        """The figure that counts: accuracy, or class-balanced accuracy for unbalanced classes."""
+        return METRICS.get(self.file, "top1")
+
+    def gain(self, other: Runs) -> PairedDifference:
+        """What the guided student gains over another arm, in points."""
+        return paired_difference(self.guided.percent(self.metric), other.percent(self.metric))
+
+
+def read_studies(folder: Path = RESULTS) -> list[Study]:
+    """The studies of all files of comparisons."""
+    return [study for name in TITLES for study in _of_file(folder / f"{name}.json", TITLES[name])]
+
+
+def _of_file(file: Path, title: str) -> Iterator[Study]:
+    if not file.exists():
+        return
+    content = json.loads(file.read_text())
+    rows = content["rows"]
+    for student in content["settings"]:
+        mine = [row for row in rows if row["arm"].startswith(student)]
+        parts = {
+            "guided": [row for row in mine if row["arm"] == student],
+            "alone": [row for row in mine if row["arm"] == f"{student}, unguided"],
+            "longer": [row for row in mine if "multiply-adds" in row["arm"]],
+            "teacher": [row for row in rows if row["role"] == "teacher"],
+        }
+        yield Study(
+            file.stem,
+            f"{title}, {rows[0]['train_images']:,}",
+            student,
+            hardware=content["hardware"],
+            **{key: Runs(tuple(sorted(each, key=_unit))) for key, each in parts.items()},
+        )
+
+
+def _unit(row: dict[str, Any]) -> str:
+    return str(row["unit"])
+
+
+def summary_table(studies: Sequence[Study]) -> list[str]:
+    """The table of the README: a row for each study."""
+    lines = [
+        "| training images | student | alone | alone, equal compute | **guided** | its teacher "
+        "| gain at equal compute |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for study in studies:
+        balanced = "" if study.metric == "top1" else " (class-balanced accuracy)"
+        alone, longer, guided, teacher = (
+            each.text(study.metric)
+            for each in (study.alone, study.longer, study.guided, study.teacher)
+        )
+        cells = [study.title + balanced, study.student, alone, longer, f"**{guided}**", teacher]
+        cells.append(_points(study, study.longer))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _points(study: Study, other: Runs) -> str:
+    gain = study.gain(other)
+    each = "" if len(gain.each) == 1 else f" ({', '.join(f'{one:+.1f}' for one in gain.each)})"
+    return f"{gain.mean:+.1f}{each}"
+
+
+def detail_tables(studies: Sequence[Study]) -> list[str]:
+    """The tables of docs/results.md: for each study a row for each arm."""
+    lines = []
+    for study in studies:
+        seeds = len(study.guided.rows)
+        lines += [
+            f"### {study.title}: {study.student}",
+            "",
+            f"{seeds} seed{'s' if seeds > 1 else ''}; {study.hardware}.",
+            "",
+            "| | test accuracy | class-balanced | guided gains | 95 % interval | epochs | "
+            "multiply-adds | seconds |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|",
+        ]
+        for name, runs in study.arms.items():
+            gains, interval = "", ""
+            if runs is not study.guided:
+                gain = study.gain(runs)
+                gains = _points(study, runs)
+                if gain.interval is not None:
+                    interval = "{:+.1f} to {:+.1f}".format(*gain.interval)
+            cells = [name, runs.text("top1"), runs.text("balanced_accuracy"), gains, interval]
+            cells += [f"{runs.mean('epochs'):.0f}", f"{runs.mean('multiply_adds') / 1e12:.1f} T"]
+            cells += [f"{runs.mean('seconds'):.0f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return lines[:-1]
+
+
+def draw(studies: Sequence[Study], path: Path = FIGURE) -> None:
+    """Draws validation accuracy against multiply-adds, a panel for each study.
+
+    The guided student begins where its teacher ends. Lines are means over the seeds; the points at
+    their ends are test accuracies, one for each seed.
+    """
+    columns = min(2, len(studies))
+    rows = -(-len(studies) // columns)
+    figure = Figure(figsize=(5.2 * columns, 3.6 * rows), layout="constrained")
+    for study, axes in zip(
+        studies, figure.subplots(rows, columns, squeeze=False).flat, strict=False
+    ):
+        spent = study.teacher.mean("multiply_adds") / 1e12
+        arms = list(study.arms.items())[1:]
+        for (name, runs), colour in zip(arms, COLOURS[:3], strict=True):
+            start = spent if runs is study.guided else 0.0
+            total = runs.mean("multiply_adds") / 1e12
+            epochs, accuracies = _mean_curve(runs)
+            x = [start + total * epoch / epochs[-1] for epoch in epochs]
+            style = "--" if runs is study.teacher else "-"
+            axes.plot(x, accuracies, style, color=colour, label=name, linewidth=1.8)
+            tests = runs.percent("top1")
+            axes.plot([start + total] * len(tests), tests, "o", color=colour, markersize=4)
+        axes.set_title(f"{study.title}: {study.student}", fontsize=10)
+        axes.set_xlabel("multiply-adds of training, 10¹²; the guided student's after its teacher's")
+        axes.xaxis.label.set_fontsize(8)
+        axes.set_ylabel("accuracy, %")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8, loc="lower right")
+    for axes in figure.axes[len(studies) :]:
+        axes.set_visible(False)
+    atomic_write(path, lambda target: figure.savefig(target, format="png", dpi=110))
+
+
+def _mean_curve(runs: Runs) -> tuple[list[int], list[float]]:
+    curves = [dict(row["curve"]) for row in runs.rows]
+    epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return epochs, [100 * statistics.fmean(curve[epoch] for curve in curves) for epoch in epochs]
+
+
+PARTS = {"README.md": summary_table, "docs/results.md": detail_tables}
+"""What writes the part of each page between the two comments."""
+BEGIN, END = "<!-- from docs/results/: python -m tools.prove --tables -->", "<!-- end -->"
+
+
+def with_tables(page: str, lines: Sequence[str]) -> str:
+    """The page with the lines between its two comments."""
+    before, rest = page.split(BEGIN, 1)
+    return "\n".join([before + BEGIN, *lines, END]) + rest.split(END, 1)[1]
+
+
+def write_all(root: Path = ROOT) -> None:
+    """Writes tables and figure."""
+    studies = read_studies()
+    for name, write in PARTS.items():
+        page = root / name
+        page.write_text(with_tables(page.read_text(), write(studies)))
+    draw(studies)
