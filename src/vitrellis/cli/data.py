@@ -90,8 +90,11 @@ def inspect(
     else:
         _print(found)
         _print_advice(command, advice)
-    if found.error is not None:
+    if found.error is None:
+        return
+    if as_json or "\n" in found.error:  # the advice has its first line, and this names the images
         raise VitrellisError(found.error)
+    raise typer.Exit(1)
 
 
 def pack(

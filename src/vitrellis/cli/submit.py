@@ -58,13 +58,17 @@ def launch(
       vitrellis launch photos data.root=/shared/photos --sbatch account=lab7 --sbatch mem=64G
     """
     from vitrellis.cli.cluster_job import Resources, TrainingJob, minutes_of, script_of, submit
-    from vitrellis.cli.console import console, print_notes
+    from vitrellis.cli.console import console, error_console, print_notes
     from vitrellis.recipe import load_recipe, notes_on_teachers
 
     changes = overrides or []
     resources = Resources(nodes, gpus, minutes_of(time), partition, cpus, _further(sbatch or []))
     loaded = load_recipe(recipe, changes)  # fails early on a wrong recipe
     print_notes(console, notes_on_teachers(loaded, changes))
+    root = loaded.data.root
+    if root is not None and not root.expanduser().exists():
+        note = f"data.root: {root} does not exist on this machine; the job needs it on its nodes"
+        print_notes(error_console, [note])
     folder = (Path("runs") / loaded.name if out is None else out.expanduser()).resolve()
     job = TrainingJob(recipe, changes, folder)
     logs = folder.parent / "slurm" / folder.name

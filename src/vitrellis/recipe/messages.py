@@ -125,7 +125,7 @@ def _reason(details: ErrorDetails, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden" and (new_key := RENAMED_KEYS.get(".".join(map(str, loc)))):
         return f"this key is now called {new_key}"
     if kind == "extra_forbidden":
-        return _unknown_key(str(loc[-1]), _section(model, loc[:-1]).model_fields, model)
+        return _unknown_key(loc, _section(model, loc[:-1]).model_fields, model)
     if kind == "missing" and isinstance(loc[-1], int):
         return "needs one more value"
     if kind == "missing":
@@ -186,13 +186,22 @@ def _alternative(loc: tuple[int | str, ...]) -> str:
     return f", {last[1:-1]}" if last.startswith("(or ") else ""
 
 
-def _unknown_key(key: str, known: Iterable[str], model: type[BaseModel]) -> str:
-    names = list(known)
+def _unknown_key(loc: tuple[int | str, ...], known: Iterable[str], model: type[BaseModel]) -> str:
+    key, names = str(loc[-1]), list(known)
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.75)
-    nearest = nearest or keys_meant_by(key, model)
+    nearest = nearest or [_of_teacher(loc) + meant for meant in keys_meant_by(key, model)]
     nearest = nearest or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
     return f"unknown key.{hint} Known: {', '.join(names)}"
+
+
+def _of_teacher(loc: tuple[int | str, ...]) -> str:
+    """What a key of a recipe begins with where it is written in the section of a teacher."""
+    if loc[:1] == ("teacher",) and len(loc) == 2:
+        return "teacher.overrides."
+    if loc[:1] == ("teachers",) and len(loc) == 3:
+        return f"teachers.{loc[1]}.overrides."
+    return ""
 
 
 def keys_meant_by(name: str, model: type[BaseModel]) -> list[str]:

@@ -260,7 +260,8 @@ class Recipe(Section):
         lr = effective_lr(self)
         if self.schedule.min_lr > lr:
             raise ValueError(
-                f"schedule.min_lr: {self.schedule.min_lr:g} is more than the learning rate, {lr:g}"
+                f"schedule.min_lr: {self.schedule.min_lr:g} is more than the learning rate, "
+                f"{lr:g}; the cosine ends with it, so it should be less"
             )
         return self
 

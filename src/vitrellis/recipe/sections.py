@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from timm.optim import get_optimizer_info, list_optimizers
 
 from vitrellis.errors import unknown_name
@@ -117,21 +117,26 @@ class OptimizerSection(Section):
     sam: SAM | None = None
     """Sharpness-aware minimization."""
 
-    @model_validator(mode="after")
-    def _check_name(self) -> OptimizerSection:
-        if self.name in OWN_OPTIMIZERS:
-            if self.args:
-                raise ValueError(
-                    f"args: {self.name} takes none but the keys of this section; drop them"
-                )
-            return self
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name in OWN_OPTIMIZERS:
+            return name
         # those that are left out need other libraries
-        known = [str(name) for name in list_optimizers(exclude_filters=["bnb*", "fused*"])]
-        base = self.name.removeprefix("lookahead_")
+        known = [str(each) for each in list_optimizers(exclude_filters=["bnb*", "fused*"])]
+        base = name.removeprefix("lookahead_")
         if base not in known:
-            raise unknown_name("optimizer", self.name, {*known, *OWN_OPTIMIZERS})
+            raise unknown_name("optimizer", name, {*known, *OWN_OPTIMIZERS})
         if get_optimizer_info(base).second_order:
-            raise ValueError(f"{self.name} needs second derivatives, which training does not make")
+            raise ValueError(f"{name} needs second derivatives, which training does not make")
+        return name
+
+    @model_validator(mode="after")
+    def _check_args(self) -> OptimizerSection:
+        if self.name in OWN_OPTIMIZERS and self.args:
+            raise ValueError(
+                f"args: {self.name} takes none but the keys of this section; drop them"
+            )
         return self
 
 

@@ -106,9 +106,14 @@ def read_state_dict(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
         raise
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"{named[1]}, which is" if named else "something"
+        if named is None:
+            raise VitrellisError(
+                f"{path}: not a file of weights, damaged, or of a kind that is not read because it "
+                "could execute code. It should be a .safetensors file, or what torch.save wrote of "
+                "a model's state_dict"
+            ) from error
         raise VitrellisError(
-            f"{path}: damaged, or holds more than tensors and plain containers ({what} not known "
+            f"{path}: holds more than tensors and plain containers ({named[1]}, which is not known "
             "to be harmless): that would execute code from the file, so it was not read. Save the "
             "model's state_dict alone, best as safetensors"
         ) from error
