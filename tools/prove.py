@@ -27,7 +27,7 @@ from tools.results_tables import RESULTS, write_all
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.experiments.comparison import Measured, compare
 from vitrellis.experiments.comparison_plan import Arm, Unit
-from vitrellis.recipe import digest, identity, load_recipe
+from vitrellis.recipe import load_recipe
 from vitrellis.report.hardware import describe_hardware
 from vitrellis.runs.atomic import write_json
 from vitrellis.runs.directory import RunDirectory
@@ -117,8 +117,7 @@ def prove(name: str, images: Path, runs: Path, seeds: Sequence[int]) -> None:
     """
     comparison = COMPARISONS[name]
     file = RESULTS / f"{name}.json"
-    settings = {student: settings_of(recipe) for student, recipe in comparison.guided.items()}
-    settings = {key: value + list(comparison.overrides) for key, value in settings.items()}
+    settings = settings_of(comparison)
     rows: list[dict[str, Any]] = []
     if file.exists():
         kept = json.loads(file.read_text())
@@ -138,15 +137,25 @@ def prove(name: str, images: Path, runs: Path, seeds: Sequence[int]) -> None:
         )
         rows += [_row(each) for each in measured]
         rows.sort(key=lambda row: row["unit"])
-        content = {"settings": settings, "hardware": describe_hardware(), "rows": rows}
+        content = {
+            "command": f"python -m tools.prove {name} --seeds ...",
+            "hardware": describe_hardware(),
+            "settings": settings,
+            "rows": rows,
+        }
         write_json(file, content)
 
 
-def settings_of(recipe: str) -> list[str]:
-    """The recipe of a guided student, and of its teachers, with a digest of their settings."""
-    loaded = load_recipe(recipe, [])
-    names = [recipe, *(each.recipe for each in loaded.all_teachers.values() if each.recipe)]
-    return [f"{name} {digest(identity(load_recipe(name, [])))}" for name in names]
+def settings_of(comparison: Comparison) -> dict[str, Any]:
+    """The keys of the recipes, teachers included, that are not the defaults, and the changes."""
+    settings: dict[str, Any] = {"overrides": list(comparison.overrides)}
+    for recipe in comparison.guided.values():
+        teachers = load_recipe(recipe, []).all_teachers.values()
+        for name in (recipe, *(each.recipe for each in teachers if each.recipe is not None)):
+            settings[name] = load_recipe(name, []).model_dump(
+                mode="json", exclude_defaults=True, exclude={"name", "description", "machine"}
+            )
+    return settings
 
 
 def _row(measured: Measured) -> dict[str, Any]:

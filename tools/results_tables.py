@@ -108,7 +108,7 @@ def _of_file(file: Path, title: str) -> Iterator[Study]:
         return
     content = json.loads(file.read_text())
     rows = content["rows"]
-    for student in content["settings"]:
+    for student in dict.fromkeys(row["arm"] for row in rows if row["role"] == "student"):
         mine = [row for row in rows if row["arm"].startswith(student)]
         parts = {
             "guided": [row for row in mine if row["arm"] == student],
