@@ -1,7 +1,11 @@
-"""Runs that short trainings made, and images beside them."""
+"""Runs that short trainings made, images beside them, and a Slurm."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,9 @@ from PIL import Image
 from tests.cli.command import run_apart, run_here
 from vitrellis.data.sources import Split, load_source
 
+ROOT = Path(__file__).parents[2]
+SRUN = Path("/opt/slurm-bin")
+"""Where srun may be kept, so that Lightning's warning about it does not reach other tests."""
 QUICK = ["training.epochs=1", "schedule.warmup_epochs=0", "training.batch_size=16"]
 QUICK += ["machine.threads=1", "machine.accelerator=cpu"]
 
@@ -48,3 +55,19 @@ def photo_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["data.root=photos", "model.name=vit_micro_patch8_64", "--out", "runs/photos"]
     run_here("train", "photos-alone", *QUICK, *words, cwd=folder)
     return folder
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Slurm of two nodes on this machine; see `tools/local_slurm.sh`."""
+    monkeypatch.setenv("PATH", f"{SRUN}:{os.environ['PATH']}:/usr/sbin")
+    if os.geteuid() != 0 or not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "srun"))):
+        pytest.skip("needs root, and slurmctld, slurmd, slurm-client and munge of Debian")
+    folder = tmp_path / "slurm-folder"
+    script = str(ROOT / "tools" / "local_slurm.sh")
+    monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # node1 and node2 have no addresses
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    subprocess.run([script, "start", str(folder)], check=True, capture_output=True, timeout=60)
+    yield
+    subprocess.run([script, "stop", str(folder)], check=True, timeout=60)

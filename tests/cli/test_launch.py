@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,6 @@ from tests.training.command import FEW_IMAGES, assert_same_weights, write_few_im
 from vitrellis.cli import cluster_job
 from vitrellis.cli.cluster_job import minutes_of
 from vitrellis.errors import UsageError
-
-ROOT = Path(__file__).parents[2]
-SRUN = Path("/opt/slurm-bin")
-"""Where srun may be kept, so that Lightning's warning about it does not reach other tests."""
 
 
 @pytest.mark.parametrize(
@@ -114,22 +109,6 @@ def test_a_job_that_its_user_cancelled_is_not_queued_again(
         cluster_job.queue_again()
         asked = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
         assert asked == ("requeue 17" if is_queued and process == "0" else "")
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Slurm of two nodes on this machine; see `tools/local_slurm.sh`."""
-    monkeypatch.setenv("PATH", f"{SRUN}:{os.environ['PATH']}:/usr/sbin")
-    if os.geteuid() != 0 or not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "srun"))):
-        pytest.skip("needs root, and slurmctld, slurmd, slurm-client and munge of Debian")
-    folder = tmp_path / "slurm-folder"
-    script = str(ROOT / "tools" / "local_slurm.sh")
-    monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # node1 and node2 have no addresses
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    subprocess.run([script, "start", str(folder)], check=True, capture_output=True, timeout=60)
-    yield
-    subprocess.run([script, "stop", str(folder)], check=True, timeout=60)
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float = 240) -> None:

@@ -40,6 +40,8 @@ time.sleep(60)
 FAILS = "import sys; print('epoch 1'); print('error: x.jpg: no image\\n  of yours'); sys.exit(1)"
 MOVED = f"print('error: {{0}}\\n{HoldsAnotherRun.WAY_OUT}'); raise SystemExit(2)"
 KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+REFUSED = "print('srun: error: invalid partition specified: gpu'); exit(1)"
+IN_SLURM = "print('error: no image'); print('srun: error: n1: task 0: Exited'); exit(1)"
 TOLD = "import os; print('error:', os.environ['OMP_NUM_THREADS'], 'RANK' in os.environ); exit(3)"
 
 
@@ -120,6 +122,7 @@ def test_one_that_fails_does_not_stop_the_others(
 ) -> None:
     monkeypatch.setenv("RANK", "1")  # would make a training wait for others
     kinds = {"bad": FAILS, "good": "", "other": MOVED.format("o"), "gone": KILLED, "told": TOLD}
+    kinds |= {"refused": REFUSED, "in-slurm": IN_SLURM}
     programs |= kinds
     plan = Listed([job(tmp_path, name, is_complete=name == "good") for name in kinds])
     printed = run(plan, tmp_path, terminal=terminal)
@@ -131,6 +134,8 @@ def test_one_that_fails_does_not_stop_the_others(
     assert ended["gone"][1] == -signal.SIGKILL
     assert "ended by SIGKILL (perhaps the memory was full)" in ended["gone"][2]
     assert ended["told"][2] == "3 False"
+    assert ended["refused"][2] == "Slurm: invalid partition specified: gpu"
+    assert ended["in-slurm"][2] == "no image"
     assert plan.most == 2
     for name in kinds:
         assert f"{name}: {'done' if name == 'good' else 'failed'} after 0:0" in printed

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitrellis.cli.cluster_options import Jobs, Ray, Slurm, cluster_slots
 from vitrellis.cli.console import Quiet
 from vitrellis.cli.recipe_names import complete_recipe
 
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
     from vitrellis.experiments.comparison import Measured, SomeFailed
     from vitrellis.experiments.comparison_plan import Arm
     from vitrellis.recipe import Recipe
-
-Jobs = Annotated[
-    int, typer.Option(min=1, help="Trainings at the same time, on different cores or GPUs.")
-]
-"""The option of commands that train several runs."""
 
 _Equal = Annotated[
     Literal["seconds", "multiply-adds"] | None,
@@ -67,6 +63,8 @@ def compare(
         typer.Option(help="The recipe that the others are compared with; by default the first."),
     ] = None,
     jobs: Jobs = 1,
+    slurm: Slurm = None,
+    ray: Ray = None,
     equal: _Equal = None,
     metric: Annotated[
         str, typer.Option(help="top1, balanced_accuracy or macro_f1 on the test images.")
@@ -87,7 +85,8 @@ def compare(
 
     With --jobs, each training is a process of its own, which has its share of the cores, or a GPU;
     what it prints is in the folder logs. With the same number of threads (machine.threads), the
-    figures are those of --jobs 1. A training that fails does not stop the others.
+    figures are those of --jobs 1. A training that fails does not stop the others. With --slurm or
+    --ray, the trainings run on a cluster, whose machines see the same folders as this one.
 
     Examples:
       vitrellis compare demo-alone demo-lg demo
@@ -95,6 +94,8 @@ def compare(
       vitrellis compare photos photos-alone data.root=my-photos --folds 5 --seeds 1
       vitrellis compare fashion-lt-alone fashion-lt-deit-lt --metric balanced_accuracy
       vitrellis compare mine.yaml other.yaml --metric balanced_accuracy --out runs/mine
+      vitrellis compare demo --controls --jobs 12 --slurm "--partition=gpu --gpus=1 --time=1:00:00"
+      vitrellis compare demo --controls --jobs 12 --ray auto machine.threads=4
     """
     from vitrellis.cli.console import console, error_console, quiet_console
     from vitrellis.errors import unknown_name
@@ -112,7 +113,8 @@ def compare(
     if metric not in METRICS:
         raise unknown_name("metric", metric, tuple(METRICS))
     arms = _arms(recipes, words, controls=controls)
-    train = partial(run, arms, units(seeds, folds), out=out, jobs=jobs, equal=equal)
+    slots = cluster_slots(jobs, slurm, ray, [recipe for _, recipe in recipes])
+    train = partial(run, arms, units(seeds, folds), out=out, jobs=jobs, slots=slots, equal=equal)
     rows, failed = _rows(train, progress, names)
     _check_metric(rows, metric)
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vitrellis.cli.compare import Jobs
+from vitrellis.cli.cluster_options import Jobs, Ray, Slurm, cluster_slots
 from vitrellis.cli.console import Quiet
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def sweep(
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials, with those of earlier calls.")] = 20,
     jobs: Jobs = 1,
+    slurm: Slurm = None,
+    ray: Ray = None,
     pruner: Annotated[
         Literal["median", "hyperband", "none"],
         typer.Option(help="How trials are stopped early that fall behind others."),
@@ -50,6 +52,7 @@ def sweep(
       vitrellis sweep photos data.root=my-photos --over optimizer.lr=1e-4..1e-2 --trials 40
       vitrellis sweep demo-alone --over optimizer.lr=1e-3..1e-2 --over training.ema=0.9,0.99
       vitrellis sweep mine.yaml --over optimizer.weight_decay=0.01..0.3 --jobs 4
+      vitrellis sweep mine.yaml --over optimizer.lr=1e-4..1e-2 --jobs 8 --slurm "--gpus=1"
       optuna-dashboard sqlite:///runs/sweep-photos/study.db
     """
     from vitrellis.cli.console import (
@@ -76,6 +79,7 @@ def sweep(
         [SearchRange.parse(text) for text in over],
         trials=trials,
         jobs=jobs,
+        slots=cluster_slots(jobs, slurm, ray, [loaded]),
         pruner=pruner,
         out=folder,
         console=progress,

@@ -25,6 +25,7 @@ from vitrellis.experiments.comparison_plan import (
 from vitrellis.experiments.equal_cost import EqualCost, own_macs
 from vitrellis.experiments.jobs import run_jobs
 from vitrellis.experiments.machine_shares import machine_shares
+from vitrellis.experiments.slots import Slot
 from vitrellis.training.interrupts import Interrupted
 
 
@@ -99,6 +100,7 @@ def compare(
     out: Path,
     console: Console,
     jobs: int = 1,
+    slots: Sequence[Slot] | None = None,
     equal: EqualCost | None = None,
 ) -> list[Measured]:
     """Trains every arm in every unit.
@@ -110,8 +112,9 @@ def compare(
         console: The console that shows progress.
         jobs: The number of trainings at the same time, each in a process of its own if there are
             several.
+        slots: Where they run, each in a process of its own; by default on this machine.
         equal: What the longer controls have in common with student and teacher; by default seconds
-            if no two trainings share a device, otherwise multiply-adds.
+            if each training has a device of this machine to itself, otherwise multiply-adds.
 
     Returns:
         A row for every arm, teacher and control of every unit.
@@ -127,20 +130,21 @@ def compare(
         if labels.count(label) > 1:
             raise UsageError(f"{label}: given twice; each recipe is compared once")
     recipes = [recipe_of(arm, repeated[0]) for arm in arms]  # fails before anything is trained
-    shares = machine_shares(jobs, recipes)
-    is_fair = jobs == 1 or all(share.is_alone for share in shares)
+    shares = machine_shares(jobs, recipes) if slots is None else []
+    is_fair = slots is None and (jobs == 1 or all(share.is_alone for share in shares))
     if equal == "seconds" and not is_fair:
+        where = f"--jobs 1 instead of --jobs {jobs}" if slots is None else "this machine alone"
         raise UsageError(
-            f"--equal seconds: trainings side by side slow each other down, so that their seconds "
-            f"are not comparable. Use --jobs 1 instead of --jobs {jobs}, or --equal multiply-adds"
+            "--equal seconds: trainings side by side, or on different machines, are not equally "
+            f"fast, so that their seconds are not comparable. Use {where}, or --equal multiply-adds"
         )
     plan = ComparisonPlan(
         [task for unit in repeated for task in tasks_of(arms, unit, out, equal or _fair(is_fair))]
     )
-    if jobs == 1:
+    if jobs == 1 and slots is None:
         _train_here(plan, console)
     else:
-        run_jobs(plan, shares, logs=out / "logs", console=console)
+        run_jobs(plan, slots or shares, logs=out / "logs", console=console)
     rows = list(_rows(plan, arms, repeated))
     if plan.errors:
         raise SomeFailed(plan.errors, plan.exit_codes, complete=rows)

@@ -133,7 +133,9 @@ class JobDisplay:
 
 
 def _last_line(log: Path) -> str | None:
-    """The last line of a log that is not empty; None if there is none."""
+    """The last line of a log that is not empty; None if there is none, or no log yet."""
+    if not log.exists():  # a cluster has no room for the training yet
+        return None
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _TAIL_BYTES), os.SEEK_SET)
         lines = file.read().decode("utf-8", errors="replace").splitlines()

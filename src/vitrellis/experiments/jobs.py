@@ -1,15 +1,12 @@
 """Trains several recipes side by side, each by `vitrellis train` in a process of its own.
 
-Every training is told its share of the machine and writes what it prints into a file. One that
+Every training has a slot, here or on a cluster, and writes what it prints into a file. One that
 fails does not stop the others. Ctrl-C stops all of them; each saves a checkpoint first.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -17,20 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-import psutil
 from rich.console import Console
 
 from vitrellis.assembly.run_folder import HoldsAnotherRun
 from vitrellis.experiments.job_display import JobDisplay
-from vitrellis.experiments.machine_shares import MachineShare
+from vitrellis.experiments.slots import Slot, Training
 from vitrellis.recipe import Recipe, describe
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
 
 POLL_SECONDS = 0.2
-_OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Variables that would make a training wait for others."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +83,18 @@ class _Running:
     """A training in progress."""
 
     job: Job
-    share: MachineShare
-    process: subprocess.Popen[bytes]
+    slot: Slot
+    training: Training
     log: Path
     is_given_up: bool = False
 
 
-def run_jobs(
-    plan: JobPlan, shares: Sequence[MachineShare], *, logs: Path, console: Console
-) -> None:
-    """Trains what a plan asks for, as many at the same time as there are shares.
+def run_jobs(plan: JobPlan, slots: Sequence[Slot], *, logs: Path, console: Console) -> None:
+    """Trains what a plan asks for, as many at the same time as there are slots.
 
     Args:
         plan: Names the trainings, and is told how each ended.
-        shares: The parts of the machine; each is used by one training at a time.
+        slots: The places for one training at a time.
         logs: The folder for what the trainings print, and for their recipes.
         console: Shows what is waiting, running, done and failed.
 
@@ -110,7 +102,7 @@ def run_jobs(
         Interrupted: After SIGTERM or Ctrl-C, when all trainings have saved and ended.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    free, running = list(shares), list[_Running]()
+    free, running = list(slots), list[_Running]()
     with stop_requests() as stop, JobDisplay(console) as display:
         try:
             while True:
@@ -121,10 +113,11 @@ def run_jobs(
                     break
                 _give_up(plan, running)
                 time.sleep(POLL_SECONDS)
-                for ended in [each for each in running if each.process.poll() is not None]:
+                codes = [(each, each.training.exit_code()) for each in running]
+                for ended, code in [(each, code) for each, code in codes if code is not None]:
                     running.remove(ended)
-                    free.append(ended.share)
-                    outcome = _outcome(ended, plan)
+                    free.append(ended.slot)
+                    outcome = _outcome(ended, code, plan)
                     plan.end(outcome)
                     display.end(outcome.job.name, outcome.state, outcome.text, plan.num_waiting())
                 display.refresh()
@@ -133,24 +126,12 @@ def run_jobs(
             _kill(running)
 
 
-def _start(job: Job, share: MachineShare, logs: Path) -> _Running:
+def _start(job: Job, slot: Slot, logs: Path) -> _Running:
     name = f"{job.run.path.parent.name}-{job.run.path.name}"
     recipe, log = logs / f"{name}.yaml", logs / f"{name}.log"
-    text = describe(share.of(job.recipe))
+    text = describe(slot.of(job.recipe))
     atomic_write(recipe, lambda path: path.write_text(text, encoding="utf-8"))
-    environment = {key: value for key, value in os.environ.items() if key not in _OF_A_GROUP}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command_of(recipe, job.run),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment | share.environment | {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
-            # Ctrl-C reaches this process alone, which stops the others
-            start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # of Windows
-        )
-    return _Running(job, share, process, log)
+    return _Running(job, slot, slot.start(command_of(recipe, job.run), log), log)
 
 
 def command_of(recipe: Path, run: RunDirectory) -> list[str]:
@@ -162,19 +143,10 @@ def _give_up(plan: JobPlan, running: Sequence[_Running]) -> None:
     for each in running:
         if not each.is_given_up and plan.gives_up(each.job):
             each.is_given_up = True
-            _ask_to_stop(each.process)
+            each.training.ask_to_stop()
 
 
-def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
-    """Lets a training save and end."""
-    if sys.platform == "win32":  # where to terminate is to kill
-        process.send_signal(signal.CTRL_BREAK_EVENT)
-    else:
-        process.terminate()
-
-
-def _outcome(ended: _Running, plan: JobPlan) -> Outcome:
-    code = ended.process.returncode
+def _outcome(ended: _Running, code: int, plan: JobPlan) -> Outcome:
     if code == 0:
         return Outcome(ended.job, "done", code, plan.figures_of(ended.job))
     state: Literal["stopped", "failed"] = "stopped" if ended.is_given_up else "failed"
@@ -183,12 +155,16 @@ def _outcome(ended: _Running, plan: JobPlan) -> Outcome:
 
 def _error(ended: _Running, code: int) -> str:
     """The error that a training printed, in the words of a command that has no `--fresh`."""
-    printed = ended.log.read_text(encoding="utf-8", errors="replace")
+    lines = ended.log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    of_slurm = [line for line in lines if line.startswith("srun: error: ")]
+    printed = "".join(line for line in lines if not line.startswith("srun: "))
     before, mark, error = printed.rpartition("error: ")
     if mark and (not before or before.endswith("\n")):
         return error.strip().replace(
             HoldsAnotherRun.WAY_OUT, f"Use another --out, or delete {ended.job.run.path}"
         )
+    if of_slurm and not printed.strip():  # the job was refused, or was taken from the queue
+        return f"Slurm: {of_slurm[0].removeprefix('srun: error: ').strip()}"
     if code < 0:
         name = signal.Signals(-code).name
         reason = " (perhaps the memory was full)" if name == "SIGKILL" else ""
@@ -203,9 +179,9 @@ def _stop_all(running: list[_Running], stop: StopRequest, console: Console) -> N
     if running:
         console.print(f"{stop.signal_name}: {_count(len(running))} to save", highlight=False)
     for each in running:
-        _ask_to_stop(each.process)
+        each.training.ask_to_stop()
     for each in running:
-        each.process.wait()
+        each.training.wait()
     raise Interrupted(
         f"stopped by {stop.signal_name}. Trainings that ran saved their checkpoints, and the same "
         "command continues them"
@@ -213,15 +189,9 @@ def _stop_all(running: list[_Running], stop: StopRequest, console: Console) -> N
 
 
 def _kill(running: Sequence[_Running]) -> None:
-    """Ends what still runs after an error, or a second Ctrl-C, with the processes that it began."""
+    """Ends what still runs after an error, or a second Ctrl-C."""
     for each in running:
-        if each.process.poll() is None:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
-                for process in psutil.Process(each.process.pid).children(recursive=True):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        process.kill()
-            each.process.kill()
-            each.process.wait()
+        each.training.kill()
 
 
 def _count(number: int) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from vitrellis.errors import UsageError
+from vitrellis.experiments.slots import LocalTraining
 from vitrellis.recipe import Recipe
 
 
@@ -44,6 +46,10 @@ class MachineShare:
         if machine.workers == "auto":
             changes["workers"] = self.threads
         return recipe.model_copy(update={"machine": machine.model_copy(update=changes)})
+
+    def start(self, command: Sequence[str], log: Path) -> LocalTraining:
+        """Starts a training on this share."""
+        return LocalTraining(command, log, self.environment)
 
 
 def machine_shares(jobs: int, recipes: Sequence[Recipe]) -> list[MachineShare]:

@@ -18,6 +18,7 @@ from vitrellis.experiments.comparison_plan import untrained_teachers
 from vitrellis.experiments.jobs import Job, Outcome, run_jobs
 from vitrellis.experiments.machine_shares import machine_shares
 from vitrellis.experiments.search_ranges import SearchRange
+from vitrellis.experiments.slots import Slot
 from vitrellis.recipe import Recipe, digest, identity, load_recipe
 from vitrellis.runs.directory import RunDirectory
 
@@ -71,6 +72,7 @@ def sweep(
     *,
     trials: int,
     jobs: int,
+    slots: Sequence[Slot] | None = None,
     pruner: Pruner,
     out: Path,
     console: Console,
@@ -83,6 +85,7 @@ def sweep(
         ranges: What is tried.
         trials: The number of trials, with those of earlier calls.
         jobs: The number of trials at the same time.
+        slots: Where they run; by default on this machine.
         pruner: How trials are stopped early that are worse than others were at that epoch.
         out: The folder for the study and its runs.
         console: Shows the progress.
@@ -99,7 +102,8 @@ def sweep(
             load_recipe(recipe, [*overrides, f"{each.key}={end}"])
     study = _open_study(out, base, ranges, pruner, is_parallel=jobs > 1)
     plan = SweepPlan(study, recipe, overrides, ranges, trials, out)
-    run_jobs(plan, machine_shares(jobs, [base]), logs=out / "logs", console=console)
+    places = machine_shares(jobs, [base]) if slots is None else slots
+    run_jobs(plan, places, logs=out / "logs", console=console)
     if plan.end_of_all is not None:
         raise plan.end_of_all
     result = plan.result()
