@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from vitrellis.recipe import Recipe
 
 
 def launch(
@@ -65,10 +68,7 @@ def launch(
     resources = Resources(nodes, gpus, minutes_of(time), partition, cpus, _further(sbatch or []))
     loaded = load_recipe(recipe, changes)  # fails early on a wrong recipe
     print_notes(console, notes_on_teachers(loaded, changes))
-    root = loaded.data.root
-    if root is not None and not root.expanduser().exists():
-        note = f"data.root: {root} does not exist on this machine; the job needs it on its nodes"
-        print_notes(error_console, [note])
+    print_notes(error_console, _notes_on_images(loaded))
     folder = (Path("runs") / loaded.name if out is None else out.expanduser()).resolve()
     job = TrainingJob(recipe, changes, folder)
     logs = folder.parent / "slurm" / folder.name
@@ -85,6 +85,13 @@ def launch(
         f"  scancel {number}",
     ):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _notes_on_images(recipe: Recipe) -> list[str]:
+    root = recipe.data.root
+    if root is None or root.expanduser().exists():
+        return []
+    return [f"data.root: {root} does not exist on this machine; the job needs it on its nodes"]
 
 
 def _further(words: list[str]) -> dict[str, str]:

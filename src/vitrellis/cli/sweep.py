@@ -85,13 +85,17 @@ def sweep(
         console=progress,
     )
     if as_json:
-        rows = [
-            {"trial": t.number, "value": t.value, "overrides": t.overrides, "run": str(t.run)}
-            for t in result.best
-        ]
-        print_json({"figure": result.figure, "trials": rows, "failed": result.errors})
+        print_json(_values(result))
     else:
         _print(result, ["vitrellis", "train", recipe, *changes])
+
+
+def _values(result: SweepResult) -> dict[str, object]:
+    rows = [
+        {"trial": t.number, "value": t.value, "overrides": t.overrides, "run": str(t.run)}
+        for t in result.best
+    ]
+    return {"figure": result.figure, "trials": rows, "failed": result.errors}
 
 
 def _print(result: SweepResult, command: list[str]) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from vitrellis.assembly.run_folder import HoldsAnotherRun
 from vitrellis.experiments.job_display import JobDisplay
-from vitrellis.experiments.slots import Slot, Training
+from vitrellis.experiments.slots import Slot, TrainingProcess
 from vitrellis.recipe import Recipe, describe
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.directory import RunDirectory
@@ -84,7 +84,7 @@ class _Running:
 
     job: Job
     slot: Slot
-    training: Training
+    training: TrainingProcess
     log: Path
     is_given_up: bool = False
 

@@ -27,7 +27,7 @@ _OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", 
 """Variables that would make a training wait for others."""
 
 
-class Training(Protocol):
+class TrainingProcess(Protocol):
     """A training in progress."""
 
     def exit_code(self) -> int | None:
@@ -49,7 +49,7 @@ class Slot(Protocol):
     def of(self, recipe: Recipe) -> Recipe:
         """The recipe with the number of threads and workers that suits this place."""
 
-    def start(self, command: Sequence[str], log: Path) -> Training:
+    def start(self, command: Sequence[str], log: Path) -> TrainingProcess:
         """Starts a training, which writes what it prints into `log`."""
 
 
