@@ -24,9 +24,11 @@ from typing import Any
 from rich.console import Console
 
 from tools.results_tables import RESULTS, write_all
+from vitrellis.assembly.launch import Finished
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.experiments.comparison import Measured, compare
 from vitrellis.experiments.comparison_plan import Arm, Unit
+from vitrellis.experiments.equal_cost import own_macs
 from vitrellis.recipe import load_recipe
 from vitrellis.report.hardware import describe_hardware
 from vitrellis.runs.atomic import write_json
@@ -159,9 +161,10 @@ def settings_of(comparison: Comparison) -> dict[str, Any]:
 
 
 def _row(measured: Measured) -> dict[str, Any]:
-    """The row, with the training images, and the validation accuracy after each validated epoch."""
+    """The row, with its cost, the training images, and the validation accuracies."""
     row = asdict(measured)
     run = RunDirectory(Path(row.pop("run")))
+    row["multiply_adds"] = own_macs(Finished(run, run.read_results()))
     row["train_images"] = sum(run.read_data().class_counts or ())
     row["curve"] = [
         [each.epoch + 1, round(each.val_top1, 4)]

@@ -31,7 +31,6 @@ def row(arm: str, unit: str, top1: float, role: str = "student") -> Measured:
         val_top1=0.5,
         seconds=4.0,
         images_per_second=1234.5,
-        multiply_adds=1e12,
         run=f"runs/{unit}/{arm}",
     )
 

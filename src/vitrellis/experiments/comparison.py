@@ -22,7 +22,7 @@ from vitrellis.experiments.comparison_plan import (
     recipe_of,
     tasks_of,
 )
-from vitrellis.experiments.equal_cost import EqualCost, own_macs
+from vitrellis.experiments.equal_cost import EqualCost
 from vitrellis.experiments.jobs import run_jobs
 from vitrellis.experiments.machine_shares import machine_shares
 from vitrellis.experiments.slots import Slot
@@ -71,8 +71,6 @@ class Measured:
         seconds: The seconds in training steps; a guided student's include its teacher's forward
             passes, not the teacher's training.
         images_per_second: The speed over all training steps.
-        multiply_adds: Those of the training steps (`own_macs`); a guided student's include its
-            teacher's forward passes, not the teacher's training.
         run: The run directory.
         groups: The test accuracy of head, mid and tail classes if some have many more training
             images than others: `{"training images": {"head": 0.9, ...}}`, by the rule that tells
@@ -88,7 +86,6 @@ class Measured:
     val_top1: float | None
     seconds: float
     images_per_second: float
-    multiply_adds: float
     run: str
     groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -208,7 +205,6 @@ def _measure(label: str, role: str, unit: Unit, finished: Finished) -> Measured:
         val_top1=best.val_top1,
         seconds=results.seconds,
         images_per_second=results.images_per_second or 0.0,
-        multiply_adds=own_macs(finished),
         run=str(finished.run.path),
         groups={
             grouping.by: {
