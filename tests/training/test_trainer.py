@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,32 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path, sam: str) -> None:
         assert said.count(text) == 1, said  # one of them prints
     one, two = curve(tmp_path / "runs" / "one"), curve(tmp_path / "runs" / "two")
     assert two == pytest.approx(one, rel=1e-3, abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2)])
+def test_a_run_continues_in_other_numbers_of_processes_with_the_same_curve(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    words = ["train", "demo-vit-alone", FEW_IMAGES, "data.train_size=64", "training.epochs=20"]
+    words += ["model.name=vit_micro_patch7_28", "schedule.warmup_epochs=0", "machine.threads=1"]
+    words += ["machine.accelerator=cpu", "training.batch_size=16", "training.eval_every=1"]
+    run(*words, "--out", "runs/one", cwd=tmp_path)
+    two_words = [*words, "--out", "runs/two"]
+    begun = start(*two_words, f"machine.devices={before}", cwd=tmp_path)
+    metrics = tmp_path / "runs" / "two" / "metrics.jsonl"
+    until = time.monotonic() + 120
+    while not metrics.exists() or metrics.read_text().count("\n") < 3:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    begun.terminate()
+    begun.communicate()
+    assert begun.returncode == 1  # it did not finish before
+    said = finish(start(*two_words, f"machine.devices={after}", cwd=tmp_path))
+    assert "continues in epoch" in said
+    one, two = curve(tmp_path / "runs" / "one"), curve(tmp_path / "runs" / "two")
+    of_ten_epochs = len(one) // 2  # after them, differences in rounding have grown
+    assert two[:of_ten_epochs] == pytest.approx(one[:of_ten_epochs], rel=1e-3, abs=2e-3)
 
 
 def test_a_run_that_learns_has_no_warning_and_one_that_does_not_has(tmp_path: Path) -> None:

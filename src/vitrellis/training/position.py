@@ -30,4 +30,4 @@ class TrainingProgress:
     best_figure: float | None = None
     best_top1: float | None = None
     best_epoch: int | None = None
-    sums: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, list[float]] = field(default_factory=dict)

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from vitrellis.data.loader import Batch, EvalLoader, TrainLoader
 from vitrellis.data.randomness import step_seed
-from vitrellis.devices import longest_float
 from vitrellis.objectives import Needs
 from vitrellis.runs.checkpoints import RunWriter
 from vitrellis.runs.results import EpochRow
 from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.display import Display
 from vitrellis.training.divergence import AGREE_EVERY, DivergenceGuard
+from vitrellis.training.epoch_sums import EpochSums
 from vitrellis.training.guided import GuidedStudent
 from vitrellis.training.interrupts import Interrupted, StopRequest, stop_requests
 from vitrellis.training.keep_rate import KeepRateSchedule
@@ -124,7 +124,7 @@ class Trainer:
         self.checkpoint_minutes = checkpoint_minutes
         self.progress = TrainingProgress()
         self._last_saved = time.monotonic()
-        self._sums: dict[str, Tensor] = {}
+        self._sums = EpochSums(fabric)
         self.guard = DivergenceGuard(fabric, guided, teachers, ema, optimizer, writer.describe_last)
 
     @property
@@ -254,7 +254,7 @@ class Trainer:
         progress = self.progress
         epoch = progress.epoch
         self.guard.check_weights(epoch)
-        means = self._epoch_means()
+        means = self._sums.means()
         weights = self.objective.weights(epoch)
         parts = {name: means[name] for name in weights if name in means}
         seconds = progress.seconds - progress.seconds_before
@@ -275,7 +275,7 @@ class Trainer:
         )
         progress.epoch, progress.step, progress.seconds_before = epoch + 1, 0, progress.seconds
         progress.waited = 0.0
-        self._sums = {}
+        self._sums.clear()
         figure = row.val_top1 if self.select_by == "val_top1" else row.val_balanced
         if self.keep_rate is not None and not self.keep_rate.has_ended(epoch):
             figure = None  # the best model is one that prunes as the recipe wants it
@@ -311,11 +311,7 @@ class Trainer:
         if is_resumed:
             self.guard.check_resumed(self.writer.run.last_checkpoint)
             self.progress = TrainingProgress(**state["progress"])
-            device = self.fabric.device
-            self._sums = {
-                name: torch.tensor(value, dtype=longest_float(device), device=device)
-                for name, value in self.progress.sums.items()
-            }
+            self._sums.restore(self.progress.sums)
         if self.progress.epoch > 0:  # a run that is done but for its last model trains no step
             self._prune(self.progress.epoch - 1, self.loader.steps_per_epoch - 1)
         self.writer.forget_epochs(from_epoch=self.progress.epoch)
@@ -326,11 +322,10 @@ class Trainer:
 
         It holds the modules and the optimizer themselves, so that loading restores them in place.
         """
-        sums = {name: value.item() for name, value in self._sums.items()}
         state: dict[str, Any] = {
             "guided": self.guided,
             "optimizer": self.optimizer,
-            "progress": asdict(replace(self.progress, sums=sums)),
+            "progress": asdict(replace(self.progress, sums=self._sums.of_all())),
             "precision": self.fabric.strategy.precision,
         }
         if self.ema is not None:
@@ -341,7 +336,7 @@ class Trainer:
         return state
 
     def _count(self, outcome: _Outcome) -> None:
-        """Adds a part of a batch to the epoch's sums, on the device, without waiting for it."""
+        """Adds a part of a batch to the epoch's sums."""
         total, parts, logits, targets = outcome
         num_images = len(targets)
         hits = (logits.argmax(dim=-1) == targets.argmax(dim=-1)).sum()
@@ -351,19 +346,7 @@ class Trainer:
             "images": torch.full_like(hits, num_images),
         }
         counted |= {name: value * num_images for name, value in parts.items()}
-        for name, value in counted.items():
-            before = self._sums.get(name, 0)
-            self._sums[name] = value.to(longest_float(value.device)) + before
-
-    def _epoch_means(self) -> dict[str, float]:
-        """Means per image over the epoch and all processes."""
-        names = sorted(self._sums)
-        sums = self.fabric.all_reduce(
-            torch.stack([self._sums[name] for name in names]), reduce_op="sum"
-        )
-        assert isinstance(sums, Tensor)
-        by_name = dict(zip(names, sums.cpu().tolist(), strict=True))
-        return {name: value / by_name["images"] for name, value in by_name.items()}
+        self._sums.add(counted)
 
     def _validate(self, epoch: int) -> dict[str, float]:
         """The figures of the validation images; empty without any, or when they are not due."""
