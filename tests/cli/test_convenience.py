@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,27 @@ def test_the_keys_that_are_named_exist() -> None:
             fields = getattr(section, "model_fields")  # noqa: B009
             assert part in fields
             section = fields[part].annotation
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("vitrellis train photos-de", ["photos-deit"]),
+        ("vitrellis compare demo --ra", ["--ray"]),
+        ("vitrellis show ma", ["maps"]),
+    ],
+)
+def test_a_shell_is_told_the_words(typed: str, completed: list[str]) -> None:
+    shell = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    ended = subprocess.run(
+        [Path(sys.executable).parent / "vitrellis"],
+        env=os.environ | shell | {"_VITRELLIS_COMPLETE": "complete_bash"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert ended.stdout.split() == completed
 
 
 def test_names_of_recipes_are_completed() -> None:
