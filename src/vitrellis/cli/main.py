@@ -88,6 +88,9 @@ def main() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     # in large pages: a new batch of 64 images of 224 pixels takes a third of the time
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # several processes look for parameters without a gradient, as terms may be switched off later,
+    # and PyTorch would warn when there are none yet; this is read when torch is loaded
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     rank = process_number()
     output = Output()
     try:
@@ -136,7 +139,6 @@ def _first_process_prints(rank: int) -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     error_console.quiet = True
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is loaded
     try:
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             yield
