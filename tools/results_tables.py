@@ -211,6 +211,7 @@ def draw(studies: Sequence[Study], path: Path = FIGURE) -> None:
         axes.xaxis.label.set_fontsize(8)
         axes.set_ylabel("accuracy, %")
         axes.grid(alpha=0.3)
+    figure.suptitle("Lines: validation accuracy. Points: test accuracy of each seed", fontsize=9)
     figure.axes[0].legend(fontsize=8, loc="lower right")
     for axes in figure.axes[len(studies) :]:
         axes.set_visible(False)
