@@ -26,12 +26,13 @@ ROOMS = {
     "public_names": set(),
     "settings": {"errors"},
     "devices": set(),
-    "models": {"errors"},
+    "user_cache": set(),
+    "models": {"errors", "user_cache"},
     "objectives": {"errors", "public_names", "settings"},
-    "data": {"errors", "settings", "devices"},
+    "data": {"errors", "settings", "devices", "user_cache"},
     "recipe": {"errors", "public_names", "settings", "objectives", "data"},
     "runs": {"errors", "models", "data"},
-    "analysis": {"errors", "models", "data"},
+    "analysis": {"errors", "models", "data", "user_cache"},
     "export": {"errors", "models", "data", "runs"},
     "report": {"errors", "data", "runs", "analysis"},
 }
@@ -40,7 +41,7 @@ ROOMS["teachers"] = {"errors", "models", "objectives", "data", "runs", "analysis
 ROOMS["training"] = ROOMS["teachers"] | {"teachers", "devices"}
 ROOMS["assembly"] = ROOMS["training"] | {"recipe", "training"}
 ROOMS["experiments"] = ROOMS["assembly"] | {"assembly", "report"}
-ROOMS["cli"] = ROOMS["experiments"] | {"experiments", "export"}
+ROOMS["cli"] = ROOMS["experiments"] | {"experiments", "export", "user_cache"}
 
 OUTSIDERS = {"typer", "rich", "yaml", "lightning", "tensorboard", "wandb", "mlflow"}
 FORBIDDEN_LIBRARIES = {

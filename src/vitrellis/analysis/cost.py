@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from vitrellis.user_cache import keep_compiled_code
+
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -144,6 +146,8 @@ def measure(
     macs = count_macs(model, shape)
     images = torch.randn(batch_size, *shape, device=device)
     kept = activation_bytes(model.train(), images, precision)
+    if compiled:
+        keep_compiled_code()
     runner: Any = torch.compile(model) if compiled else model
 
     def forward(batch: Tensor) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import os
 from pathlib import Path
 
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import VitrellisError
 from vitrellis.runs.atomic import write_json
+from vitrellis.user_cache import user_cache
 
 
 class ModelCosts:
@@ -24,13 +24,16 @@ class ModelCosts:
     A cache that is missing, damaged or cannot be written is no error.
 
     Args:
-        folder: The cache folder; by default `vitrellis` in `XDG_CACHE_HOME` or `~/.cache`.
+        folder: The cache folder; by default that of the user.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._file = (folder or cache_folder()) / f"model-costs-{_versions()}.json"
         self._known: dict[str, list[int]] = {}
         self._has_new = False
+        folder = folder or user_cache()
+        self._file = None if folder is None else folder / f"model-costs-{_versions()}.json"
+        if self._file is None:
+            return
         with contextlib.suppress(VitrellisError):
             found = read_json(self._file)
             if isinstance(found, dict):
@@ -53,7 +56,7 @@ class ModelCosts:
 
     def keep(self) -> None:
         """Writes the cache, if anything was counted."""
-        if self._has_new:
+        if self._has_new and self._file is not None:
             with contextlib.suppress(VitrellisError):
                 write_json(self._file, self._known)
 
@@ -74,12 +77,6 @@ def count(name: str, num_classes: int, size: tuple[int, int]) -> tuple[int, int]
     with torch.device("meta"):  # shapes without memory
         model = create_model(name, num_classes=num_classes)
     return sum(parameter.numel() for parameter in model.parameters()), count_macs(model, (3, *size))
-
-
-def cache_folder() -> Path:
-    """The folder of what can be computed again, as the XDG Base Directory Specification says."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "vitrellis"
 
 
 def _versions() -> str:

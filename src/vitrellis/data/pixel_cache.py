@@ -37,6 +37,7 @@ from vitrellis.data.source import Images, Subset
 from vitrellis.data.sources.encoded import EncodedImages
 from vitrellis.data.sources.files import ImageFiles
 from vitrellis.errors import VitrellisError
+from vitrellis.user_cache import user_cache
 
 try:
     import fcntl
@@ -60,19 +61,9 @@ Result = TypeVar("Result")
 
 
 def default_folder() -> Path | None:
-    """The cache folder: `vitrellis/pixels` in `$XDG_CACHE_HOME`, or in `~/.cache`.
-
-    A relative path in the variable is ignored, as its specification says.
-
-    Returns:
-        None for a user without a home.
-    """
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        above = given if given.is_absolute() else Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return above / "vitrellis" / "pixels"
+    """The cache folder, in that of the user; None for a user without a home."""
+    folder = user_cache()
+    return None if folder is None else folder / "pixels"
 
 
 class DecodedImages:

@@ -220,7 +220,9 @@ class Training(Section):
     the batch. It needs GPUs; on one device there is nothing to synchronise. With `accumulate`, each
     part of the batch still has statistics of its own."""
     compile: bool = False
-    """Whether to compile the models, which makes steps faster after a slow start."""
+    """Whether to compile the models, which makes steps faster after a slow start. What was compiled
+    is kept for later runs (in `$XDG_CACHE_HOME/vitrellis/compiled`, `~/.cache/vitrellis/compiled`
+    by default), which then start sooner."""
     channels_last: bool = False
     """Whether to use the memory layout that suits convolutions, on CPUs as well as on GPUs. It
     reaches the teachers, too: set it for a ViT that a CNN guides."""

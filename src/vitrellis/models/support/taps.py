@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vitrellis.errors import UsageError
+from vitrellis.user_cache import keep_compiled_code
 
 Logits = Tensor | tuple[Tensor, Tensor]
 
@@ -222,4 +223,7 @@ TappedForward = Callable[[nn.Module, Tensor, Sequence[int]], tuple[Logits, list[
 
 def tapped_forward(*, compiled: bool) -> TappedForward:
     """`forward_with_maps`, or a compiled copy of it."""
-    return torch.compile(forward_with_maps) if compiled else forward_with_maps
+    if not compiled:
+        return forward_with_maps
+    keep_compiled_code()
+    return torch.compile(forward_with_maps)
