@@ -1,9 +1,9 @@
 """What a teacher costs in training: not there, asked online, asked offline, and switched off.
 
-The demo's student, images per second of whole training steps. Every round trains each variant anew,
-one after the other; the first epoch of each is warm-up, and the epochs after it are measured.
+A student of the demo, images per second of whole training steps. Every round trains each variant
+anew, one after the other; the first epoch of each is warm-up, and the epochs after it are measured.
 
-    python benchmarks/teacher.py [--rounds 3] [--epochs 4]
+    python benchmarks/teacher.py [--guided demo-vit] [--rounds 3] [--epochs 4]
 """
 
 from __future__ import annotations
@@ -18,23 +18,20 @@ from vitrellis.recipe import load_recipe
 from vitrellis.report.hardware import describe_hardware
 
 VARIANTS = {
-    "no teacher": ("demo-alone", []),
-    "locality + KD, online": ("demo", []),
-    "locality + KD, offline": ("demo", ["teacher.offline=true"]),
-    "the same online, after switch-off": (
-        "demo",
-        [
-            "objective.locality.weight={value: 2.5, off_after: 1}",
-            "objective.kd.weight={value: 4, off_after: 1}",
-        ],
-    ),
+    "no teacher": [],
+    "online": [],
+    "online, `training.channels_last=true`": ["training.channels_last=true"],
+    "offline": ["teacher.offline=true"],
+    "online, after switch-off": [],
 }
+"""The changes to the recipe of each variant."""
 SHORT_TEACHER = "teacher.overrides=[training.epochs=1, schedule.warmup_epochs=0]"
 
 
 def main() -> None:
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description="What a teacher costs in training.")
+    parser.add_argument("--guided", default="demo", help="the recipe; RECIPE-alone has no teacher")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant")
     parser.add_argument("--epochs", type=int, default=4, help="of each run, at least 2")
     arguments = parser.parse_args()
@@ -43,7 +40,9 @@ def main() -> None:
         for number in range(arguments.rounds):
             for place, name in enumerate(VARIANTS):
                 out = Path(folder) / f"round{number}-{place}"
-                speeds[name].append(images_per_second(name, arguments.epochs, out))
+                speeds[name].append(
+                    images_per_second(arguments.guided, name, arguments.epochs, out)
+                )
     print(f"{describe_hardware()}; median of {arguments.rounds} rounds\n")
     print("| | images/s | against no teacher |")
     print("|---|---:|---:|")
@@ -56,13 +55,18 @@ def main() -> None:
         )
 
 
-def images_per_second(name: str, epochs: int, out: Path) -> float:
+def images_per_second(guided: str, name: str, epochs: int, out: Path) -> float:
     """Of the epochs after the first."""
-    recipe, changes = VARIANTS[name]
-    changes = [*changes, f"training.epochs={epochs}", f"training.eval_every={epochs}"]
+    changes = [*VARIANTS[name], f"training.epochs={epochs}", f"training.eval_every={epochs}"]
     changes += ["schedule.warmup_epochs=0"]
-    if recipe == "demo":
+    if name == "no teacher":
+        recipe = f"{guided}-alone"
+    else:
+        recipe = guided
         changes.append(SHORT_TEACHER)
+    if "switch-off" in name:
+        for term, section in load_recipe(guided).objective.guided_terms.items():
+            changes.append(f"objective.{term}.weight={{value: {section.weight}, off_after: 1}}")
     finished = train(load_recipe(recipe, changes), out=out)
     rows = finished.run.read_metrics()
     return statistics.median(row.images_per_second for row in rows[1:])
