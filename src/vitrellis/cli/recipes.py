@@ -14,6 +14,7 @@ _TITLES = {
     "demo": "The demo",
     "fashion-lt": "Long-tailed Fashion-MNIST",
     "photos": "Your own photos",
+    "few": "Few images: does guidance help? (docs/results.md)",
     "solar": "Solar cells (a package's photos, unbalanced)",
     "cifar100": "CIFAR-100, as published",
     "cifar10-lt": "Long-tailed CIFAR-10, as published",

@@ -19,7 +19,8 @@ from vitrellis.experiments.slots import environment_of_training
 from vitrellis.recipe import Recipe
 
 _KNOCK_SECONDS = 5.0
-_LOST = -signal.SIGKILL
+_KILL = 9  # Windows, where this module can be imported, has no signal.SIGKILL
+_LOST = -_KILL
 """The exit code of a training whose machine has left the cluster."""
 
 
@@ -105,7 +106,7 @@ class RayTraining:
     def kill(self) -> None:
         """Ends it at once."""
         if self._code is None:
-            self._signal(signal.SIGKILL)
+            self._signal(_KILL)
             self.wait()
 
     def _signal(self, number: int) -> None:
