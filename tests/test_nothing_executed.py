@@ -47,7 +47,6 @@ CALLS = {
     ("runs/checkpoints.py", "self.fabric.load"),  # weights_only=True
     ("runs/checkpoints.py", "torch.load"),  # weights_only=True
     ("cli/cluster_job.py", "subprocess.run"),  # squeue and scontrol, with the number of the job
-    ("experiments/ray_slots.py", "subprocess.Popen"),
     ("experiments/slots.py", "subprocess.Popen"),  # vitrellis train, without a shell
     ("runs/provenance.py", "subprocess.run"),  # git, with fixed words
 }

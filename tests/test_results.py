@@ -42,7 +42,8 @@ def test_means_and_gains_are_those_of_the_rows(tmp_path: Path) -> None:
         figures = {"top1": top1, "balanced_accuracy": top1, "macro_f1": top1}
         return {
             "arm": arm, "role": role, "unit": unit, "figures": figures, "epochs": 2,
-            "train_images": 1234, "multiply_adds": 1e12, "seconds": 3.0, "curve": [[2, top1]],
+            "train_images": 1234, "test_images": 9, "multiply_adds": 1e12, "seconds": 3.0,
+            "curve": [[2, top1]],
         }  # fmt: skip
 
     rows = [

@@ -164,8 +164,11 @@ def _row(measured: Measured) -> dict[str, Any]:
     """The row, with its cost, the training images, and the validation accuracies."""
     row = asdict(measured)
     run = RunDirectory(Path(row.pop("run")))
-    row["multiply_adds"] = own_macs(Finished(run, run.read_results()))
+    results = run.read_results()
+    assert results.best.test is not None  # every set has test images, or folds
+    row["multiply_adds"] = own_macs(Finished(run, results))
     row["train_images"] = sum(run.read_data().class_counts or ())
+    row["test_images"] = results.best.test.everything["images"]
     row["curve"] = [
         [each.epoch + 1, round(each.val_top1, 4)]
         for each in run.read_metrics()

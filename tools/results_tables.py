@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vitrellis.analysis.paired import PairedDifference, paired_difference
+from vitrellis.experiments.comparison_table import mean_and_spread
 from vitrellis.report.pictures import COLOURS
 from vitrellis.runs.atomic import atomic_write
 
@@ -25,7 +26,7 @@ TITLES = {
     "few-sign-digits": "sign digits",
 }
 """The images in the order of the tables, by the name of their file."""
-METRICS = {"few-magnetic-tiles": "balanced_accuracy"}
+FIGURE_OF = {"few-magnetic-tiles": "balanced_accuracy"}
 """The figure of the table in the README where it is not the accuracy."""
 
 
@@ -50,9 +51,7 @@ class Runs:
 
     def text(self, metric: str) -> str:
         """Mean and spread, such as "31.0 ± 0.4"."""
-        figures = self.percent(metric)
-        mean = f"{statistics.fmean(figures):.1f}"
-        return mean if len(figures) == 1 else f"{mean} ± {statistics.stdev(figures):.1f}"
+        return mean_and_spread(self.percent(metric))
 
     def mean(self, key: str) -> float:
         """The mean of a number of the rows."""
@@ -96,11 +95,19 @@ class Study:
     @property
     def metric(self) -> str:
         """The figure that counts: accuracy, or class-balanced accuracy for unbalanced classes."""
-        return METRICS.get(self.file, "top1")
+        return FIGURE_OF.get(self.file, "top1")
 
     def gain(self, other: Runs) -> PairedDifference:
-        """What the guided student gains over another arm, in points."""
-        return paired_difference(self.guided.percent(self.metric), other.percent(self.metric))
+        """What the guided student gains over another arm, in points.
+
+        Folds share images, for which the interval is corrected.
+        """
+        row = self.guided.rows[0]
+        return paired_difference(
+            self.guided.percent(self.metric),
+            other.percent(self.metric),
+            test_share=row["test_images"] / row["train_images"] if "fold" in row["unit"] else None,
+        )
 
 
 def read_studies(folder: Path = RESULTS) -> list[Study]:
@@ -160,8 +167,16 @@ def _points(study: Study, other: Runs) -> str:
 
 
 def detail_tables(studies: Sequence[Study]) -> list[str]:
-    """The tables of docs/results.md: for each study a row for each arm."""
-    lines = []
+    """The part of docs/results.md: what holds for all, and for each study a row for each arm."""
+    fair = [study for study in studies if study.file not in WITHOUT_CONTROL]
+    gained = [each for study in fair for each in study.gain(study.longer).each]
+    ahead = [each for study in studies for each in study.gain(study.teacher).each]
+    lines = [
+        f"At equal compute, the guided student gains {min(gained):.1f} to {max(gained):.1f} points "
+        f"in {len(gained)} runs, those on magnetic tiles left out. Its distance to its teacher is "
+        f"{min(ahead):+.1f} to {max(ahead):+.1f} points in {len(ahead)} runs.",
+        "",
+    ]
     for study in studies:
         seeds = len(study.guided.rows)
         lines += [

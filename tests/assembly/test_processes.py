@@ -170,3 +170,4 @@ def test_the_first_process_may_take_longer_than_torch_waits(tmp_path: Path) -> N
     torch.multiprocessing.start_processes(
         wait_for_the_first, (str(tmp_path),), nprocs=2, start_method="fork"
     )
+    assert (tmp_path / "taught").exists()  # and neither process has failed

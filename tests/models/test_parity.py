@@ -33,7 +33,7 @@ TINY_TRANSFORMERS = {
 }
 
 
-def check(case: str, name: str, mine: Tensor, factor: float) -> None:
+def assert_as_published(case: str, name: str, mine: Tensor, factor: float) -> None:
     description, arrays = load_case(case)
     stride, largest = description["strides"][name], description["array_max_abs"][name]
     assert_matches(mine, arrays[name], stride, largest, factor)
@@ -93,9 +93,9 @@ def test_tiny_transformers(case: str) -> None:
     model, images = build(case, architecture, "tiny-transformers")
     logits, maps = forward_with_maps(model, images, blocks)
     assert isinstance(logits, Tensor)
-    check(case, "logits", logits, 2e-5)
+    assert_as_published(case, "logits", logits, 2e-5)
     for block, taken in zip(blocks, maps, strict=True):
-        check(case, f"feature_{block}", taken, 2e-5)
+        assert_as_published(case, f"feature_{block}", taken, 2e-5)
 
 
 @torch.no_grad()
@@ -103,7 +103,7 @@ def test_pvt_v2_norms_by_the_published_eps() -> None:
     # with timm's eps this map is 7e-6 off: within the stated tolerance, but 4e-4 at low contrast
     model, images = build("pvtv2-b0_c100", "pvt_v2_b0", "tiny-transformers")
     _, (taken,) = forward_with_maps(model, images, [0])
-    check("pvtv2-b0_c100", "feature_0", taken, 2e-6)
+    assert_as_published("pvtv2-b0_c100", "feature_0", taken, 2e-6)
 
 
 @torch.no_grad()
@@ -113,8 +113,8 @@ def test_both_heads_in_training() -> None:
     model.train()
     model.set_distilled_training(True)  # type: ignore[operator]  # timm's convention
     (class_logits, distillation_logits), _ = forward_with_maps(model, images, [3])
-    check(case, "train_logits", class_logits, 2e-5)
-    check(case, "train_distill_logits", distillation_logits, 2e-5)
+    assert_as_published(case, "train_logits", class_logits, 2e-5)
+    assert_as_published(case, "train_distill_logits", distillation_logits, 2e-5)
 
 
 @torch.no_grad()
@@ -122,13 +122,13 @@ def test_deit_lt() -> None:
     case = "deitlt_deit_tiny_distilled"
     model, images = build(case, "deit_tiny_distilled_patch16_224", "deit-lt")
     blocks = record(model, {f"blocks.{number}" for number in range(12)})
-    check(case, "logits_avg", model(images), 1e-4)
+    assert_as_published(case, "logits_avg", model(images), 1e-4)
     model.set_distilled_training(True)  # type: ignore[operator]  # timm's convention
     class_logits, distillation_logits = model.train()(images)
-    check(case, "logits_cls", class_logits, 1e-4)
-    check(case, "logits_dist", distillation_logits, 1e-4)
+    assert_as_published(case, "logits_cls", class_logits, 1e-4)
+    assert_as_published(case, "logits_dist", distillation_logits, 1e-4)
     tokens = torch.stack([blocks[f"blocks.{number}"][:, 1] for number in range(12)])
-    check(case, "dist_token_by_block", tokens, 1e-4)
+    assert_as_published(case, "dist_token_by_block", tokens, 1e-4)
 
 
 @pytest.mark.parametrize("case", ["dhvt_tiny_cifar_patch4", "dhvt_tiny_imagenet_patch16"])
@@ -140,15 +140,17 @@ def test_dhvt(case: str) -> None:
     logits, maps = forward_with_maps(model, images, [5])
     assert isinstance(logits, Tensor)
     blocks = [block_outputs[f"blocks.{number}"] for number in range(12)]
-    check(case, "patch_embed", seen["patch_embed"].flatten(2).mT, 1e-4)
-    check(case, "attn_block_0", seen["blocks.0.attn"], 1e-4)
-    check(case, "daff_block_0", seen["blocks.0.mlp"], 1e-4)
+    assert_as_published(case, "patch_embed", seen["patch_embed"].flatten(2).mT, 1e-4)
+    assert_as_published(case, "attn_block_0", seen["blocks.0.attn"], 1e-4)
+    assert_as_published(case, "daff_block_0", seen["blocks.0.mlp"], 1e-4)
     for number in (0, 5, 11):
-        check(case, f"block_{number}", blocks[number], 1e-4)
-    check(case, "cls_token_by_block", torch.stack([b[:, 0] for b in blocks]), 1e-4)
-    check(case, "block_l2", torch.stack([b.flatten(1).norm(dim=1) for b in blocks]), 1e-4)
-    check(case, "final_cls", seen["norm"][:, 0], 1e-4)
-    check(case, "logits", logits, 1e-4)
+        assert_as_published(case, f"block_{number}", blocks[number], 1e-4)
+    assert_as_published(case, "cls_token_by_block", torch.stack([b[:, 0] for b in blocks]), 1e-4)
+    assert_as_published(
+        case, "block_l2", torch.stack([b.flatten(1).norm(dim=1) for b in blocks]), 1e-4
+    )
+    assert_as_published(case, "final_cls", seen["norm"][:, 0], 1e-4)
+    assert_as_published(case, "logits", logits, 1e-4)
     assert torch.equal(maps[0], blocks[5][:, 1:].mT.unflatten(-1, maps[0].shape[-2:]))
 
 
@@ -179,22 +181,24 @@ def test_evit(case: str, architecture: str, keep_rate: float, fuse: bool) -> Non
     for number in range(13):  # a block's output enters the norm of what follows
         norm = model.get_submodule("norm" if number == 12 else f"blocks.{number}.norm1")
         norm.register_forward_pre_hook(lambda _m, args, n=number: outputs.update({n: args[0]}))
-    check(case, "logits", model(images), 1e-4)
+    assert_as_published(case, "logits", model(images), 1e-4)
     kept = model.kept_positions(images)
     blocks = [outputs[number] for number in range(1, 13)]
-    check(case, "block_0", blocks[0], 1e-4)
-    check(case, "block_2", blocks[2], 1e-4)
-    check(case, "cls_token_by_block", torch.stack([b[:, 0] for b in blocks]), 1e-4)
-    check(case, "block_l2", torch.stack([b.flatten(1).norm(dim=1) for b in blocks]), 1e-4)
+    assert_as_published(case, "block_0", blocks[0], 1e-4)
+    assert_as_published(case, "block_2", blocks[2], 1e-4)
+    assert_as_published(case, "cls_token_by_block", torch.stack([b[:, 0] for b in blocks]), 1e-4)
+    assert_as_published(
+        case, "block_l2", torch.stack([b.flatten(1).norm(dim=1) for b in blocks]), 1e-4
+    )
     for layer in (3, 6, 9):
         expected = arrays[f"kept_positions_layer_{layer}"]
         count = expected.shape[1]
         assert kept[layer].shape[1] == count + fuse
         assert np.array_equal(kept[layer][:, :count].sort().values, np.sort(expected))
         if fuse:
-            check(case, f"fused_token_layer_{layer}", blocks[layer][:, -1], 1e-4)
-    check(case, "logits_at_keep_rate_1", model(images, keep_rate=1), 1e-4)
-    check(case, "logits_at_keep_rate_0.9", model(images, keep_rate=0.9), 1e-4)
+            assert_as_published(case, f"fused_token_layer_{layer}", blocks[layer][:, -1], 1e-4)
+    assert_as_published(case, "logits_at_keep_rate_1", model(images, keep_rate=1), 1e-4)
+    assert_as_published(case, "logits_at_keep_rate_0.9", model(images, keep_rate=0.9), 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -216,10 +220,12 @@ def test_long_tail_resnet(case: str, cosine: bool) -> None:
     logits = model.eval()(reference_input(given["seed"], tuple(given["shape"])))
     blocks = [seen[f"stages.{n // 5}.{n % 5}"] for n in range(15)]
     for number in (0, 5, 10, 14):
-        check(case, f"block_{number}", blocks[number], 1e-4)
-    check(case, "block_l2", torch.stack([b.flatten(1).norm(dim=1) for b in blocks]), 1e-4)
-    check(case, "final_feature", seen["global_pool"], 1e-4)
-    check(case, "logits", logits, 1e-4)
+        assert_as_published(case, f"block_{number}", blocks[number], 1e-4)
+    assert_as_published(
+        case, "block_l2", torch.stack([b.flatten(1).norm(dim=1) for b in blocks]), 1e-4
+    )
+    assert_as_published(case, "final_feature", seen["global_pool"], 1e-4)
+    assert_as_published(case, "logits", logits, 1e-4)
 
 
 @pytest.mark.parametrize(

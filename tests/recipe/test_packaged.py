@@ -119,7 +119,15 @@ def test_every_teacher_recipe_can_be_loaded() -> None:
             assert data.model_copy(update={"seed": recipe.data.seed}) == recipe.data, name
 
 
-@pytest.mark.parametrize(("guided", "alone"), [("demo", "demo-alone"), ("photos", "photos-alone")])
+@pytest.mark.parametrize(
+    ("guided", "alone"),
+    [
+        ("demo", "demo-alone"),
+        ("photos", "photos-alone"),
+        ("few-cifar100-vit", "few-cifar100-vit-alone"),
+        ("few-photos-vit", "few-photos-vit-alone"),
+    ],
+)
 def test_a_control_differs_only_in_guidance(guided: str, alone: str) -> None:
     changes = {"name": alone, "description": None, "teacher": None}
     objective = {"locality": None, "kd": None}

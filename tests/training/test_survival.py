@@ -84,7 +84,7 @@ def epochs_logged(path: Path) -> list[int]:
     return [json.loads(line)["epoch"] for line in lines]
 
 
-def kill_and_continue(folder: Path, reference: Path, kills: int, seed: int) -> None:
+def assert_survives(folder: Path, reference: Path, kills: int, seed: int) -> None:
     """Kills the run at random moments after its start, then lets it end."""
     exit_codes = []
     words = [*WORDS, "--out", "runs/killed"]
@@ -110,12 +110,12 @@ def kill_and_continue(folder: Path, reference: Path, kills: int, seed: int) -> N
 
 
 def test_killed_three_times(reference: Path, folder: Path) -> None:
-    kill_and_continue(folder, reference, kills=3, seed=0)
+    assert_survives(folder, reference, kills=3, seed=0)
 
 
 @pytest.mark.slow
 def test_killed_twenty_times(reference: Path, folder: Path) -> None:
-    kill_and_continue(folder, reference, kills=20, seed=1)
+    assert_survives(folder, reference, kills=20, seed=1)
 
 
 def test_stopped_politely_then_killed_in_the_last_phase(reference: Path, folder: Path) -> None:

@@ -46,7 +46,7 @@ def fill_table(
         table.add_column(column, justify="right")
     for label in arm_labels(rows):
         arm = [row for row in rows if row.arm == label]
-        cells = [label, _mean_and_spread([100 * row.figures[metric] for row in arm])]
+        cells = [label, mean_and_spread([100 * row.figures[metric] for row in arm])]
         if baseline is not None:
             is_other = label != baseline
             cells.append(
@@ -83,7 +83,7 @@ def fill_groups(table: Table, rows: Sequence[Measured], by: str) -> None:
         columns += [
             [row.groups[by][name] for row in arm if name in row.groups[by]] for name in GROUPS
         ]
-        cells = [_mean_and_spread([100 * value for value in column]) for column in columns]
+        cells = [mean_and_spread([100 * value for value in column]) for column in columns]
         table.add_row(label, *cells)
 
 
@@ -118,7 +118,8 @@ def in_words(gain: PairedDifference) -> str:
     return text
 
 
-def _mean_and_spread(figures: Sequence[float]) -> str:
+def mean_and_spread(figures: Sequence[float]) -> str:
+    """The figures as "31.0 ± 0.4", with their standard deviation; "-" if there are none."""
     if not figures:
         return "-"
     text = f"{statistics.fmean(figures):.1f}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from vitrellis.errors import UsageError
-from vitrellis.experiments.slots import LocalTraining
+from vitrellis.experiments.slots import LocalTraining, with_threads
 from vitrellis.recipe import Recipe
 
 
@@ -39,13 +39,7 @@ class MachineShare:
 
     def of(self, recipe: Recipe) -> Recipe:
         """The recipe with the threads of this share, unless it says how many it wants."""
-        machine = recipe.machine
-        changes: dict[str, object] = {}
-        if machine.threads is None:
-            changes["threads"] = self.threads
-        if machine.workers == "auto":
-            changes["workers"] = self.threads
-        return recipe.model_copy(update={"machine": machine.model_copy(update=changes)})
+        return with_threads(recipe, self.threads)
 
     def start(self, command: Sequence[str], log: Path) -> LocalTraining:
         """Starts a training on this share."""

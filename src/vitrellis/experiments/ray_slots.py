@@ -9,49 +9,44 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitrellis.errors import UsageError
-from vitrellis.experiments.slots import environment_of_training
+from vitrellis.experiments.slots import LocalTraining, environment_of_training, with_threads
 from vitrellis.recipe import Recipe
 
 _KNOCK_SECONDS = 5.0
-_KILL = 9  # Windows, where this module can be imported, has no signal.SIGKILL
-_LOST = -_KILL
+_LOST = -9  # of SIGKILL, which Windows has no name for
 """The exit code of a training whose machine has left the cluster."""
+_DROPPED = -signal.SIGTERM
+"""The exit code of a training that had not begun when it was asked to stop."""
 
 
 class _Starter:
-    """What runs on a machine of the cluster: starts a training, and passes signals on."""
+    """What runs on a machine of the cluster: starts a training there, and passes requests on."""
 
     def start(
         self, command: Sequence[str], folder: str, log: str, environment: Mapping[str, str]
     ) -> None:
-        # what Ray sets for this actor, such as its GPUs, stays
-        variables = {**environment, **os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
-        with Path(log).open("wb") as output:
-            self._process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=variables,
-                start_new_session=True,
-            )
+        os.chdir(folder)
+        for name, value in environment.items():
+            os.environ.setdefault(name, value)  # what Ray sets here, such as the GPUs, stays
+        self._training = LocalTraining(command, Path(log), {})
 
     def exit_code(self) -> int | None:
-        return self._process.poll()
+        return self._training.exit_code()
 
-    def stop(self, number: int) -> None:
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, number)
+    def ask_to_stop(self) -> None:
+        self._training.ask_to_stop()
 
-    def wait(self) -> int:
-        return self._process.wait()
+    def kill(self) -> None:
+        self._training.kill()
+
+    def wait(self) -> int | None:
+        self._training.wait()
+        return self._training.exit_code()
 
 
 class RayTraining:
@@ -90,7 +85,10 @@ class RayTraining:
 
     def ask_to_stop(self) -> None:
         """Lets it save and end; one that waits for its turn is dropped."""
-        self._signal(signal.SIGTERM)
+        if self._has_begun():
+            self._actor.ask_to_stop.remote()
+        else:
+            self._drop()
 
     def wait(self) -> None:
         """Returns when it has ended."""
@@ -104,20 +102,26 @@ class RayTraining:
             self._release()
 
     def kill(self) -> None:
-        """Ends it at once."""
-        if self._code is None:
-            self._signal(_KILL)
+        """Ends it at once, with the processes that it began."""
+        if self._code is not None:
+            return
+        if self._has_begun():
+            self._actor.kill.remote()
             self.wait()
+        else:
+            self._drop()
 
-    def _signal(self, number: int) -> None:
+    def _has_begun(self) -> bool:
+        """Whether the actor has its cores and GPUs."""
         import ray
 
-        if not self._is_started and not ray.wait([self._asked], timeout=0)[0]:
-            self._code = -number
-            self._release()
-        else:
-            self._is_started = True
-            self._actor.stop.remote(number)
+        if not self._is_started:
+            self._is_started = bool(ray.wait([self._asked], timeout=0)[0])
+        return self._is_started
+
+    def _drop(self) -> None:
+        self._code = _DROPPED
+        self._release()
 
     def _release(self) -> None:
         import ray
@@ -152,12 +156,7 @@ class RaySlot:
 
     def of(self, recipe: Recipe) -> Recipe:
         """The recipe with as many threads as the training has cores, unless it says how many."""
-        changes: dict[str, object] = {}
-        if recipe.machine.threads is None:
-            changes["threads"] = self._cpus
-        if recipe.machine.workers == "auto":
-            changes["workers"] = self._cpus
-        return recipe.model_copy(update={"machine": recipe.machine.model_copy(update=changes)})
+        return with_threads(recipe, self._cpus)
 
     def start(self, command: Sequence[str], log: Path) -> RayTraining:
         """Asks Ray for an actor, which starts the training when there is room."""

@@ -101,6 +101,17 @@ class LocalTraining:
             self._process.wait()
 
 
+def with_threads(recipe: Recipe, threads: int) -> Recipe:
+    """The recipe with so many threads and workers, unless it says itself how many it wants."""
+    machine = recipe.machine
+    changes: dict[str, object] = {}
+    if machine.threads is None:
+        changes["threads"] = threads
+    if machine.workers == "auto":
+        changes["workers"] = threads
+    return recipe.model_copy(update={"machine": machine.model_copy(update=changes)})
+
+
 def environment_of_training() -> dict[str, str]:
     """The variables of this process, without those that make a process one of a group."""
     kept = {key: value for key, value in os.environ.items() if key not in _OF_A_GROUP}

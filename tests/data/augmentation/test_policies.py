@@ -88,10 +88,10 @@ def test_each_operation_is_that_of_timm(
     for name, sign in itertools.product(CHOICES, (-1.0, 1.0)):
         with monkeypatch.context() as patch:
             patch.setattr(auto_augment, "_randomly_negate", lambda value, s=sign: s * value)
-            compare_with_timm(name, sign, increasing, kernel, channels, size)
+            assert_equal_to_timm(name, sign, increasing, kernel, channels, size)
 
 
-def compare_with_timm(
+def assert_equal_to_timm(
     name: str,
     sign: float,
     increasing: bool,
