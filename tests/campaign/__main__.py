@@ -1,7 +1,7 @@
 """Faults by the thousand, with a report: `make campaign`, or `python -m tests.campaign --help`.
 
-Each kind of fault runs in a process of its own, one after the other, so that a crash of a library
-ends that kind alone. A trial depends on its number and the seed, and on nothing else.
+Each kind of fault runs in a process of its own, so that a crash of a library ends that kind alone.
+A trial depends on its number and the seed, and on nothing else.
 """
 
 from __future__ import annotations
@@ -13,31 +13,33 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.campaign.findings import Findings
 from tests.campaign.inputs import INPUTS
-from tests.campaign.writes import COMMANDS, FAULTS, campaign, loaded_shim
+from tests.campaign.writes import COMMANDS, campaign, loaded_shim
 from tests.data.sources import test_fuzzed
 from tests.data.sources.tiny_layouts import LAYOUTS
 from tests.runs import test_damage
 
+Kind = Callable[[Path, float, int], Findings]
+"""Makes trials in an empty folder: a share of all, drawn by a seed."""
 TRIALS = {"recipes": 2000, "commands": 1500, "pictures": 3000, "archives": 40, "flips": 2000}
 """Trials of each kind for a share of 1; of archives, for each layout."""
 
 
-def writes(folder: Path, share: float, seed: int) -> list[Findings]:
-    """Kills and full disks at operations that write: all of them for a share of 1."""
-    found = []
-    with loaded_shim(folder) as shim:
-        for name in COMMANDS:
-            for fault in FAULTS:
-                found.append(campaign(shim, folder, name, fault, share, seed))
-                _say(found[-1])
-    return found
+def _writes(name: str) -> Kind:
+    """Kills and full disks at the writes of a command: at all of them for a share of 1."""
+
+    def run(folder: Path, share: float, seed: int) -> Findings:
+        with loaded_shim(folder) as shim:
+            return campaign(shim, folder, name, share, seed)
+
+    return run
 
 
-def archives(folder: Path, share: float, seed: int) -> list[Findings]:
+def archives(folder: Path, share: float, seed: int) -> Findings:
     """Damaged datasets in every layout: folders, lists, tables, archives, databases."""
     del folder
     found = Findings("damaged datasets")
@@ -47,11 +49,10 @@ def archives(folder: Path, share: float, seed: int) -> list[Findings]:
             found.ends["wrong" if wrong else "read, or refused"] += 1
             if wrong:
                 found.wrong.append(f"{name}, seed {number}: {wrong}")
-    _say(found)
-    return [found]
+    return found
 
 
-def flips(folder: Path, share: float, seed: int) -> list[Findings]:
+def flips(folder: Path, share: float, seed: int) -> Findings:
     """Changed bytes in the files of a run and of a store of features."""
     whole = folder / "whole"
     whole.mkdir()
@@ -63,21 +64,18 @@ def flips(folder: Path, share: float, seed: int) -> list[Findings]:
     except AssertionError as error:
         found.ends["wrong"] += 1
         found.wrong.append(str(error))
-    _say(found)
-    return [found]
+    return found
 
 
-def _inputs(kind: str) -> Callable[[Path, float, int], list[Findings]]:
-    def run(folder: Path, share: float, seed: int) -> list[Findings]:
-        found = INPUTS[kind](folder, max(1, round(share * TRIALS[kind])), seed)
-        _say(found)
-        return [found]
+def _inputs(kind: str) -> Kind:
+    def run(folder: Path, share: float, seed: int) -> Findings:
+        return INPUTS[kind](folder, max(1, round(share * TRIALS[kind])), seed)
 
     return run
 
 
-KINDS: dict[str, Callable[[Path, float, int], list[Findings]]] = {
-    "writes": writes,
+KINDS: dict[str, Kind] = {
+    **{f"writes-{name}": _writes(name) for name in COMMANDS},
     "flips": flips,
     "archives": archives,
     **{kind: _inputs(kind) for kind in INPUTS},
@@ -90,31 +88,36 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], help="by default all")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the faults")
     parser.add_argument("--share", type=float, default=1.0, help="the share of all trials")
+    parser.add_argument("--jobs", type=int, default=2, help="kinds at the same time")
     chosen = parser.parse_args()
     if len(chosen.kinds) == 1:
-        folder = Path(tempfile.mkdtemp(prefix="campaign-"))
-        try:
-            found = KINDS[chosen.kinds[0]](folder, chosen.share, chosen.seed)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return int(any(each.wrong for each in found))
-    codes = []
-    for kind in chosen.kinds or KINDS:
-        began = time.monotonic()
-        options = ["--seed", str(chosen.seed), "--share", str(chosen.share)]
-        ended = subprocess.run(
-            [sys.executable, "-m", "tests.campaign", kind, *options], check=False
-        )
-        codes.append(ended.returncode)
-        if ended.returncode not in (0, 1):
-            print(f"{kind}: crashed with {ended.returncode}")  # noqa: T201
-        print(f"{kind}: {time.monotonic() - began:,.0f} s", flush=True)  # noqa: T201
-    return int(any(codes))
+        return int(_run_here(chosen.kinds[0], chosen.share, chosen.seed))
+    options = ["--seed", str(chosen.seed), "--share", str(chosen.share)]
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        codes = pool.map(lambda kind: _run_apart(kind, options), chosen.kinds or KINDS)
+        return int(any(codes))
 
 
-def _say(found: Findings) -> None:
-    for line in (str(found), *(f"  {wrong}" for wrong in found.wrong)):
-        print(line, flush=True)  # noqa: T201
+def _run_here(kind: str, share: float, seed: int) -> bool:
+    """Runs one kind in this process, and says whether anything was wrong."""
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="campaign-"))
+    try:
+        found = KINDS[kind](folder, share, seed)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    lines = [f"{found}; {time.monotonic() - began:,.0f} s", *(f"  {each}" for each in found.wrong)]
+    print("\n".join(lines), flush=True)  # noqa: T201
+    return bool(found.wrong)
+
+
+def _run_apart(kind: str, options: list[str]) -> int:
+    """Runs one kind in a process of its own, and returns its exit code."""
+    words = [sys.executable, "-m", "tests.campaign", kind, *options]
+    code = subprocess.run(words, check=False).returncode
+    if code not in (0, 1):
+        print(f"{kind}: crashed with {code}", flush=True)  # noqa: T201
+    return code
 
 
 if __name__ == "__main__":

@@ -122,36 +122,38 @@ def loaded_shim(folder: Path) -> Iterator[Shim]:
         del os.environ["LD_PRELOAD"]
 
 
-def campaign(shim: Shim, folder: Path, name: str, fault: str, share: float, seed: int) -> Findings:
+def campaign(shim: Shim, folder: Path, name: str, share: float, seed: int) -> Findings:
     """Disturbs one command at many operations, and finishes each run afterwards.
+
+    The faults take turns over the operations; four seeds in a row meet each operation with each.
 
     Args:
         shim: The shim.
         folder: An empty folder; the images and the undisturbed runs are kept in it.
         name: Of `COMMANDS`.
-        fault: Of `FAULTS`.
         share: The share of the operations.
         seed: Draws them.
     """
     words = [*COMMANDS[name], "--out", "runs/x"]
     again = [word for word in words if word != "--fresh"]
-    found = Findings(f"{fault}, {name}")
+    found = Findings(f"faults at the writes of {name}")
     reference = folder / f"reference-{name}"
     _begin(shim, reference, name)
     count = shim.count(words, reference)
     work = folder / "work"
     for at in share_of(range(count), share, seed):
+        fault = [*FAULTS][(at + seed) % len(FAULTS)]
         _begin(shim, work, name)
         ended = shim.run(words, work, mode=FAULTS[fault], at=at)
         operation = (work / "operations.txt").read_text().splitlines()[-1:]
-        where = f"{fault} of {name} at {at} ({' '.join(operation)})"
+        where = f"{fault} of {name} at {at} of {count} ({' '.join(operation)})"
         wrong = _wrong_end(ended, FAULTS[fault])
         # what is found emptied is begun anew without --fresh; before that, the old run stands
         second = shim.run(words if name == "fresh" and at % 2 else again, work)
         if second.code == 2 and name == "fresh":
             second = shim.run(words, work)
         wrong = wrong or _wrong_result(second, reference, work)
-        found.ends[f"exit {ended.code}"] += 1
+        found.ends[f"{fault}, exit {ended.code}"] += 1
         if wrong:
             found.wrong.append(f"{where}: {wrong}")
     return found
