@@ -4,6 +4,7 @@ A student of the demo, images per second of whole training steps. Every round tr
 anew, one after the other; the first epoch of each is warm-up, and the epochs after it are measured.
 
     python benchmarks/teacher.py [--guided demo-vit] [--rounds 3] [--epochs 4]
+    python benchmarks/teacher.py --guided few-cifar100-vit data.root=images machine.threads=1
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitrellis.assembly.launch import train
@@ -21,6 +23,10 @@ VARIANTS = {
     "no teacher": [],
     "online": [],
     "online, `training.channels_last=true`": ["training.channels_last=true"],
+    "online, and `teacher.precision=bfloat16`": [
+        "training.channels_last=true",
+        "teacher.precision=bfloat16",
+    ],
     "offline": ["teacher.offline=true"],
     "online, after switch-off": [],
 }
@@ -34,6 +40,7 @@ def main() -> None:
     parser.add_argument("--guided", default="demo", help="the recipe; RECIPE-alone has no teacher")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant")
     parser.add_argument("--epochs", type=int, default=4, help="of each run, at least 2")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes to the recipe")
     arguments = parser.parse_args()
     speeds: dict[str, list[float]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +48,9 @@ def main() -> None:
             for place, name in enumerate(VARIANTS):
                 out = Path(folder) / f"round{number}-{place}"
                 speeds[name].append(
-                    images_per_second(arguments.guided, name, arguments.epochs, out)
+                    images_per_second(
+                        arguments.guided, name, arguments.epochs, arguments.changes, out
+                    )
                 )
     print(f"{describe_hardware()}; median of {arguments.rounds} rounds\n")
     print("| | images/s | against no teacher |")
@@ -55,9 +64,9 @@ def main() -> None:
         )
 
 
-def images_per_second(guided: str, name: str, epochs: int, out: Path) -> float:
+def images_per_second(guided: str, name: str, epochs: int, more: Sequence[str], out: Path) -> float:
     """Of the epochs after the first."""
-    changes = [*VARIANTS[name], f"training.epochs={epochs}", f"training.eval_every={epochs}"]
+    changes = [*more, *VARIANTS[name], f"training.epochs={epochs}", f"training.eval_every={epochs}"]
     changes += ["schedule.warmup_epochs=0"]
     if name == "no teacher":
         recipe = f"{guided}-alone"

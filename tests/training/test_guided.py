@@ -204,6 +204,22 @@ def test_teacher_is_not_run_for_nothing() -> None:
     assert teacher("eval")(torch.full((1, 3, 32, 32), torch.nan), Needs()) == (None, {})
 
 
+def test_a_teacher_has_a_precision_of_its_own() -> None:
+    """It computes in bfloat16 in a training in float32, and the other way round."""
+    images, needs = torch.randn(4, 3, 32, 32), Needs(teacher_blocks=(2,), teacher_logits=True)
+    exact = teacher("eval")(images, needs)
+    coarse = teacher("eval", precision="bfloat16")(images, needs)
+    with torch.autocast("cpu", torch.bfloat16):
+        by_torch = teacher("eval").model(images)
+        exact_within = teacher("eval", precision="float32")(images, needs)
+    assert coarse.logits is not None
+    assert coarse.logits.dtype == coarse.maps[2].dtype == torch.float32
+    torch.testing.assert_close(coarse.logits, by_torch.float(), rtol=0, atol=0)
+    torch.testing.assert_close(coarse.logits, exact.logits, rtol=0.05, atol=0.05)
+    assert not torch.equal(coarse.maps[2], exact.maps[2])
+    torch.testing.assert_close(exact_within, exact, rtol=0, atol=0)
+
+
 def test_teacher_sees_its_own_normalisation_and_size() -> None:
     grey = {"student_mean": (0.3,), "student_std": (0.2,), "img_size": (8, 8)}
     guide = teacher("eval", **grey)

@@ -231,6 +231,7 @@ def build_teacher(
         resize=settings.resize,
         mode=settings.mode,
         compiled=compiled,
+        precision=settings.precision,
     )
 
 

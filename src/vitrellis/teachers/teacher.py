@@ -8,6 +8,7 @@ train mode, with which the published figures were made, has to be asked for (`mo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -37,6 +38,8 @@ class Teacher(nn.Module):
         mode: "eval" always uses the running statistics of batch norms. "train" uses the batch's and
             updates the running ones, to reproduce published figures.
         compiled: Whether to compile the forward pass.
+        precision: The precision in which it computes, below float32 by autocast; None for that of
+            the caller. Its answers are float32 then.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Teacher(nn.Module):
         resize: Literal["bilinear", "bicubic"] = "bilinear",
         mode: Literal["eval", "train"] = "eval",
         compiled: bool = False,
+        precision: Literal["float32", "bfloat16"] | None = None,
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
@@ -59,6 +63,7 @@ class Teacher(nn.Module):
         self.channels = channels
         self.resize = resize
         self.mode = mode
+        self.precision = precision
         self._forward_with_maps = tapped_forward(compiled=compiled)
         # x_teacher = (x_student * s_std + s_mean - t_mean) / t_std, folded into one multiply-add
         self.scale: Tensor
@@ -88,10 +93,11 @@ class Teacher(nn.Module):
         """Its preprocessing of the student's images, in words."""
         height, width = self.img_size
         scale, shift = self.scale.flatten().tolist(), self.shift.flatten().tolist()
-        return (
+        words = (
             f"{height} x {width} pixels, {self.channels} channels, {self.resize}, "
             f"times {scale} plus {shift}"
         )
+        return words if self.precision is None else f"{words}, in {self.precision}"
 
     def view(self, images: Tensor) -> Tensor:
         """The student's images `(B, C, H, W)`, converted to the teacher's channels and size."""
@@ -111,6 +117,12 @@ class Teacher(nn.Module):
         floats = (value.dtype for value in self.model.parameters() if value.is_floating_point())
         return next(floats, torch.float32)
 
+    def _arithmetic(self, device: str) -> AbstractContextManager[object]:
+        """The context in which it computes in its precision."""
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16")
+
     @torch.no_grad()
     def forward(self, images: Tensor, needs: Needs) -> TeacherOutput:
         """The outputs that the active terms need.
@@ -122,10 +134,11 @@ class Teacher(nn.Module):
         if not (needs.teacher_blocks or needs.teacher_logits):
             return TeacherOutput(None, {})
         blocks = needs.teacher_blocks
-        logits, maps = self._forward_with_maps(self.model, self.view(images), blocks)
+        with self._arithmetic(images.device.type):
+            logits, maps = self._forward_with_maps(self.model, self.view(images), blocks)
         if isinstance(logits, tuple):  # class and distillation head, in train mode
             logits = (logits[0] + logits[1]) / 2
-        if self._dtype != torch.float32:
+        if self._dtype != torch.float32 or self.precision is not None:
             logits, maps = logits.float(), [of_block.float() for of_block in maps]
         return TeacherOutput(
             logits if needs.teacher_logits else None, dict(zip(blocks, maps, strict=True))
