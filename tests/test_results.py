@@ -28,13 +28,15 @@ def test_the_settings_are_those_of_the_packaged_recipes(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_seed_has_every_arm_and_equal_compute(file: Path) -> None:
-    for study in (study for study in read_studies() if study.file == file.stem):
-        units = [row["unit"] for row in study.guided.rows]
-        for runs in study.arms.values():
-            assert [row["unit"] for row in runs.rows] == units
-        spent = study.guided.mean("multiply_adds") + study.teacher.mean("multiply_adds")
-        epoch = study.longer.mean("multiply_adds") / study.longer.mean("epochs")
-        assert abs(study.longer.mean("multiply_adds") - spent) <= epoch / 2 * 1.001
+    (study,) = (study for study in read_studies() if study.file == file.stem)
+    units = [row["unit"] for row in study.guided.rows]
+    for runs in study.arms.values():
+        assert [row["unit"] for row in runs.rows] == units
+    assert bool(study.tuned.rows) == bool(prove.COMPARISONS[file.stem].tuned)
+    spent = study.guided.mean("multiply_adds") + study.teacher.mean("multiply_adds")
+    epoch = study.longer.mean("multiply_adds") / study.longer.mean("epochs")
+    for control in (study.longer, study.control):
+        assert abs(control.mean("multiply_adds") - spent) <= epoch / 2 * 1.001
 
 
 def test_means_and_gains_are_those_of_the_rows(tmp_path: Path) -> None:
@@ -56,7 +58,7 @@ def test_means_and_gains_are_those_of_the_rows(tmp_path: Path) -> None:
         row("few-clothing-teacher", "seed0", 0.29, "teacher"),
         row("few-clothing-teacher", "seed1", 0.35, "teacher"),
     ]
-    content = {"hardware": "a machine", "rows": rows}
+    content = {"student": "ViT", "rows": rows}
     (tmp_path / "few-clothing.json").write_text(json.dumps(content))
     (study,) = read_studies(tmp_path)
     assert PARTS["README.md"]([study])[-1] == (
@@ -64,3 +66,13 @@ def test_means_and_gains_are_those_of_the_rows(tmp_path: Path) -> None:
         "| +6.0 (+5.0, +7.0) |"
     )
     assert study.gain(study.longer).mean == pytest.approx(statistics.fmean([5.0, 7.0]))
+    rows += [
+        row("ViT, alone, tuned", "seed0", 0.27),
+        row("ViT, alone, tuned", "seed1", 0.28),
+    ]
+    (tmp_path / "few-clothing.json").write_text(json.dumps(content))
+    (study,) = read_studies(tmp_path)
+    assert PARTS["README.md"]([study])[-1] == (
+        "| clothing, 1,234 | ViT | 20.5 ± 0.7 | 27.5 ± 0.7 | **32.0 ± 2.8** | 32.0 ± 4.2 "
+        "| +4.5 (+3.0, +6.0) |"
+    )

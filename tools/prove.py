@@ -23,7 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tools.results_tables import RESULTS, write_all
+from tools.results_tables import RESULTS, TUNED, write_all
 from vitrellis.assembly.launch import Finished
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.experiments.comparison import Measured, compare
@@ -37,26 +37,36 @@ from vitrellis.runs.directory import RunDirectory
 
 @dataclass(frozen=True)
 class Comparison:
-    """Guided students of a set of images, each with its controls.
+    """A guided student on a set of images, with its controls.
 
     Attributes:
         images: The folder of the images, within that of all sets.
-        guided: The recipe of each guided student, by the name of the student.
-        overrides: The changes to these recipes.
+        student: The name of the student.
+        recipe: The recipe of the guided student; RECIPE-alone has no teacher.
+        overrides: The changes to both.
+        teacher: The changes to the teacher's recipe.
+        tuned: The changes to the student alone that are best for it on validation images, with the
+            epochs of equal compute; none if nothing that was tried is better than the controls.
         folds: The number of folds, of which seed S tests fold S; None if the set has test images.
     """
 
     images: str
-    guided: dict[str, str]
+    student: str
+    recipe: str
     overrides: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+    tuned: tuple[str, ...] = ()
     folds: int | None = None
 
     def arms(self, images: Path) -> list[Arm]:
-        """The arms; the controls follow from them."""
-        changes = (f"data.root={images / self.images}", *self.overrides, "machine.threads=1")
-        return [
-            Arm(student, recipe, changes, controls=True) for student, recipe in self.guided.items()
-        ]
+        """The guided student, whose controls follow from it, and the tuned student alone."""
+        shared = (f"data.root={images / self.images}", *self.overrides, "machine.threads=1")
+        guided = (*shared, *(f"teacher.overrides.{change}" for change in self.teacher))
+        arms = [Arm(self.student, self.recipe, guided, controls=True)]
+        if self.tuned:
+            changes = (*shared, *self.tuned)
+            arms.append(Arm(f"{self.student}{TUNED}", f"{self.recipe}-alone", changes))
+        return arms
 
     def unit(self, seed: int) -> Unit:
         """The unit of a seed."""
@@ -65,22 +75,24 @@ class Comparison:
         return Unit(seed, seed % self.folds, self.folds)
 
 
-def _epochs(count: int) -> tuple[str, str]:
-    """More epochs for student and teacher, where there are so few images that an epoch is short."""
-    return f"training.epochs={count}", f"teacher.overrides.training.epochs={count}"
-
-
 COMPARISONS = {
-    "few-cifar100": Comparison(".", {"plain ViT": "few-cifar100-vit"}),
-    "few-clothing": Comparison("clothing", {"plain ViT": "few-photos-vit"}),
+    "few-cifar100": Comparison(".", "plain ViT", "few-cifar100-vit"),
+    "few-clothing": Comparison("clothing", "plain ViT", "few-photos-vit"),
     "few-sign-digits": Comparison(
         "sign-digits",
-        {"plain ViT": "few-photos-vit"},
-        ("data.train_size=500", *_epochs(120)),
+        "plain ViT",
+        "few-photos-vit",
+        ("data.train_size=500", "training.epochs=120"),
+        teacher=("training.epochs=120",),
         folds=5,
     ),
     "few-magnetic-tiles": Comparison(
-        "magnetic-tiles", {"plain ViT": "few-photos-vit"}, ("balance=true", *_epochs(80)), folds=5
+        "magnetic-tiles",
+        "plain ViT",
+        "few-photos-vit",
+        ("balance=true", "training.epochs=80"),
+        teacher=("training.epochs=80",),
+        folds=5,
     ),
 }
 """By the name of their file."""
@@ -141,7 +153,7 @@ def prove(name: str, images: Path, runs: Path, seeds: Sequence[int]) -> None:
         rows.sort(key=lambda row: row["unit"])
         content = {
             "command": f"python -m tools.prove {name} --seeds ...",
-            "hardware": describe_hardware(),
+            "student": comparison.student,
             "settings": settings,
             "rows": rows,
         }
@@ -150,13 +162,14 @@ def prove(name: str, images: Path, runs: Path, seeds: Sequence[int]) -> None:
 
 def settings_of(comparison: Comparison) -> dict[str, Any]:
     """The keys of the recipes, teachers included, that are not the defaults, and the changes."""
-    settings: dict[str, Any] = {"overrides": list(comparison.overrides)}
-    for recipe in comparison.guided.values():
-        teachers = load_recipe(recipe, []).all_teachers.values()
-        for name in (recipe, *(each.recipe for each in teachers if each.recipe is not None)):
-            settings[name] = load_recipe(name, []).model_dump(
-                mode="json", exclude_defaults=True, exclude={"name", "description", "machine"}
-            )
+    settings: dict[str, Any] = {
+        key: list(getattr(comparison, key)) for key in ("overrides", "teacher", "tuned")
+    }
+    teachers = load_recipe(comparison.recipe, []).all_teachers.values()
+    for name in (comparison.recipe, *(each.recipe for each in teachers if each.recipe is not None)):
+        settings[name] = load_recipe(name, []).model_dump(
+            mode="json", exclude_defaults=True, exclude={"name", "description", "machine"}
+        )
     return settings
 
 
@@ -169,6 +182,7 @@ def _row(measured: Measured) -> dict[str, Any]:
     row["multiply_adds"] = own_macs(Finished(run, results))
     row["train_images"] = sum(run.read_data().class_counts or ())
     row["test_images"] = results.best.test.everything["images"]
+    row["hardware"] = describe_hardware()
     row["curve"] = [
         [each.epoch + 1, round(each.val_top1, 4)]
         for each in run.read_metrics()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ TITLES = {
     "few-sign-digits": "sign digits",
 }
 """The images in the order of the tables, by the name of their file."""
+TUNED = ", alone, tuned"
+"""What follows the name of the student in the name of the arm that is tuned without guidance."""
 FIGURE_OF = {"few-magnetic-tiles": "balanced_accuracy"}
 """The figure of the table in the README where it is not the accuracy."""
 
@@ -68,9 +70,9 @@ class Study:
         student: The name of the student.
         alone: The student alone, for as many epochs.
         longer: The student alone, for as many multiply-adds as the guided one and its teacher.
+        tuned: The same with settings that are better for it on validation images, if any are.
         guided: The guided student.
         teacher: Its teacher.
-        hardware: The machine.
     """
 
     file: str
@@ -78,19 +80,31 @@ class Study:
     student: str
     alone: Runs
     longer: Runs
+    tuned: Runs
     guided: Runs
     teacher: Runs
-    hardware: str
 
     @property
     def arms(self) -> dict[str, Runs]:
         """The arms by their names in tables."""
-        return {
+        arms = {
             "alone, equal epochs": self.alone,
             "alone, equal compute": self.longer,
+            "alone, equal compute, tuned": self.tuned,
             "guided": self.guided,
             "its teacher": self.teacher,
         }
+        return {name: runs for name, runs in arms.items() if runs.rows}
+
+    @property
+    def control(self) -> Runs:
+        """The student alone that validation chose, for as much compute."""
+        return self.tuned if self.tuned.rows else self.longer
+
+    @property
+    def hardware(self) -> str:
+        """The machines."""
+        return "; ".join(dict.fromkeys(row["hardware"] for row in self.guided.rows))
 
     @property
     def metric(self) -> str:
@@ -112,29 +126,26 @@ class Study:
 
 def read_studies(folder: Path = RESULTS) -> list[Study]:
     """The studies of all files of comparisons."""
-    return [study for name in TITLES for study in _of_file(folder / f"{name}.json", TITLES[name])]
+    files = {folder / f"{name}.json": title for name, title in TITLES.items()}
+    return [_study(file, title) for file, title in files.items() if file.exists()]
 
 
-def _of_file(file: Path, title: str) -> Iterator[Study]:
-    if not file.exists():
-        return
+def _study(file: Path, title: str) -> Study:
     content = json.loads(file.read_text())
-    rows = content["rows"]
-    for student in dict.fromkeys(row["arm"] for row in rows if row["role"] == "student"):
-        mine = [row for row in rows if row["arm"].startswith(student)]
-        parts = {
-            "guided": [row for row in mine if row["arm"] == student],
-            "alone": [row for row in mine if row["arm"] == f"{student}, unguided"],
-            "longer": [row for row in mine if "multiply-adds" in row["arm"]],
-            "teacher": [row for row in rows if row["role"] == "teacher"],
-        }
-        yield Study(
-            file.stem,
-            f"{title}, {rows[0]['train_images']:,}",
-            student,
-            hardware=content["hardware"],
-            **{key: Runs(tuple(sorted(each, key=_unit))) for key, each in parts.items()},
-        )
+    rows, student = content["rows"], content["student"]
+    parts = {
+        "alone": [row for row in rows if row["arm"] == f"{student}, unguided"],
+        "longer": [row for row in rows if "multiply-adds" in row["arm"]],
+        "tuned": [row for row in rows if row["arm"] == student + TUNED],
+        "guided": [row for row in rows if row["arm"] == student],
+        "teacher": [row for row in rows if row["role"] == "teacher"],
+    }
+    return Study(
+        file.stem,
+        f"{title}, {rows[0]['train_images']:,}",
+        student,
+        **{key: Runs(tuple(sorted(each, key=_unit))) for key, each in parts.items()},
+    )
 
 
 def _unit(row: dict[str, Any]) -> str:
@@ -152,10 +163,10 @@ def summary_table(studies: Sequence[Study]) -> list[str]:
         balanced = "" if study.metric == "top1" else " (class-balanced accuracy)"
         alone, longer, guided, teacher = (
             each.text(study.metric)
-            for each in (study.alone, study.longer, study.guided, study.teacher)
+            for each in (study.alone, study.control, study.guided, study.teacher)
         )
         cells = [study.title + balanced, study.student, alone, longer, f"**{guided}**", teacher]
-        cells.append(_points(study, study.longer))
+        cells.append(_points(study, study.control))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -169,7 +180,7 @@ def _points(study: Study, other: Runs) -> str:
 def detail_tables(studies: Sequence[Study]) -> list[str]:
     """The part of docs/results.md: what holds for all, and for each study a row for each arm."""
     fair = [study for study in studies if study.file not in WITHOUT_CONTROL]
-    gained = [each for study in fair for each in study.gain(study.longer).each]
+    gained = [each for study in fair for each in study.gain(study.control).each]
     ahead = [each for study in studies for each in study.gain(study.teacher).each]
     lines = [
         f"At equal compute, the guided student gains {min(gained):.1f} to {max(gained):.1f} points "
@@ -216,8 +227,8 @@ def draw(studies: Sequence[Study], path: Path = FIGURE) -> None:
         studies, figure.subplots(rows, columns, squeeze=False).flat, strict=False
     ):
         spent = study.teacher.mean("multiply_adds") / 1e12
-        arms = list(study.arms.items())[1:]
-        for (name, runs), colour in zip(arms, COLOURS[:3], strict=True):
+        arms = {"alone": study.control, "guided": study.guided, "its teacher": study.teacher}
+        for (name, runs), colour in zip(arms.items(), COLOURS[:3], strict=True):
             start = spent if runs is study.guided else 0.0
             total = runs.mean("multiply_adds") / 1e12
             epochs, accuracies = _mean_curve(runs)
