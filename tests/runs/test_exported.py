@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -233,16 +236,46 @@ def test_a_full_disk_leaves_the_old_model(
 ) -> None:
     old = save(tmp_path, "cifar_resnet8", (16, 16), 3)
 
-    def full(state: object, path: Path, about: object) -> None:
-        path.write_bytes(b"cut")
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:99])
         raise OSError(reason, os.strerror(reason))
 
-    monkeypatch.setattr("vitrellis.runs.exported.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(VitrellisError, match=rf"model\.safetensors: {os.strerror(reason)}"):
         save(tmp_path, "cifar_resnet8", (16, 16), 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     images = torch.randn(1, 3, 16, 16)
     assert torch.equal(load_exported(tmp_path).model(images), old(images))
+
+
+KILLED = """
+import resource, signal, sys
+from pathlib import Path
+from vitrellis.models import create_model
+from vitrellis.runs.exported import Preprocessing, save_model
+
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the system kills what writes beyond the limit
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+model = create_model("cifar_resnet8", num_classes=2)
+save_model(
+    model,
+    Path(sys.argv[1]),
+    architecture="cifar_resnet8",
+    num_classes=2,
+    model_args={},
+    class_names=["a", "b"],
+    preprocessing=Preprocessing((8, 8), 3, (0.5,) * 3, (0.2,) * 3, "bilinear"),
+)
+"""
+
+
+def test_a_kill_within_the_weights_leaves_nothing_for_good(tmp_path: Path) -> None:
+    """What is left has the one name that the next writing takes away."""
+    ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False)
+    assert ended.returncode == -signal.SIGXFSZ
+    assert [file.name for file in tmp_path.iterdir()] == [".model.safetensors.tmp"]
 
 
 def test_paths_and_pillow_images_give_what_their_pixels_give(tmp_path: Path) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from vitrellis.errors import VitrellisError
 
@@ -43,8 +40,6 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         _write_and_move(path, write)
     except OSError as error:
         raise _not_written(path, error.strerror or str(error)) from error
-    except SafetensorError as error:
-        raise _not_written(path, str(error)) from error
     except RuntimeError as error:
         if not _is_from_torch_save(error):
             raise
@@ -109,10 +104,7 @@ def _write_and_move(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        temporary.touch()
-        mode = stat.S_IMODE(temporary.stat().st_mode)  # as the user's umask wants it
         write(temporary)
-        temporary.chmod(mode)  # safetensors would keep the file from everybody else
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from vitrellis.data.augmentation.resampling import Interpolation
@@ -271,7 +271,8 @@ def save_model(
         },
     }
     about = {CHECKSUM: tensors_digest(state)}  # with two keys, their order would be by chance
-    atomic_write(folder / "model.safetensors", lambda path: save_file(state, path, about))
+    # save_file would write beside it, under a name of its own that a kill leaves there
+    atomic_write(folder / "model.safetensors", lambda path: path.write_bytes(save(state, about)))
     write_sealed_json(folder / "config.json", config)
 
 
