@@ -18,6 +18,7 @@ from vitrellis.data.randomness import child_keys
 from vitrellis.data.sources import from_tensors
 from vitrellis.errors import UsageError
 from vitrellis.recipe import load_recipe, recipe_from, without_guidance
+from vitrellis.runs.directory import RunDirectory
 from vitrellis.training.interrupts import Interrupted
 
 SIMCLR: dict[str, Any] = {
@@ -37,6 +38,8 @@ PACO: dict[str, Any] = {
     "model": {"name": "cifar_resnet8"},
     "objective": {"cross_entropy": {"weight": 0}, "paco": {"queue": 40}},
 }
+
+QUEUE = ("queue", "queue_labels", "position")
 
 
 def test_it_learns_and_the_plain_student_is_exported(tmp_path: Path) -> None:
@@ -119,10 +122,27 @@ def test_mixed_images_are_refused_with_the_recipe() -> None:
 
 
 @pytest.mark.slow
-def test_several_devices_are_refused(tmp_path: Path) -> None:
-    words = ["train", "demo-teacher", "data.train_size=64", "objective.paco={}"]
-    words += ["machine.accelerator=cpu", "machine.devices=2"]
-    assert "machine.devices=1" in finish(start(*words, cwd=tmp_path), code=2)
+@pytest.mark.parametrize(("images", "accumulate"), [(52, 2), (51, 1)])
+def test_devices_fill_one_queue(tmp_path: Path, images: int, accumulate: int) -> None:
+    """The parts of an accumulated batch have the same keys, which do not depend on the queue.
+
+    Of 51 images, two devices have parts of different lengths; their order is that of one batch.
+    """
+    words = ["train", "demo-teacher", f"data.train_size={images}", f"training.batch_size={images}"]
+    words += ["objective={cross_entropy: {weight: 0}, paco: {queue: 80}}", "data.val_fraction=0.1"]
+    words += ["training.epochs=1", "schedule.warmup_epochs=0", "model.name=cifar_resnet8"]
+    words += ["machine.threads=1", "machine.accelerator=cpu", "augmentation.second_view={}"]
+    states = []
+    for change in ("machine.devices=2", f"training.accumulate={accumulate}"):
+        finish(start(*words, change, "--out", str(tmp_path / change), cwd=tmp_path))
+        checkpoint = RunDirectory(tmp_path / change).last_checkpoint
+        guided = torch.load(checkpoint, weights_only=True)["guided"]
+        states.append({key: guided[f"objective.terms.paco.{key}"] for key in QUEUE})
+    both, one = states
+    assert int(both["position"]) == images
+    assert torch.equal(both["queue_labels"], one["queue_labels"])
+    if accumulate == 2:
+        torch.testing.assert_close(both["queue"], one["queue"])
 
 
 def test_it_needs_no_teacher_and_stays_without_one() -> None:

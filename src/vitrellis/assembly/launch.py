@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from vitrellis.assembly.images_of_run import as_begun, with_images_found
-from vitrellis.assembly.parts import UserObjects, check_devices, prepare_parts
+from vitrellis.assembly.parts import UserObjects, prepare_parts
 from vitrellis.assembly.processes import (
     check_same_files,
     launched_fabric,
@@ -255,7 +255,6 @@ def _open_run(
     fabric = launch_machine(recipe)
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
     world_size = fabric.world_size
-    check_devices(recipe, world_size)
     run = RunDirectory(default_path(recipe, out))
     check_is_ours(run)
     searches = prepared is None and source is None and not fresh

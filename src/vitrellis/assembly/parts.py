@@ -23,15 +23,15 @@ from vitrellis.assembly.terms import build_objective
 from vitrellis.data.bad_images import naming_all_bad_images
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.sources import Source, Split
-from vitrellis.errors import UsageError
 from vitrellis.models.support.token_reduction import TokenReduction
-from vitrellis.objectives import Term
+from vitrellis.objectives import FollowingTerm, Term
 from vitrellis.recipe import Recipe
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing, save_model
 from vitrellis.runs.results import EpochRow
 from vitrellis.teachers.teachers import Teachers
 from vitrellis.training.display import reading
+from vitrellis.training.gathering import gathering_rows
 from vitrellis.training.guided import GuidedStudent
 
 
@@ -108,20 +108,6 @@ def synchronize_batch_norms(guided: GuidedStudent, teachers: Teachers) -> None:
     for module in (guided, teachers):
         converted = convert_sync_batchnorm(module)
         assert converted is module, "only a module that is a batch norm itself is replaced"
-
-
-def check_devices(recipe: Recipe, count: int) -> None:
-    """Makes sure that the recipe's terms can be computed on so many devices.
-
-    Raises:
-        UsageError: If one runs on a single device only.
-    """
-    for key, section in recipe.objective.terms.items():
-        if section.needs_one_device and count > 1:
-            raise UsageError(
-                f"objective.{key}: runs on one device, not on {count}: "
-                f"{section.needs_one_device}. Use machine.devices=1"
-            )
 
 
 def prepare_parts(
@@ -202,9 +188,12 @@ def _notes_on_weights_left_out() -> Iterator[None]:
 
 
 def _set_up(recipe: Recipe, guided: GuidedStudent, teachers: Teachers, fabric: Fabric) -> None:
-    """Changes the modules to what the recipe says of batch norms and of the memory layout."""
+    """Changes the modules to what the recipe says of batch norms, devices and memory layout."""
     if recipe.training.sync_batchnorm and fabric.world_size > 1:
         synchronize_batch_norms(guided, teachers)
+    for term in guided.objective.all_terms():
+        if isinstance(term, FollowingTerm):
+            term.gather = gathering_rows(fabric)
     if recipe.training.channels_last:
         for module in (guided, teachers):
             module.to(memory_format=torch.channels_last)

@@ -40,7 +40,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -127,7 +127,13 @@ class WeightedTerm(Term):
 
 
 class FollowingTerm(Term):
-    """A term that follows the student from step to step."""
+    """A term that follows the student from step to step.
+
+    Attributes:
+        gather: Returns the rows of a tensor in all processes, in their order, in each of them.
+    """
+
+    gather: Callable[[Tensor], Tensor] = staticmethod(lambda rows: rows)
 
     @abstractmethod
     def end_step(self, student: nn.Module) -> None:

@@ -92,7 +92,8 @@ class PaCo(FollowingTerm):
     Features are the last block's maps, averaged over positions, which is the classifier's input in
     a CNN. A perceptron computes queries from them. Keys are computed from the second view, by
     copies of student and perceptron that follow them slowly. The parts of an accumulated batch are
-    each compared within themselves and with the queue, which holds the parts before them.
+    each compared within themselves and with the queue, which holds the parts before them; so are
+    those of several devices, whose keys all enter the queue, as in the published code.
 
     Args:
         student: The student with its initial weights; the term keeps a copy.
@@ -189,7 +190,7 @@ class PaCo(FollowingTerm):
                 beta=self.beta,
                 gamma=self.gamma,
             )
-        self._enqueue(keys, labels)
+        self._enqueue(self.gather(keys), self.gather(labels))
         return loss
 
     @torch.no_grad()
@@ -224,7 +225,6 @@ class PaCoSection(TermSection):
     key: ClassVar[str] = "paco"
     needs_second_view: ClassVar[bool] = True
     needs_whole_images: ClassVar[bool] = True
-    needs_one_device: ClassVar[str] = "it keeps one queue, and each device would fill its own"
 
     temperature: Positive = 0.05
     """The divisor of similarities between images: 0.05 for CIFAR, 0.2 for large datasets."""

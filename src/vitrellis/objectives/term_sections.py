@@ -84,7 +84,6 @@ class TermSection(Section, ABC):
         needs_teacher: Whether the term learns from a teacher.
         needs_second_view: Whether the term compares two views of each image.
         needs_whole_images: Whether mixup and CutMix would make the term meaningless.
-        needs_one_device: Why the term cannot run on several devices, empty if it can.
         in_every_objective: Whether the term is part of an objective that does not name it.
     """
 
@@ -92,7 +91,6 @@ class TermSection(Section, ABC):
     needs_teacher: ClassVar[bool] = False
     needs_second_view: ClassVar[bool] = False
     needs_whole_images: ClassVar[bool] = False
-    needs_one_device: ClassVar[str] = ""
     in_every_objective: ClassVar[bool] = False
 
     weight: Weight = 1.0
