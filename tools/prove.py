@@ -77,12 +77,14 @@ class Comparison:
 
 COMPARISONS = {
     "few-cifar100": Comparison(".", "plain ViT", "few-cifar100-vit"),
+    "few-cifar100-dhvt": Comparison(".", "DHVT", "few-cifar100-dhvt"),
     "few-clothing": Comparison("clothing", "plain ViT", "few-photos-vit"),
+    "few-clothing-dhvt": Comparison("clothing", "DHVT", "few-photos-dhvt"),
     "few-sign-digits": Comparison(
         "sign-digits",
         "plain ViT",
         "few-photos-vit",
-        ("data.train_size=500", "training.epochs=120"),
+        ("data.train_size=500", "training.epochs=240"),
         teacher=("training.epochs=120",),
         folds=5,
     ),

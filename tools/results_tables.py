@@ -21,7 +21,9 @@ RESULTS = ROOT / "docs" / "results"
 FIGURE = RESULTS / "guidance.png"
 TITLES = {
     "few-cifar100": "CIFAR-100",
+    "few-cifar100-dhvt": "CIFAR-100",
     "few-clothing": "clothing",
+    "few-clothing-dhvt": "clothing",
     "few-magnetic-tiles": "magnetic tiles",
     "few-sign-digits": "sign digits",
 }

@@ -124,7 +124,9 @@ def test_every_teacher_recipe_can_be_loaded() -> None:
     [
         ("demo", "demo-alone"),
         ("photos", "photos-alone"),
+        ("few-cifar100-dhvt", "few-cifar100-dhvt-alone"),
         ("few-cifar100-vit", "few-cifar100-vit-alone"),
+        ("few-photos-dhvt", "few-photos-dhvt-alone"),
         ("few-photos-vit", "few-photos-vit-alone"),
     ],
 )
