@@ -130,7 +130,7 @@ def test_pack_and_verify(photos: Path, tmp_path: Path) -> None:
         assert values["counts"] == {"train": [12, 2], "test": [2, 2]}
         assert "exists already" in run_here("data", "pack", str(photos), str(packed), code=2).err
     wrong = run_here("data", "verify", str(photos), code=1).err
-    assert "has no index; `vitrellis data pack` writes a .lmdb file, or a folder" in wrong
+    assert "is checked by `vitrellis data inspect" in wrong
 
 
 @pytest.mark.parametrize(

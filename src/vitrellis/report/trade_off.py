@@ -82,6 +82,8 @@ def draw_trade_off(points: Sequence[Point], path: Path, *, chosen: int | None, t
         )
     axes.set_xlabel("times as many images per second as with all tokens, measured")
     axes.set_ylabel("accuracy on validation images, %")
+    axes.margins(0.1, 0.15)  # room for the labels of the outermost points
+    axes.ticklabel_format(useOffset=False)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

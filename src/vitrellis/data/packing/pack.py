@@ -384,5 +384,11 @@ def open_packed(path: Path) -> tuple[LmdbFile | TarShards, PackIndex]:
     if path.is_file():
         container = LmdbFile(path)
         return container, read_index(container.index_bytes(), str(path))
-    shown = f"{path}: no such file or folder" if not path.exists() else f"{path}: has no index"
-    raise VitrellisError(f"{shown}; `vitrellis data pack` writes a .lmdb file, or a folder")
+    if not path.exists():
+        raise VitrellisError(
+            f"{path}: no such file or folder. `vitrellis data pack` writes what is verified here"
+        )
+    raise VitrellisError(
+        f"{path}: has no index, so that `vitrellis data pack` did not write it. A dataset that is "
+        f"not packed is checked by `vitrellis data inspect {path}`"
+    )
