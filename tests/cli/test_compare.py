@@ -92,14 +92,14 @@ def test_the_demo_prints_its_table_and_its_verdict(
     words = ["training.epochs=1", "schedule.warmup_epochs=0", "data.train_size=60"]
     words += ["machine.threads=1", "model.name=vit_micro_patch7_28"]
     out = run_here("demo", *words, cwd=tmp_path).out
-    for text in ("CNN teacher", "DHVT alone, same seconds", "at equal seconds (teacher included)"):
+    for text in ("CNN teacher", "ViT alone, same seconds", "at equal seconds (teacher included)"):
         assert text in out
     rows = json.loads((tmp_path / "runs/demo/summary.json").read_text())
     assert [row["arm"] for row in rows] == [
         "CNN teacher",
-        "DHVT alone",
-        "DHVT guided",
-        "DHVT alone, same seconds",
+        "ViT alone",
+        "ViT guided",
+        "ViT alone, same seconds",
     ]
     assert (tmp_path / "runs/demo/curves.png").read_bytes().startswith(b"\x89PNG")
 

@@ -13,7 +13,14 @@ from vitrellis.assembly.launch import Finished
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.experiments import comparison
 from vitrellis.experiments.comparison import SomeFailed, compare
-from vitrellis.experiments.comparison_plan import Arm, ComparisonPlan, Task, tasks_of, units
+from vitrellis.experiments.comparison_plan import (
+    Arm,
+    ComparisonPlan,
+    Task,
+    recipe_of,
+    tasks_of,
+    units,
+)
 from vitrellis.experiments.jobs import Job, Outcome
 from vitrellis.recipe import Recipe, describe
 from vitrellis.training.interrupts import Interrupted
@@ -136,6 +143,18 @@ def test_seconds_of_trainings_at_the_same_time_are_not_compared(tmp_path: Path) 
             [GUIDED], units(1), out=tmp_path, console=Console(quiet=True), jobs=2, equal="seconds"
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_student_alone_may_have_settings_of_its_own(tmp_path: Path) -> None:
+    """The longer control is then trained with them, too."""
+    alone = Arm("alone", "demo-vit-alone")
+    guided = Arm("guided", "demo-vit", controls=True, alone="alone")
+    (unit,) = units(1)
+    tasks = tasks_of([alone, guided], unit, tmp_path, "seconds")
+    assert [task.label for task in tasks] == ["alone", "guided", "alone, same seconds"]
+    assert tasks[-1].needs == ("guided", "alone")
+    rates = [recipe_of(arm, unit).optimizer.lr for arm in (alone, guided)]
+    assert rates == [1e-3, 3e-3]
 
 
 def test_labels_say_what_is_equal(tmp_path: Path) -> None:

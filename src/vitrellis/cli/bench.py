@@ -134,7 +134,7 @@ def bench(
       vitrellis bench --preset backbones --batch-size 8 --plot backbones.png
       vitrellis bench pvt_tiny cvt_13 --img-size 32 --img-size 64 --csv > cost.csv
       vitrellis bench --train demo training.batch_size=64 --trace trace.json
-      vitrellis bench runs/demo/seed0/dhvt-alone runs/demo/seed0/dhvt-guided --plot speed.png
+      vitrellis bench runs/demo/seed0/vit-alone runs/demo/seed0/vit-guided --plot speed.png
     """
     from vitrellis.errors import UsageError
 

@@ -19,14 +19,14 @@ def demo(
         int, typer.Option(min=1, help="Seeds 0 to N - 1; several give mean and spread.")
     ] = 1,
     all_arms: Annotated[
-        bool, typer.Option("--all", help="Also train the plain ViT, alone and guided.")
+        bool, typer.Option("--all", help="Also train a hybrid ViT (DHVT), alone and guided.")
     ] = False,
     out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/demo"),
     quiet: Quiet = False,
 ) -> None:
     """See a small CNN teacher help a Vision Transformer, on 1,000 real images, in minutes.
 
-    The demo trains the teacher, a small hybrid ViT alone, the same ViT guided by the teacher, and
+    The demo trains the teacher, a small plain ViT alone, the same ViT guided by the teacher, and
     the same ViT alone for as many seconds as teacher and guided student took together. The images
     are in the package (Fashion-MNIST); test images are not used for model selection. An interrupted
     demo is resumed; a complete one starts again, so that every figure printed was just measured.
@@ -41,14 +41,14 @@ def demo(
 
     changes = overrides or []
     progress = quiet_console() if quiet else console
-    print_notes(progress, notes_on_teachers(load_recipe("demo", changes), changes))
+    print_notes(progress, notes_on_teachers(load_recipe("demo-vit", changes), changes))
 
     from vitrellis.experiments.demonstration import demonstrate
 
     demonstrate(
         out=out,
         seeds=seeds,
-        with_plain_vit=all_arms,
+        with_hybrid=all_arms,
         overrides=changes,
         console=console,
         progress=progress,

@@ -53,7 +53,7 @@ def blocks(
     heads, the command also prints how often they agree and how often each is right.
 
     Examples:
-      vitrellis show blocks runs/demo/seed0/dhvt-guided
+      vitrellis show blocks runs/demo/seed0/vit-guided
       vitrellis show blocks runs/photos --images 1000 --plot blocks.png
     """
     from dataclasses import asdict

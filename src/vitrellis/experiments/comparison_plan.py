@@ -36,12 +36,15 @@ class Arm:
         overrides: `key=value` changes to the recipe.
         controls: Whether it is also trained without guidance: for as many epochs, unless another
             arm is that already, and for as many seconds as it and its teacher took.
+        alone: The label of the arm that is the student without guidance, if other settings are
+            better for it alone; by default, it is the same recipe without its teacher.
     """
 
     label: str
     recipe: str
     overrides: tuple[str, ...] = ()
     controls: bool = False
+    alone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,10 @@ def tasks_of(arms: Sequence[Arm], unit: Unit, out: Path, equal: EqualCost) -> li
     tasks = [task(arm.label, "student", partial(_fixed, recipes[arm.label])) for arm in arms]
     with_controls = [arm for arm in arms if arm.controls]
     for arm in with_controls:
-        alone = without_guidance(recipes[arm.label])
+        if arm.alone is not None:
+            alone = recipes[arm.alone]
+        else:
+            alone = without_guidance(recipes[arm.label])
         same = [label for label, recipe in recipes.items() if identity(recipe) == identity(alone)]
         alone_label = same[0] if same else f"{arm.label}, unguided"
         if not same:

@@ -23,17 +23,18 @@ from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.marker import delete, is_run
 
 TEACHER = "CNN teacher"
-ALONE = "DHVT alone"
-SAME_SECONDS = "DHVT alone, same seconds"
-GUIDED = "DHVT guided"
-VIT_ALONE = "plain ViT alone"
-VIT_GUIDED = "plain ViT guided"
+ALONE = "ViT alone"
+SAME_SECONDS = "ViT alone, same seconds"
+GUIDED = "ViT guided"
+DHVT_ALONE = "DHVT alone"
+DHVT_GUIDED = "DHVT guided"
 
 CLAIMS = (
-    (GUIDED, ALONE, "DHVT", "itself alone, at equal epochs"),
-    (GUIDED, SAME_SECONDS, "DHVT", "itself alone, at equal seconds (teacher included)"),
-    (GUIDED, TEACHER, "DHVT", "its own teacher"),
-    (VIT_GUIDED, VIT_ALONE, "ViT", "itself alone, at equal epochs"),
+    (GUIDED, ALONE, "ViT", "itself alone, at equal epochs"),
+    (GUIDED, SAME_SECONDS, "ViT", "itself alone, at equal seconds (teacher included)"),
+    (GUIDED, TEACHER, "ViT", "its own teacher"),
+    (DHVT_GUIDED, DHVT_ALONE, "DHVT", "itself alone, at equal epochs"),
+    (DHVT_GUIDED, TEACHER, "DHVT", "its own teacher"),
 )
 """The guided arm and the arm it is compared with, and how a sentence names them."""
 
@@ -42,7 +43,7 @@ def demonstrate(
     *,
     out: Path,
     seeds: int,
-    with_plain_vit: bool,
+    with_hybrid: bool,
     overrides: Sequence[str],
     console: Console,
     progress: Console | None = None,
@@ -52,7 +53,7 @@ def demonstrate(
     Args:
         out: The folder for the runs. A complete demo in it is deleted first.
         seeds: The number of seeds; each has a set of runs.
-        with_plain_vit: Also train the plain ViT, alone and guided.
+        with_hybrid: Also train a hybrid ViT (DHVT), alone and guided.
         overrides: `key=value` changes to the recipes of the students.
         console: The console to print on.
         progress: The console that shows the progress of the trainings; by default the same.
@@ -61,13 +62,13 @@ def demonstrate(
     if summary.exists():
         _delete_demo(out)
     arms = [
-        Arm(ALONE, "demo-alone", tuple(overrides)),
-        Arm(GUIDED, "demo", tuple(overrides), controls=True),
+        Arm(ALONE, "demo-vit-alone", tuple(overrides)),
+        Arm(GUIDED, "demo-vit", tuple(overrides), controls=True, alone=ALONE),
     ]
-    if with_plain_vit:
+    if with_hybrid:
         arms += [
-            Arm(VIT_ALONE, "demo-vit-alone", tuple(overrides)),
-            Arm(VIT_GUIDED, "demo-vit", tuple(overrides)),
+            Arm(DHVT_ALONE, "demo-alone", tuple(overrides)),
+            Arm(DHVT_GUIDED, "demo", tuple(overrides)),
         ]
     rows = compare(arms, units(seeds), out=out, console=progress or console)
     measured = [replace(row, arm=TEACHER) if row.role == "teacher" else row for row in rows]
