@@ -181,15 +181,18 @@ def _points(study: Study, other: Runs) -> str:
 
 def detail_tables(studies: Sequence[Study]) -> list[str]:
     """The part of docs/results.md: what holds for all, and for each study a row for each arm."""
-    fair = [study for study in studies if study.file not in WITHOUT_CONTROL]
-    gained = [each for study in fair for each in study.gain(study.control).each]
-    ahead = [each for study in studies for each in study.gain(study.teacher).each]
-    lines = [
-        f"At equal compute, the guided student gains {min(gained):.1f} to {max(gained):.1f} points "
-        f"in {len(gained)} runs, those on magnetic tiles left out. Its distance to its teacher is "
-        f"{min(ahead):+.1f} to {max(ahead):+.1f} points in {len(ahead)} runs.",
-        "",
-    ]
+    lines = []
+    for student in dict.fromkeys(study.student for study in studies):
+        own = [study for study in studies if study.student == student]
+        fair = [study for study in own if study.file not in WITHOUT_CONTROL]
+        gained = [each for study in fair for each in study.gain(study.control).each]
+        ahead = [each for study in own for each in study.gain(study.teacher).each]
+        lines.append(
+            f"- {student}: at equal compute, the guided student gains {_range(gained, '.1f')} "
+            f"points{', those on magnetic tiles left out' if fair != own else ''}. Its distance to "
+            f"its teacher is {_range(ahead, '+.1f')} points."
+        )
+    lines.append("")
     for study in studies:
         seeds = len(study.guided.rows)
         lines += [
@@ -214,6 +217,13 @@ def detail_tables(studies: Sequence[Study]) -> list[str]:
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return lines[:-1]
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    """Such as "2.7 to 4.0 in 3 runs"."""
+    if len(values) == 1:
+        return f"{values[0]:{form}}"
+    return f"{min(values):{form}} to {max(values):{form}} ({len(values)} runs)"
 
 
 def draw(studies: Sequence[Study], path: Path = FIGURE) -> None:

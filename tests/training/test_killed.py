@@ -73,10 +73,11 @@ def test_the_first_changes_of_a_start(reference: Path, tmp_path: Path) -> None:
     check(reference, tmp_path, words)
 
 
-def test_a_deletion_that_was_killed_is_finished(reference: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["data.json", "results.json"])
+def test_a_deletion_that_was_killed_is_finished(reference: Path, tmp_path: Path, file: str) -> None:
     with_an_old_run(reference, tmp_path)
     words = [*ALONE, "--out", "runs/alone"]
-    kill(*words, "--fresh", cwd=tmp_path, at="os.remove alone/results.json")
+    kill(*words, "--fresh", cwd=tmp_path, at=f"os.remove alone/{file}")
     message = run("predict", "runs/alone", "x.png", cwd=tmp_path, code=1)
     assert "no run directory" in " ".join(message.split())
     check(reference, tmp_path, words)

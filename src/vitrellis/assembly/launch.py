@@ -30,6 +30,7 @@ from vitrellis.assembly.run_folder import (
     HoldsAnotherRun,
     check_is_ours,
     default_path,
+    is_being_emptied,
     locked,
     open_directory,
     run_data,
@@ -257,6 +258,7 @@ def _open_run(
     world_size = fabric.world_size
     run = RunDirectory(default_path(recipe, out))
     check_is_ours(run)
+    fresh = any(gathering(fabric)(fresh or is_being_emptied(run)))
     searches = prepared is None and source is None and not fresh
     found = with_images_found(recipe, run, "data.root=FOLDER") if searches else recipe
     if prepared is None:

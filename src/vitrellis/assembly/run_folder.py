@@ -91,6 +91,16 @@ def check_is_ours(run: RunDirectory) -> None:
     )
 
 
+def is_being_emptied(run: RunDirectory) -> bool:
+    """Whether an earlier --fresh was killed, so that nothing in the directory is to be read.
+
+    Raises:
+        VitrellisError: If its marker is damaged, or of a later version.
+    """
+    found = marker.read_marker(run)
+    return found is not None and found.is_being_emptied
+
+
 @contextmanager
 def locked(run: RunDirectory, console: Console, *, waits_for: str | None = None) -> Iterator[None]:
     """Prevents two commands from writing into one directory; the lock ends with the process.
@@ -144,11 +154,8 @@ def open_directory(run: RunDirectory, new: Beginning, *, fresh: bool) -> list[st
         UsageError: If the run cannot be resumed at all.
         VitrellisError: If a file of it is damaged.
     """
-    found = marker.read_marker(run)
-    is_run = found is not None or run.exists()
+    is_run = marker.read_marker(run) is not None or run.exists()
     notes = []
-    if found is not None and found.is_being_emptied:
-        fresh = True  # an earlier --fresh was killed
     if is_run and not fresh:
         reason = _reason_to_begin_anew(run, new)
         if reason is None:

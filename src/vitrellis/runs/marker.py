@@ -147,6 +147,7 @@ def empty(run: RunDirectory) -> None:
     """
     write_marker(run, is_being_emptied=True)
     try:
+        run.recipe_file.unlink(missing_ok=True)  # first: without it, this is no run for any command
         for file in own_files(run):
             if file != run.marker_file:
                 file.unlink()
