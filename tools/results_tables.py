@@ -188,9 +188,9 @@ def detail_tables(studies: Sequence[Study]) -> list[str]:
         gained = [each for study in fair for each in study.gain(study.control).each]
         ahead = [each for study in own for each in study.gain(study.teacher).each]
         lines.append(
-            f"- {student}: at equal compute, the guided student gains {_range(gained, '.1f')} "
-            f"points{', those on magnetic tiles left out' if fair != own else ''}. Its distance to "
-            f"its teacher is {_range(ahead, '+.1f')} points."
+            f"- {student}: at equal compute, the guided student gains {_points_of(gained, '.1f')}"
+            f"{', those on magnetic tiles left out' if fair != own else ''}. Its distance to "
+            f"its teacher is {_points_of(ahead, '+.1f')}."
         )
     lines.append("")
     for study in studies:
@@ -219,11 +219,11 @@ def detail_tables(studies: Sequence[Study]) -> list[str]:
     return lines[:-1]
 
 
-def _range(values: Sequence[float], form: str) -> str:
-    """Such as "2.7 to 4.0 in 3 runs"."""
+def _points_of(values: Sequence[float], form: str) -> str:
+    """Such as "2.7 to 4.0 points in 3 runs"."""
     if len(values) == 1:
-        return f"{values[0]:{form}}"
-    return f"{min(values):{form}} to {max(values):{form}} ({len(values)} runs)"
+        return f"{values[0]:{form}} points in one run"
+    return f"{min(values):{form}} to {max(values):{form}} points in {len(values)} runs"
 
 
 def draw(studies: Sequence[Study], path: Path = FIGURE) -> None:
