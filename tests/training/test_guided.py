@@ -206,7 +206,8 @@ def test_teacher_is_not_run_for_nothing() -> None:
 
 def test_a_teacher_has_a_precision_of_its_own() -> None:
     """It computes in bfloat16 in a training in float32, and the other way round."""
-    images, needs = torch.randn(4, 3, 32, 32), Needs(teacher_blocks=(2,), teacher_logits=True)
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    needs = Needs(teacher_blocks=(2,), teacher_logits=True)
     exact = teacher("eval")(images, needs)
     coarse = teacher("eval", precision="bfloat16")(images, needs)
     with torch.autocast("cpu", torch.bfloat16):
@@ -215,7 +216,8 @@ def test_a_teacher_has_a_precision_of_its_own() -> None:
     assert coarse.logits is not None
     assert coarse.logits.dtype == coarse.maps[2].dtype == torch.float32
     torch.testing.assert_close(coarse.logits, by_torch.float(), rtol=0, atol=0)
-    torch.testing.assert_close(coarse.logits, exact.logits, rtol=0.05, atol=0.05)
+    error = (coarse.logits - exact.logits).norm() / exact.logits.norm()
+    assert 0 < error < 0.02  # bfloat16 keeps 8 bits, which is 0.4 %
     assert not torch.equal(coarse.maps[2], exact.maps[2])
     torch.testing.assert_close(exact_within, exact, rtol=0, atol=0)
 
