@@ -19,7 +19,7 @@ test: $(READY)  ## set up, then the default tests
 test-all: $(READY)  ## the slow tests, too
 	$(BIN)/pytest -n 2 --dist loadfile
 
-campaign: $(READY)  ## faults by the thousand: about an hour on two cores; SHARE=0.1 for a tenth
+campaign: $(READY)  ## faults by the thousand: an hour or more on two cores; SHARE=0.1 for a tenth
 	$(BIN)/python -m tests.campaign --seed $(SEED) --share $(SHARE) $(KINDS)
 
 lint: $(READY)

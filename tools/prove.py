@@ -23,7 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tools.results_tables import RESULTS, TUNED, write_all
+from tools.results_tables import RESULTS, write_all
 from vitrellis.assembly.launch import Finished
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.experiments.comparison import Measured, compare
@@ -42,11 +42,9 @@ class Comparison:
     Attributes:
         images: The folder of the images, within that of all sets.
         student: The name of the student.
-        recipe: The recipe of the guided student; RECIPE-alone has no teacher.
-        overrides: The changes to both.
+        recipe: The recipe of the guided student.
+        overrides: The changes to it.
         teacher: The changes to the teacher's recipe.
-        tuned: The changes to the student alone that are best for it on validation images, with the
-            epochs of equal compute; none if nothing that was tried is better than the controls.
         folds: The number of folds, of which seed S tests fold S; None if the set has test images.
     """
 
@@ -55,18 +53,13 @@ class Comparison:
     recipe: str
     overrides: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
-    tuned: tuple[str, ...] = ()
     folds: int | None = None
 
     def arms(self, images: Path) -> list[Arm]:
-        """The guided student, whose controls follow from it, and the tuned student alone."""
-        shared = (f"data.root={images / self.images}", *self.overrides, "machine.threads=1")
-        guided = (*shared, *(f"teacher.overrides.{change}" for change in self.teacher))
-        arms = [Arm(self.student, self.recipe, guided, controls=True)]
-        if self.tuned:
-            changes = (*shared, *self.tuned)
-            arms.append(Arm(f"{self.student}{TUNED}", f"{self.recipe}-alone", changes))
-        return arms
+        """The guided student; its controls follow from it."""
+        changes = [f"data.root={images / self.images}", *self.overrides, "machine.threads=1"]
+        changes += [f"teacher.overrides.{change}" for change in self.teacher]
+        return [Arm(self.student, self.recipe, tuple(changes), controls=True)]
 
     def unit(self, seed: int) -> Unit:
         """The unit of a seed."""
@@ -165,7 +158,7 @@ def prove(name: str, images: Path, runs: Path, seeds: Sequence[int]) -> None:
 def settings_of(comparison: Comparison) -> dict[str, Any]:
     """The keys of the recipes, teachers included, that are not the defaults, and the changes."""
     settings: dict[str, Any] = {
-        key: list(getattr(comparison, key)) for key in ("overrides", "teacher", "tuned")
+        key: list(getattr(comparison, key)) for key in ("overrides", "teacher")
     }
     teachers = load_recipe(comparison.recipe, []).all_teachers.values()
     for name in (comparison.recipe, *(each.recipe for each in teachers if each.recipe is not None)):

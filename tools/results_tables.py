@@ -28,8 +28,6 @@ TITLES = {
     "few-sign-digits": "sign digits",
 }
 """The images in the order of the tables, by the name of their file."""
-TUNED = ", alone, tuned"
-"""What follows the name of the student in the name of the arm that is tuned without guidance."""
 FIGURE_OF = {"few-magnetic-tiles": "balanced_accuracy"}
 """The figure of the table in the README where it is not the accuracy."""
 
@@ -72,7 +70,6 @@ class Study:
         student: The name of the student.
         alone: The student alone, for as many epochs.
         longer: The student alone, for as many multiply-adds as the guided one and its teacher.
-        tuned: The same with settings that are better for it on validation images, if any are.
         guided: The guided student.
         teacher: Its teacher.
     """
@@ -82,26 +79,18 @@ class Study:
     student: str
     alone: Runs
     longer: Runs
-    tuned: Runs
     guided: Runs
     teacher: Runs
 
     @property
     def arms(self) -> dict[str, Runs]:
         """The arms by their names in tables."""
-        arms = {
+        return {
             "alone, equal epochs": self.alone,
             "alone, equal compute": self.longer,
-            "alone, equal compute, tuned": self.tuned,
             "guided": self.guided,
             "its teacher": self.teacher,
         }
-        return {name: runs for name, runs in arms.items() if runs.rows}
-
-    @property
-    def control(self) -> Runs:
-        """The student alone that validation chose, for as much compute."""
-        return self.tuned if self.tuned.rows else self.longer
 
     @property
     def hardware(self) -> str:
@@ -138,7 +127,6 @@ def _study(file: Path, title: str) -> Study:
     parts = {
         "alone": [row for row in rows if row["arm"] == f"{student}, unguided"],
         "longer": [row for row in rows if "multiply-adds" in row["arm"]],
-        "tuned": [row for row in rows if row["arm"] == student + TUNED],
         "guided": [row for row in rows if row["arm"] == student],
         "teacher": [row for row in rows if row["role"] == "teacher"],
     }
@@ -165,10 +153,10 @@ def summary_table(studies: Sequence[Study]) -> list[str]:
         balanced = "" if study.metric == "top1" else " (class-balanced accuracy)"
         alone, longer, guided, teacher = (
             each.text(study.metric)
-            for each in (study.alone, study.control, study.guided, study.teacher)
+            for each in (study.alone, study.longer, study.guided, study.teacher)
         )
         cells = [study.title + balanced, study.student, alone, longer, f"**{guided}**", teacher]
-        cells.append(_points(study, study.control))
+        cells.append(_points(study, study.longer))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -185,7 +173,7 @@ def detail_tables(studies: Sequence[Study]) -> list[str]:
     for student in dict.fromkeys(study.student for study in studies):
         own = [study for study in studies if study.student == student]
         fair = [study for study in own if study.file not in WITHOUT_CONTROL]
-        gained = [each for study in fair for each in study.gain(study.control).each]
+        gained = [each for study in fair for each in study.gain(study.longer).each]
         ahead = [each for study in own for each in study.gain(study.teacher).each]
         lines.append(
             f"- {student}: at equal compute, the guided student gains {_points_of(gained, '.1f')}"
@@ -239,7 +227,7 @@ def draw(studies: Sequence[Study], path: Path = FIGURE) -> None:
         studies, figure.subplots(rows, columns, squeeze=False).flat, strict=False
     ):
         spent = study.teacher.mean("multiply_adds") / 1e12
-        arms = {"alone": study.control, "guided": study.guided, "its teacher": study.teacher}
+        arms = {"alone": study.longer, "guided": study.guided, "its teacher": study.teacher}
         for (name, runs), colour in zip(arms.items(), COLOURS[:3], strict=True):
             start = spent if runs is study.guided else 0.0
             total = runs.mean("multiply_adds") / 1e12

@@ -142,6 +142,17 @@ def test_a_run_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
         train(tmp_path, fresh=True)
 
 
+def test_what_another_process_began_anew_is_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was emptying the directory when we looked, and its run was complete when it let us in."""
+    before = train(tmp_path / "run", fresh=True)
+    written = before.run.results_file.stat().st_mtime_ns
+    monkeypatch.setattr("vitrellis.assembly.launch.is_being_emptied", lambda run: True)
+    assert train(tmp_path / "run").results == before.results
+    assert before.run.results_file.stat().st_mtime_ns == written
+
+
 def test_fresh_deletes_nothing_before_all_else_is_right(tmp_path: Path) -> None:
     run = train(tmp_path / "run").run
     before = content(run.path)

@@ -258,15 +258,15 @@ def _open_run(
     world_size = fabric.world_size
     run = RunDirectory(default_path(recipe, out))
     check_is_ours(run)
-    fresh = any(gathering(fabric)(fresh or is_being_emptied(run)))
-    searches = prepared is None and source is None and not fresh
+    reads = not fresh and not any(gathering(fabric)(is_being_emptied(run)))
+    searches = prepared is None and source is None and reads
     found = with_images_found(recipe, run, "data.root=FOLDER") if searches else recipe
     if prepared is None:
-        known = None if fresh or recipe.data.on_bad_image == "error" else run.checked_images()
+        known = run.checked_images() if reads and recipe.data.on_bad_image != "error" else None
         with reading(console, "looking for bad images") as progress:
             sharing = Sharing(fabric.global_rank, world_size, gathering(fabric))
             prepared = build_source(found, source, known=known, progress=progress, sharing=sharing)
-    recipe = recipe if fresh else as_begun(recipe, run, prepared)
+    recipe = as_begun(recipe, run, prepared) if reads else recipe
     teacher_recipes = _teacher_recipes(recipe)
     images_of = {
         name: source_of_teacher(recipe, teacher, prepared, source, found.data.root)
@@ -278,7 +278,7 @@ def _open_run(
     teachers = {
         name: _planned(teacher, images_of[name], run) for name, teacher in teacher_recipes.items()
     }
-    rehearse(recipe, run, prepared, teachers, user_objects, fresh=fresh, world_size=world_size)
+    rehearse(recipe, run, prepared, teachers, user_objects, fresh=not reads, world_size=world_size)
     identities = {name: identity(teacher) for name, teacher in teacher_recipes.items()}
     data = run_data(prepared, identities, duplicates.to_json())
     begins = Beginning(recipe, teacher_recipes, prepared, data)

@@ -92,7 +92,9 @@ def check_is_ours(run: RunDirectory) -> None:
 
 
 def is_being_emptied(run: RunDirectory) -> bool:
-    """Whether an earlier --fresh was killed, so that nothing in the directory is to be read.
+    """Whether a --fresh has begun to delete what is in the directory, so that nothing is read.
+
+    It was killed; or, without the lock, it may be at work, and its run is there once it ends.
 
     Raises:
         VitrellisError: If its marker is damaged, or of a later version.
@@ -156,6 +158,7 @@ def open_directory(run: RunDirectory, new: Beginning, *, fresh: bool) -> list[st
     """
     is_run = marker.read_marker(run) is not None or run.exists()
     notes = []
+    fresh = fresh or is_being_emptied(run)  # an earlier --fresh was killed
     if is_run and not fresh:
         reason = _reason_to_begin_anew(run, new)
         if reason is None:

@@ -36,8 +36,8 @@ class Arm:
         overrides: `key=value` changes to the recipe.
         controls: Whether it is also trained without guidance: for as many epochs, unless another
             arm is that already, and for as many seconds as it and its teacher took.
-        alone: The label of the arm that is the student without guidance, if other settings are
-            better for it alone; by default, it is the same recipe without its teacher.
+        alone: The label of another arm, which is then the student without guidance: with the
+            settings that are better for it alone, in place of the same recipe without its teacher.
     """
 
     label: str
@@ -124,7 +124,8 @@ def tasks_of(arms: Sequence[Arm], unit: Unit, out: Path, equal: EqualCost) -> li
     """The trainings of a unit: the arms, then their controls.
 
     A control is the same student without guidance, for as many epochs, unless an arm or another
-    control is that already, and for as many seconds or multiply-adds.
+    control is that already, and for as many seconds or multiply-adds. Where an arm names another
+    one as its student alone, the longer control is that one for longer.
 
     Args:
         arms: The arms.
