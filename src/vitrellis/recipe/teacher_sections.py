@@ -52,8 +52,8 @@ class TeacherSection(Section):
     figures; use it only to reproduce those."""
     precision: Literal["float32", "bfloat16"] | None = None
     """The precision in which the teacher computes its outputs; that of `training.precision` if not
-    given. A CNN answers about twice as fast in `bfloat16` on processors that compute with it (Intel
-    since Cooper Lake, AMD since Zen 4), and much more slowly on others."""
+    given. A CNN answers faster in `bfloat16` on processors that compute with it (Intel since Cooper
+    Lake, AMD since Zen 4), and more slowly on others."""
     resize: Literal["bilinear", "bicubic"] = "bilinear"
     """How the student's images are resized for the teacher."""
     normalization: Literal["own", "student"] = "own"
