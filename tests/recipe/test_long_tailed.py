@@ -37,9 +37,10 @@ def test_published_figures_are_quoted() -> None:
         assert any(line.startswith(f"Published:  {top1}") for line in lines), name
 
 
-def test_arms_on_the_same_tail_differ_only_in_what_they_are_called_for() -> None:
+@pytest.mark.parametrize("student", ["fashion-lt", "few-cifar10-lt-vit"])
+def test_arms_on_the_same_tail_differ_only_in_what_they_are_called_for(student: str) -> None:
     alone, drw, balanced = (
-        load_recipe(f"fashion-lt-{arm}").model_dump(exclude={"name", "description"})
+        load_recipe(f"{student}-{arm}").model_dump(exclude={"name", "description"})
         for arm in ("alone", "drw", "balanced")
     )
     assert drw.pop("deferred")["reweight"] == "class"

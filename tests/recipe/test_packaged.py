@@ -124,6 +124,7 @@ def test_every_teacher_recipe_can_be_loaded() -> None:
     [
         ("demo", "demo-alone"),
         ("photos", "photos-alone"),
+        ("few-cifar10-lt-vit", "few-cifar10-lt-vit-balanced"),
         ("few-cifar100-dhvt", "few-cifar100-dhvt-alone"),
         ("few-cifar100-vit", "few-cifar100-vit-alone"),
         ("few-photos-dhvt", "few-photos-dhvt-alone"),
