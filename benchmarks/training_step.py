@@ -133,7 +133,7 @@ def our_trainer(
     run = RunDirectory(folder)
     return Trainer(
         fabric=fabric,
-        guided=guided,
+        guided=fabric.setup_module(guided),
         optimizer=optimization.build_optimizer(recipe, guided),
         gradient=optimization.build_gradient(recipe, guided, Teachers({})),
         keep_rate=None,
@@ -142,6 +142,7 @@ def our_trainer(
         validation=None,
         teachers=Teachers({}),
         ema=None,
+        whole=None,
         writer=RunWriter(fabric, run, lambda model, path: None),
         display=Display(Console(quiet=True), "benchmark", 1, loader.steps_per_epoch),
         seed=0,

@@ -16,8 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Comparison:
         overrides: The changes to it.
         teacher: The changes to the teacher's recipe.
         folds: The number of folds, of which seed S tests fold S; None if the set has test images.
+        others: The recipes of other arms, by their names. One of them is the student alone if it is
+            the same recipe without the teacher.
     """
 
     images: str
@@ -54,12 +56,14 @@ class Comparison:
     overrides: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
     folds: int | None = None
+    others: Mapping[str, str] = field(default_factory=dict)
 
     def arms(self, images: Path) -> list[Arm]:
-        """The guided student; its controls follow from it."""
-        changes = [f"data.root={images / self.images}", *self.overrides, "machine.threads=1"]
-        changes += [f"teacher.overrides.{change}" for change in self.teacher]
-        return [Arm(self.student, self.recipe, tuple(changes), controls=True)]
+        """The guided student, whose controls follow from it, and the others."""
+        shared = (f"data.root={images / self.images}", *self.overrides, "machine.threads=1")
+        of_teacher = tuple(f"teacher.overrides.{change}" for change in self.teacher)
+        guided = Arm(self.student, self.recipe, shared + of_teacher, controls=True)
+        return [guided, *(Arm(name, recipe, shared) for name, recipe in self.others.items())]
 
     def unit(self, seed: int) -> Unit:
         """The unit of a seed."""
@@ -80,6 +84,17 @@ COMPARISONS = {
         ("data.train_size=500", "training.epochs=240"),
         teacher=("training.epochs=120",),
         folds=5,
+    ),
+    "few-cifar10-lt": Comparison(
+        ".",
+        "plain ViT",
+        "few-cifar10-lt-vit",
+        others={
+            "balanced softmax": "few-cifar10-lt-vit-balanced",
+            "cross-entropy": "few-cifar10-lt-vit-alone",
+            "re-weighted (DRW)": "few-cifar10-lt-vit-drw",
+            "DeiT-LT": "few-cifar10-lt-vit-deit-lt",
+        },
     ),
     "few-magnetic-tiles": Comparison(
         "magnetic-tiles",
@@ -149,6 +164,7 @@ def prove(name: str, images: Path, runs: Path, seeds: Sequence[int]) -> None:
         content = {
             "command": f"python -m tools.prove {name} --seeds ...",
             "student": comparison.student,
+            "others": list(comparison.others),
             "settings": settings,
             "rows": rows,
         }
@@ -160,8 +176,9 @@ def settings_of(comparison: Comparison) -> dict[str, Any]:
     settings: dict[str, Any] = {
         key: list(getattr(comparison, key)) for key in ("overrides", "teacher")
     }
-    teachers = load_recipe(comparison.recipe, []).all_teachers.values()
-    for name in (comparison.recipe, *(each.recipe for each in teachers if each.recipe is not None)):
+    students = [comparison.recipe, *comparison.others.values()]
+    teachers = [each for name in students for each in load_recipe(name, []).all_teachers.values()]
+    for name in dict.fromkeys([*students, *(each.recipe for each in teachers if each.recipe)]):
         settings[name] = load_recipe(name, []).model_dump(
             mode="json", exclude_defaults=True, exclude={"name", "description", "machine"}
         )

@@ -1,10 +1,10 @@
-"""The tables and the figure of docs/results.md, and the table of the README, from docs/results/."""
+"""The tables of README, docs/results.md and docs/unbalanced.md, and a figure."""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ FIGURE = RESULTS / "guidance.png"
 TITLES = {
     "few-cifar100": "CIFAR-100",
     "few-cifar100-dhvt": "CIFAR-100",
+    "few-cifar10-lt": "CIFAR-10, long tail",
     "few-clothing": "clothing",
     "few-clothing-dhvt": "clothing",
     "few-magnetic-tiles": "magnetic tiles",
@@ -35,6 +36,10 @@ FIGURE_OF = {"few-magnetic-tiles": "balanced_accuracy"}
 WITHOUT_CONTROL = {"few-magnetic-tiles"}
 """Files that the README leaves out, because the student alone learned nothing, so that the gain is
 not one over a fair control."""
+
+
+_LONGER = ", same multiply-adds"
+"""What the name of the control at equal compute adds to that of the student alone."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Study:
         longer: The student alone, for as many multiply-adds as the guided one and its teacher.
         guided: The guided student.
         teacher: Its teacher.
+        others: Other arms, by their names.
     """
 
     file: str
@@ -81,11 +87,13 @@ class Study:
     longer: Runs
     guided: Runs
     teacher: Runs
+    others: Mapping[str, Runs]
 
     @property
     def arms(self) -> dict[str, Runs]:
         """The arms by their names in tables."""
         return {
+            **self.others,
             "alone, equal epochs": self.alone,
             "alone, equal compute": self.longer,
             "guided": self.guided,
@@ -124,22 +132,26 @@ def read_studies(folder: Path = RESULTS) -> list[Study]:
 def _study(file: Path, title: str) -> Study:
     content = json.loads(file.read_text())
     rows, student = content["rows"], content["student"]
-    parts = {
-        "alone": [row for row in rows if row["arm"] == f"{student}, unguided"],
-        "longer": [row for row in rows if "multiply-adds" in row["arm"]],
-        "guided": [row for row in rows if row["arm"] == student],
-        "teacher": [row for row in rows if row["role"] == "teacher"],
-    }
+
+    def runs(belongs: Callable[[dict[str, Any]], bool]) -> Runs:
+        return Runs(tuple(sorted(filter(belongs, rows), key=lambda row: str(row["unit"]))))
+
+    (longer,) = {row["arm"] for row in rows if row["arm"].endswith(_LONGER)}
+    alone = longer.removesuffix(_LONGER)
     return Study(
         file.stem,
         f"{title}, {rows[0]['train_images']:,}",
         student,
-        **{key: Runs(tuple(sorted(each, key=_unit))) for key, each in parts.items()},
+        alone=runs(lambda row: row["arm"] == alone),
+        longer=runs(lambda row: row["arm"] == longer),
+        guided=runs(lambda row: row["arm"] == student),
+        teacher=runs(lambda row: row["role"] == "teacher"),
+        others={
+            name: runs(lambda row, name=name: row["arm"] == name)  # type: ignore[misc]
+            for name in content.get("others", ())
+            if name != alone
+        },
     )
-
-
-def _unit(row: dict[str, Any]) -> str:
-    return str(row["unit"])
 
 
 def summary_table(studies: Sequence[Study]) -> list[str]:
@@ -214,6 +226,23 @@ def _points_of(values: Sequence[float], form: str) -> str:
     return f"{min(values):{form}} to {max(values):{form}} points in {len(values)} runs"
 
 
+def tail_table(studies: Sequence[Study]) -> list[str]:
+    """The table of docs/unbalanced.md: a row for each arm, with head, middle and tail."""
+    (study,) = (study for study in studies if study.file == "few-cifar10-lt")
+    lines = [
+        "| | all classes | head | mid | tail | multiply-adds |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, runs in study.arms.items():
+        cells = [name, runs.text("balanced_accuracy")]
+        cells += [
+            mean_and_spread([100 * row["groups"]["training images"][group] for row in runs.rows])
+            for group in ("head", "mid", "tail")
+        ]
+        lines.append(f"| {' | '.join(cells)} | {runs.mean('multiply_adds') / 1e12:.1f} T |")
+    return lines
+
+
 def draw(studies: Sequence[Study], path: Path = FIGURE) -> None:
     """Draws validation accuracy against multiply-adds, a panel for each study.
 
@@ -255,7 +284,11 @@ def _mean_curve(runs: Runs) -> tuple[list[int], list[float]]:
     return epochs, [100 * statistics.fmean(curve[epoch] for curve in curves) for epoch in epochs]
 
 
-PARTS = {"README.md": summary_table, "docs/results.md": detail_tables}
+PARTS = {
+    "README.md": summary_table,
+    "docs/results.md": detail_tables,
+    "docs/unbalanced.md": tail_table,
+}
 """What writes the part of each page between the two comments."""
 BEGIN, END = "<!-- from docs/results/: python -m tools.prove --tables -->", "<!-- end -->"
 

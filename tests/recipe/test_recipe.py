@@ -232,6 +232,15 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"objective": {"paco": {}}, "augmentation": {"second_view": {"mixup": 0.5}}},
         "augmentation.second_view.mixup: unknown key",
     ),
+    (
+        {
+            "machine": {"strategy": "fsdp"},
+            "training": {"epochs": 3, "ema": 0.99, "precision": "16-mixed"},
+        },
+        "fsdp needs training.ema=null training.precision=bf16-mixed; use that, or machine.str",
+    ),
+    ({"machine": {"strategy": "fsdp"}, "optimizer": {"name": "cadamw"}}, "not with cadamw"),
+    ({"machine": {"strategy": "fsdp2"}}, "it must be 'ddp' or 'fsdp'"),
     ({"machine": {"workers": "many"}}, "it must be 'auto', or a whole number"),
     (
         {"objective": {"cross_entropy": {"tau": 2}}},

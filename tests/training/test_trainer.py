@@ -197,17 +197,28 @@ def test_the_best_epoch_can_be_chosen_by_balanced_accuracy(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "sam", ["null", pytest.param("{rho: 0.1}", marks=pytest.mark.slow)], ids=["plain", "sam"]
+    ("change", "of_two"),
+    [
+        ("optimizer.sam=null", "machine.strategy=ddp"),
+        pytest.param("optimizer.sam={rho: 0.1}", "machine.strategy=ddp", marks=pytest.mark.slow),
+        ("training.accumulate=2", "machine.strategy=fsdp"),
+        pytest.param(
+            "pruning={keep_rate: 0.7, layers: [1], until_epoch: 1}",
+            "machine.strategy=fsdp",
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["plain", "sam", "sharded", "sharded-pruned"],
 )
-def test_two_processes_give_the_curve_of_one(tmp_path: Path, sam: str) -> None:
+def test_two_processes_give_the_curve_of_one(tmp_path: Path, change: str, of_two: str) -> None:
     """The hybrid's batch norms see half a batch each, so this is a plain ViT without a teacher."""
     words = ["train", "demo-vit-alone", FEW_IMAGES, "data.train_size=64", "training.epochs=2"]
     words += ["model.name=vit_micro_patch7_28", "schedule.warmup_epochs=0", "machine.threads=1"]
     words += ["machine.accelerator=cpu", "training.batch_size=16", "training.eval_every=1"]
-    words += [f"optimizer.sam={sam}"]
+    words += [change]
     run(*words, "--out", "runs/one", cwd=tmp_path)
     # each process starts the command anew
-    said = finish(start(*words, "machine.devices=2", "--out", "runs/two", cwd=tmp_path))
+    said = finish(start(*words, "machine.devices=2", of_two, "--out", "runs/two", cwd=tmp_path))
     for text in ("  model      vit_micro", "epoch 2/2", "best  epoch", "Run: runs/two", "cost  "):
         assert said.count(text) == 1, said  # one of them prints
     one, two = curve(tmp_path / "runs" / "one"), curve(tmp_path / "runs" / "two")
@@ -215,16 +226,32 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path, sam: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("1", "2 ddp"),
+        ("2 ddp", "1"),
+        ("2 ddp", "2 ddp"),
+        ("1", "2 fsdp"),
+        ("2 fsdp", "1"),
+        ("2 fsdp", "2 ddp"),
+        ("2 ddp", "2 fsdp"),
+    ],
+)
 def test_a_run_continues_in_other_numbers_of_processes_with_the_same_curve(
-    tmp_path: Path, before: int, after: int
+    tmp_path: Path, before: str, after: str
 ) -> None:
     words = ["train", "demo-vit-alone", FEW_IMAGES, "data.train_size=64", "training.epochs=20"]
     words += ["model.name=vit_micro_patch7_28", "schedule.warmup_epochs=0", "machine.threads=1"]
     words += ["machine.accelerator=cpu", "training.batch_size=16", "training.eval_every=1"]
     run(*words, "--out", "runs/one", cwd=tmp_path)
+
+    def machine(described: str) -> list[str]:
+        devices, _, strategy = described.partition(" ")
+        return [f"machine.devices={devices}", f"machine.strategy={strategy or 'ddp'}"]
+
     two_words = [*words, "--out", "runs/two"]
-    begun = start(*two_words, f"machine.devices={before}", cwd=tmp_path)
+    begun = start(*two_words, *machine(before), cwd=tmp_path)
     metrics = tmp_path / "runs" / "two" / "metrics.jsonl"
     until = time.monotonic() + 120
     while not metrics.exists() or metrics.read_text().count("\n") < 3:
@@ -233,7 +260,7 @@ def test_a_run_continues_in_other_numbers_of_processes_with_the_same_curve(
     begun.terminate()
     begun.communicate()
     assert begun.returncode == 1  # it did not finish before
-    said = finish(start(*two_words, f"machine.devices={after}", cwd=tmp_path))
+    said = finish(start(*two_words, *machine(after), cwd=tmp_path))
     assert "continues in epoch" in said
     one, two = curve(tmp_path / "runs" / "one"), curve(tmp_path / "runs" / "two")
     of_ten_epochs = len(one) // 2  # after them, differences in rounding have grown

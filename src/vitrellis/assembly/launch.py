@@ -370,7 +370,9 @@ def launch_machine(recipe: Recipe) -> Fabric:
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
     _check_machine(machine.accelerator, machine.devices)
-    fabric = launched_fabric(machine.accelerator, machine.devices, recipe.training.precision)
+    fabric = launched_fabric(
+        machine.accelerator, machine.devices, recipe.training.precision, machine.strategy
+    )
     if recipe.training.sync_batchnorm and fabric.world_size > 1 and fabric.device.type == "cpu":
         raise UsageError(
             "training.sync_batchnorm: torch synchronises batch norms of GPUs only, and this run "

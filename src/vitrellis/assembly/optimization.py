@@ -47,7 +47,8 @@ def build_optimizer(recipe: Recipe, guided: GuidedStudent) -> Optimizer:
         betas=settings.betas if has_betas else None,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
-        fused=recipe.training.precision != "16-mixed",
+        # torch's fused SGD cannot update weights that are shared in parts
+        fused=recipe.training.precision != "16-mixed" and recipe.machine.strategy == "ddp",
         args=settings.args,
     )
 

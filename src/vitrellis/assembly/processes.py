@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch.distributed as dist  # noqa: TID251
 from lightning.fabric import Fabric
@@ -24,9 +25,11 @@ from lightning.fabric.plugins.environments import (
     TorchElasticEnvironment,
 )
 from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies import Strategy as FabricStrategy
 
 from vitrellis.analysis.inference import Gather
 from vitrellis.assembly.build import Place, evaluation_place
+from vitrellis.assembly.sharding import ShardedStrategy
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.runs.checkpoints import CheckpointsInPlace
 from vitrellis.runs.directory import RunDirectory
@@ -82,13 +85,20 @@ def _group(starter: str, option: str, everywhere: int, machines: int) -> Process
     return ProcessGroup(starter, machines, everywhere // machines) if everywhere > 1 else None
 
 
-def launched_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:
+Strategy = Literal["ddp", "fsdp"]
+"""How several devices share a training: each has the whole student, or a part of it."""
+
+
+def launched_fabric(
+    accelerator: str, devices: int, precision: Any, strategy: Strategy = "ddp"
+) -> Fabric:
     """Fabric with all processes connected.
 
     Args:
         accelerator: "auto", "cpu", "cuda" or "mps".
         devices: The number of devices on this machine, unless the processes are started already.
         precision: The precision of the arithmetic.
+        strategy: How several devices share a training.
 
     Raises:
         UsageError: If as many processes were not started as the recipe has devices.
@@ -101,20 +111,30 @@ def launched_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:
                 "each machine. Leave machine.devices out: what starts the processes says how many"
             )
         devices = group.per_machine
-    is_parallel = group is not None or devices > 1
+    machines = 1 if group is None else group.machines
     for name in ("lightning.fabric", "lightning.pytorch"):  # our summary says how many there are
         logging.getLogger(name).setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
-        num_nodes=1 if group is None else group.machines,
-        # a term that is switched off leaves its projections without a gradient
-        strategy=DDPStrategy(find_unused_parameters=True) if is_parallel else "auto",
+        num_nodes=machines,
+        strategy=_strategy(strategy, machines * devices),
         precision=precision,
-        plugins=[CheckpointsInPlace(), _environment(group)],
+        plugins=[_environment(group), *([CheckpointsInPlace()] if strategy == "ddp" else [])],
     )
     fabric.launch()
     return fabric
+
+
+def _strategy(name: Strategy, processes: int) -> FabricStrategy | str:
+    if processes == 1:
+        return "auto"
+    if name == "fsdp":
+        return ShardedStrategy(processes)
+    # with channels_last, convolutions' gradients lie otherwise in memory than DDP's sums of them
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    # a term that is switched off leaves its projections without a gradient
+    return DDPStrategy(find_unused_parameters=True)
 
 
 def _environment(group: ProcessGroup | None) -> ClusterEnvironment:

@@ -17,6 +17,8 @@ from vitrellis.assembly.parts import Parts, UserObjects, prepare_parts
 from vitrellis.assembly.summary import announcement
 from vitrellis.data.bad_images import naming_all_bad_images
 from vitrellis.data.sources import Source, Split
+from vitrellis.errors import UsageError
+from vitrellis.objectives import FollowingTerm
 from vitrellis.recipe import Recipe
 from vitrellis.runs.checkpoints import RunWriter
 from vitrellis.runs.directory import RunDirectory
@@ -26,6 +28,7 @@ from vitrellis.training.display import Display
 from vitrellis.training.gathering import gathering
 from vitrellis.training.position import TrainingProgress
 from vitrellis.training.trainer import Trainer
+from vitrellis.training.whole_student import WholeStudent
 
 
 def train_student(
@@ -50,6 +53,8 @@ def train_student(
     """
     parts = prepare_parts(recipe, run, source, fabric, console, user_objects, trained_for_it)
     writer = RunWriter(fabric, run, parts.export)
+    begins = not run.last_checkpoint.exists()
+    lines = announcement(parts, fabric) if begins else []  # before the student is sharded
     steps_per_epoch = parts.loader.steps_per_epoch
     with Display(console, recipe.name, recipe.training.epochs, steps_per_epoch) as display:
         trainer = build_trainer(parts, fabric, writer, display, user_objects.on_epoch_end)
@@ -57,8 +62,6 @@ def train_student(
             at = trainer.progress
             display.start_at(at.epoch, at.step)
             lines = [f"{recipe.name}: continues in epoch {at.epoch + 1} after step {at.step}"]
-        else:
-            lines = announcement(parts, fabric)
         console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
         with naming_all_bad_images(parts.source):
             progress = trainer.fit()
@@ -72,7 +75,7 @@ def train_student(
             soft_wrap=True,
         )
     writer.save_last_model(
-        trainer.student,
+        trainer.whole_student(),
         trainer.averaged_student,
         is_best=progress.best_epoch is None,  # without validation images, the last is the best one
     )
@@ -103,9 +106,12 @@ def build_trainer(
     recipe, guided = parts.recipe, parts.guided
     training = recipe.training
     val = parts.source.val
+    ema = _average(parts)
+    whole = _whole_student(parts, fabric)
+    module = fabric.setup_module(guided)  # replaces the parameters of a student that is sharded
     return Trainer(
         fabric=fabric,
-        guided=guided,
+        guided=module,
         optimizer=optimization.build_optimizer(recipe, guided),
         gradient=optimization.build_gradient(recipe, guided, parts.teachers),
         learning_rate=optimization.build_learning_rate(recipe, parts.loader),
@@ -113,7 +119,8 @@ def build_trainer(
         loader=parts.loader,
         validation=parts.evaluation(val) if val is not None else None,
         teachers=parts.teachers,
-        ema=_average(parts),
+        ema=ema,
+        whole=whole,
         writer=writer,
         display=display,
         seed=recipe.seed,
@@ -134,6 +141,26 @@ def _average(parts: Parts) -> ModelEmaV3 | None:
     if training.ema is None:
         return None
     return ModelEmaV3(parts.guided.student, decay=training.ema, use_warmup=training.ema_warmup)
+
+
+def _whole_student(parts: Parts, fabric: Fabric) -> WholeStudent | None:
+    """The copy of a student that is going to be sharded; None if it stays whole."""
+    if parts.recipe.machine.strategy == "ddp" or fabric.world_size == 1:
+        return None
+    objective = parts.guided.objective
+    following = [term.name for term in objective.all_terms() if isinstance(term, FollowingTerm)]
+    if following:
+        raise UsageError(
+            f"machine.strategy: fsdp does not go with the term {following[0]!r}, which keeps an "
+            "average of the student. Use machine.strategy=ddp"
+        )
+    scalars = [name for name, each in parts.guided.named_parameters() if each.ndim == 0]
+    if scalars:
+        raise UsageError(
+            f"machine.strategy: fsdp cannot share {scalars[0]}, which is a single number. Use "
+            "machine.strategy=ddp"
+        )
+    return WholeStudent(parts.guided.student)
 
 
 def _results(

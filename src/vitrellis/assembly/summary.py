@@ -128,8 +128,10 @@ def _inside(recipe: Recipe, device: torch.device) -> str:
 
 
 def _synchronized(recipe: Recipe, fabric: Fabric) -> str:
-    is_shared = recipe.training.sync_batchnorm and fabric.world_size > 1
-    return ", batch norms synchronised" if is_shared else ""
+    if fabric.world_size == 1:
+        return ""
+    shared = ", batch norms synchronised" if recipe.training.sync_batchnorm else ""
+    return f", weights shared (FSDP2){shared}" if recipe.machine.strategy == "fsdp" else shared
 
 
 def _count(number: int, noun: str) -> str:

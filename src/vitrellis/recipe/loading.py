@@ -91,6 +91,7 @@ def teacher_recipe(recipe: Recipe, name: str = "teacher") -> Recipe:
     inherited = recipe.model_dump(include={"seed", "balance", "data", "machine"})
     inherited["data"]["seed"] = split_seed
     del inherited["data"]["sampler"]
+    del inherited["machine"]["strategy"]  # a teacher is small
     if recipe.input.channels is not None:  # a teacher sees its student's images
         inherited["input"] = {"channels": recipe.input.channels}
     draft.merge(inherited, f"{recipe.name} (for its {name})")

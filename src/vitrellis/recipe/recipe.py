@@ -21,6 +21,10 @@ from vitrellis.recipe.sections import Machine, Model, OptimizerSection, Schedule
 from vitrellis.recipe.teacher_sections import NamedTeacher, TeacherSection
 from vitrellis.settings import Index, Section
 
+_UPDATE_PARTS = ("adam", "adamw", "lamb", "lion", "momentum", "nadamw", "nesterov", "sgd")
+"""The optimizers that may be used where weights are shared in parts. Many others of timm's fail on
+a part, or compute something else; these update it as they update the whole."""
+
 
 class Recipe(Section):
     """Everything that defines a run. Only `model.name` and `training.epochs` are required."""
@@ -262,6 +266,31 @@ class Recipe(Section):
             raise ValueError(
                 f"schedule.min_lr: {self.schedule.min_lr:g} is more than the learning rate, "
                 f"{lr:g}; the cosine ends with it, so it should be less"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_strategy(self) -> Self:
+        if self.machine.strategy == "ddp":
+            return self
+        without_it = {
+            "training.ema=null": self.training.ema is None,
+            "training.compile=false": not self.training.compile,
+            "training.precision=bf16-mixed": self.training.precision != "16-mixed",
+            "optimizer.sam=null": self.optimizer.sam is None,
+            "objective.paco=null": self.objective.paco is None,
+        }
+        missing = [change for change, is_so in without_it.items() if not is_so]
+        if missing:
+            raise ValueError(
+                f"machine.strategy: fsdp needs {' '.join(missing)}; use that, or "
+                "machine.strategy=ddp"
+            )
+        if self.optimizer.name.lower() not in _UPDATE_PARTS:
+            raise ValueError(
+                f"machine.strategy: fsdp goes with optimizer.name {', '.join(_UPDATE_PARTS)}, and "
+                f"not with {self.optimizer.name}, which may need whole weights. Use one of them, "
+                "or machine.strategy=ddp"
             )
         return self
 

@@ -253,6 +253,10 @@ class Machine(Section):
     """The kind of device; `auto` takes a GPU if there is one."""
     devices: Count = 1
     """The number of devices."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How several devices share a training. With `ddp`, each has the whole student. With `fsdp`
+    (FSDP2), each has a part of its weights, gradients and moments, for students that do not fit
+    into the memory of one; teachers are trained with `ddp`. A run can be continued with either."""
     workers: AutoOrIndex = "auto"
     """The number of processes that read images, if the dataset does not fit in memory; if it does,
     the number of threads that cut crops from photographs."""

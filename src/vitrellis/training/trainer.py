@@ -35,6 +35,7 @@ from vitrellis.training.portions import Portions
 from vitrellis.training.position import TrainingProgress
 from vitrellis.training.sam import Gradient
 from vitrellis.training.validation import validation_figures
+from vitrellis.training.whole_student import WholeStudent
 
 
 class _Outcome(NamedTuple):
@@ -51,7 +52,7 @@ class Trainer:
 
     Args:
         fabric: Fabric, launched; it decides on devices and precision.
-        guided: The student with its objective, on the device.
+        guided: The student with its objective, on the device, set up by Fabric.
         optimizer: The optimizer of everything that `guided` learns.
         gradient: Computes the gradient that the optimizer applies.
         learning_rate: The learning rate of every step.
@@ -60,6 +61,7 @@ class Trainer:
         validation: The images that the best epoch is chosen on; with None, none is chosen.
         teachers: The teachers, possibly none.
         ema: The moving average of the student, which is evaluated in its place.
+        whole: The copy of a sharded student that is evaluated and exported; None if it is whole.
         writer: Writes the run's files.
         display: Shows the progress.
         seed: The seed of the run.
@@ -77,7 +79,7 @@ class Trainer:
         self,
         *,
         fabric: Fabric,
-        guided: GuidedStudent,
+        guided: _FabricModule,
         optimizer: torch.optim.Optimizer,
         gradient: Gradient,
         learning_rate: LearningRate,
@@ -86,6 +88,7 @@ class Trainer:
         validation: EvalLoader | None,
         teachers: Teachers,
         ema: ModelEmaV3 | None,
+        whole: WholeStudent | None,
         writer: RunWriter,
         display: Display,
         seed: int,
@@ -99,11 +102,15 @@ class Trainer:
         on_epoch_end: Callable[[EpochRow], object] | None = None,
     ) -> None:
         self.fabric = fabric
-        self.student = guided.student
-        self.objective = guided.objective
-        module, wrapped = fabric.setup(guided, optimizer)
-        self.guided: _FabricModule = module
-        self.optimizer: _FabricOptimizer = wrapped
+        own = guided.module
+        assert isinstance(own, GuidedStudent)
+        self.student = own.student
+        self.objective = own.objective
+        self.guided = guided
+        wrapped = fabric.setup_optimizers(optimizer)
+        assert isinstance(wrapped, _FabricOptimizer)
+        self.optimizer = wrapped
+        self._whole = whole
         self.gradient = gradient
         self.learning_rate = learning_rate
         self.keep_rate = keep_rate
@@ -125,7 +132,7 @@ class Trainer:
         self.progress = TrainingProgress()
         self._last_saved = time.monotonic()
         self._sums = EpochSums(fabric)
-        self.guard = DivergenceGuard(fabric, guided, teachers, ema, optimizer, writer.describe_last)
+        self.guard = DivergenceGuard(fabric, own, teachers, ema, optimizer, writer.describe_last)
 
     @property
     def _updates_done(self) -> int:
@@ -140,7 +147,11 @@ class Trainer:
     @property
     def evaluated_model(self) -> nn.Module:
         """The student, or its moving average where one is kept."""
-        return self.ema.module if self.ema is not None else self.student
+        return self.ema.module if self.ema is not None else self.whole_student()
+
+    def whole_student(self) -> nn.Module:
+        """The student, or its copy with the weights of all processes, which all must ask for."""
+        return self.student if self._whole is None else self._whole.update(self.student)
 
     @property
     def has_ended(self) -> bool:
@@ -204,7 +215,8 @@ class Trainer:
         """
         if self.keep_rate is None:
             return None
-        models = [self.student] if self.ema is None else [self.student, self.ema.module]
+        models = [self.student]
+        models += [each.module for each in (self._whole, self.ema) if each is not None]
         return self.keep_rate.set(models, epoch, step)
 
     def _seed(self, seed: int) -> None:
@@ -282,7 +294,7 @@ class Trainer:
         if figure is not None and (progress.best_figure is None or figure > progress.best_figure):
             progress.best_figure, progress.best_epoch = figure, epoch
             progress.best_top1 = row.val_top1
-            self.writer.save_best(self.student, self.averaged_student, self._state())
+            self.writer.save_best(self.whole_student(), self.averaged_student, self._state())
         self.writer.log(row)
         self.display.epoch(row)
         if self.has_ended or self._save_is_due():

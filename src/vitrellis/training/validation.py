@@ -16,6 +16,9 @@ from vitrellis.training.gathering import gathering
 def validation_figures(fabric: Fabric, model: nn.Module, loader: EvalLoader) -> dict[str, float]:
     """Accuracy, class-balanced accuracy and mean cross-entropy.
 
+    All processes take the buffers of process 0, which are those that are saved: its statistics of
+    batch norms are not those of the others until the next step.
+
     Args:
         fabric: Fabric, launched.
         model: The model that is evaluated.
@@ -27,6 +30,9 @@ def validation_figures(fabric: Fabric, model: nn.Module, loader: EvalLoader) -> 
     Raises:
         VitrellisError: If logits are not finite, in all processes.
     """
+    if fabric.world_size > 1:
+        for buffer in model.buffers():
+            buffer.copy_(fabric.broadcast(buffer))
     error, mine = None, None
     try:
         if len(loader):
