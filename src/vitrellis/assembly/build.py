@@ -12,7 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vitrellis.assembly.pretrained import pretrained_normalization
+from vitrellis.assembly.normalization import (
+    Statistics,
+    given_normalization,
+    measured_normalization,
+)
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.canvas import (
@@ -22,7 +26,6 @@ from vitrellis.data.canvas import (
     StoredSize,
     canvas_for,
     fit_in_memory,
-    measure_normalization,
 )
 from vitrellis.data.loader import EvalLoader, TrainLoader
 from vitrellis.data.pixel_cache import DecodedImages, PixelCache, default_folder
@@ -34,12 +37,6 @@ from vitrellis.models.support.interop import check_source
 from vitrellis.recipe import Recipe, TeacherSection, View
 from vitrellis.runs.exported import Preprocessing, Trained
 from vitrellis.teachers.teacher import Teacher
-
-NORMALIZATIONS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-}
-"""Mean and standard deviation per channel, for images in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,15 @@ class Place:
     workers: int = 0
 
 
-def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
+def build_preprocessing(
+    recipe: Recipe, source: Source, progress: ProgressCallback | None = None
+) -> Preprocessing:
     """The preprocessing of images in validation, evaluation and prediction alike.
+
+    Args:
+        recipe: The recipe.
+        source: The images, on which the normalization may have to be measured.
+        progress: Called after every image that is decoded for it.
 
     Raises:
         UsageError: If the recipe's normalisation or channels do not fit the images.
@@ -71,11 +75,10 @@ def build_preprocessing(recipe: Recipe, source: Source) -> Preprocessing:
             f"input.channels: {settings.channels}, but the images of {source.name!r} have "
             f"{source.channels}"
         )
-    statistics: tuple[Sequence[float], Sequence[float]]
     if settings.normalization == "measured":
         canvas = build_canvas(recipe, source)
         size = canvas.size if isinstance(canvas, Canvas) else sides_of(settings.img_size)
-        statistics = measure_normalization(source.train, size, settings.fit)
+        statistics = measured_normalization(source.train, Canvas(size, settings.fit), progress)
     else:
         statistics = given_normalization(recipe, source.channels)
     return preprocessing_of(recipe, source.channels, statistics)
@@ -96,41 +99,10 @@ def build_canvas(recipe: Recipe, source: Source) -> Canvas | OwnShape:
     )
 
 
-def given_normalization(recipe: Recipe, channels: int) -> tuple[Sequence[float], Sequence[float]]:
-    """The mean and the standard deviation per channel that the recipe gives.
-
-    Grey images take the means over the three channels of colour statistics.
-
-    Raises:
-        UsageError: If they are to be measured, or are for another number of channels.
-    """
-    normalization = recipe.input.normalization
-    if normalization == "measured":
-        raise UsageError(
-            "input.normalization: cannot be measured without images. Name them (data.*), or give "
-            "imagenet, cifar, or a mapping with mean and std"
-        )
-    if normalization == "model":
-        return pretrained_normalization(recipe.model.name, channels, "input.normalization")
-    mean, std = (
-        NORMALIZATIONS[normalization]
-        if isinstance(normalization, str)
-        else (normalization.mean, normalization.std)
-    )
-    if channels == 1 and len(mean) == 3:
-        return [sum(mean) / 3], [sum(std) / 3]
-    if len(mean) != channels:
-        raise UsageError(
-            f"input.normalization: {normalization!r} is for {len(mean)} channels, the images have "
-            f"{channels}. Use input.normalization=measured"
-        )
-    return mean, std
-
-
 def preprocessing_of(
     recipe: Recipe,
     channels: int,
-    statistics: tuple[Sequence[float], Sequence[float]],
+    statistics: Statistics,
 ) -> Preprocessing:
     """The preprocessing that a recipe describes, with the values that depend on the images.
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from vitrellis.assembly.build import (
     build_preprocessing,
-    given_normalization,
     preprocessing_of,
 )
+from vitrellis.assembly.normalization import given_normalization
 from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError, VitrellisError

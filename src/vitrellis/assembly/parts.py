@@ -126,8 +126,8 @@ def prepare_parts(
     """
     keep_description(recipe, run, fabric)
     recipe = with_model_found(recipe, run, source.channels)
-    with naming_all_bad_images(source):
-        preprocessing = build.build_preprocessing(recipe, source)
+    with naming_all_bad_images(source), reading(console, "measuring the images") as progress:
+        preprocessing = build.build_preprocessing(recipe, source, progress)
     with _notes_on_weights_left_out():  # the rehearsal gave them
         torch.manual_seed(recipe.seed)
         teachers = load_teachers(

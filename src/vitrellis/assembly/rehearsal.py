@@ -14,7 +14,6 @@ from vitrellis.assembly.batch_norms import check_batch_norms, models_in_training
 from vitrellis.assembly.build import (
     build_student,
     build_teacher,
-    given_normalization,
     preprocessing_of,
     sides_of,
 )
@@ -26,6 +25,7 @@ from vitrellis.assembly.load_teachers import (
     named_teacher,
 )
 from vitrellis.assembly.model_origin import with_model_found
+from vitrellis.assembly.normalization import given_normalization
 from vitrellis.assembly.parts import UserObjects
 from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.terms import build_objective, check_trained_heads

@@ -37,6 +37,7 @@ ALIKE = 1.15
 """Sides of images of one size over the model's, up to which whole images are stored as they are."""
 MEASURED_IMAGES = 2000
 """Greatest number of image files that a normalisation is measured on, evenly spread."""
+_PART = 500  # images that are in memory at a time while they are measured
 SAMPLED_IMAGES = 32
 """Greatest number of image files that are read to tell how large they are."""
 MEMORY_SHARE = 0.3
@@ -253,7 +254,7 @@ def read_stored(
 
 
 def measure_normalization(
-    split: Split, canvas: tuple[int, int], fit: Fit
+    split: Split, canvas: tuple[int, int], fit: Fit, progress: ProgressCallback | None = None
 ) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel over the images, in [0, 1].
 
@@ -261,14 +262,20 @@ def measure_normalization(
         split: The training split; at most `MEASURED_IMAGES` of its files are read.
         canvas: `(H, W)` at which images are stored.
         fit: How images are brought to the canvas.
+        progress: Called after every image.
     """
     count = len(split)
     if _held_in_memory(split.images) is None:
         count = min(count, MEASURED_IMAGES)
     sample = torch.arange(count) * len(split) // count
     histogram = torch.zeros(split.images.channels, 256, dtype=torch.int64)
-    for part in sample.split(500):
-        pixels = read_stored(split.subset(part).images, Canvas(canvas, fit))  # (n, C, H, W)
+    for number, part in enumerate(sample.split(_PART)):
+
+        def read(done: int, _: int, before: int = number * _PART) -> None:
+            if progress is not None:
+                progress(before + done, count)
+
+        pixels = read_stored(split.subset(part).images, Canvas(canvas, fit), read)  # (n, C, H, W)
         for counts, channel in zip(histogram, pixels.unbind(dim=1), strict=True):
             counts += torch.bincount(channel.flatten(), minlength=256)
     levels = torch.arange(256, dtype=torch.float64) / 255

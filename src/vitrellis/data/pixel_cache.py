@@ -66,6 +66,23 @@ def default_folder() -> Path | None:
     return None if folder is None else folder / "pixels"
 
 
+def digest_of_pixels(images: Images, stored: StoredSize | OwnShape) -> str | None:
+    """The digest of everything that pixels depend on; None if the images are no files here."""
+    files = _files(images)
+    if files is None:
+        return None
+    versions = (FORMAT, PIL.__version__, simplejpeg.__version__, torch.__version__)
+    cpu = torch.backends.cpu.get_cpu_capability()  # resizing may differ by a grey level
+    digest = hashlib.sha256(f"{versions} {cpu} {stored} {images.fingerprint()}".encode())
+    try:
+        for path in files:
+            facts = path.stat()
+            digest.update(f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns},".encode())
+    except OSError:
+        return None  # reading the images will say what is wrong
+    return digest.hexdigest()[:32]
+
+
 class DecodedImages:
     """Some of the images of a file of pixels, in some order.
 
@@ -157,7 +174,7 @@ class PixelCache:
             VitrellisError: If an image cannot be read.
         """
         base, numbers = _base(images)
-        key = _key(base, stored)
+        key = digest_of_pixels(base, stored)
         if key is None:
             return None
         path = self.folder / f"{key}.pixels"
@@ -184,7 +201,7 @@ class PixelCache:
                         read = _decoded(base, stored, set(numbers.tolist()), progress)
                         is_whole = write_pixels(file, read, base.channels, self.limit)
                         # else an image has been replaced meanwhile
-                        if is_whole and _key(base, stored) == key:
+                        if is_whole and digest_of_pixels(base, stored) == key:
                             Path(file.name).replace(path)
                             found = known()
         except OSError:  # a full disk, somebody else's folder: a cache is not worth an error
@@ -244,23 +261,6 @@ def _base(images: Images) -> tuple[Images, Tensor]:
     if len(numbers) < _LEAST_OF_BASE * len(collection):
         return images, torch.arange(len(images))
     return collection, numbers
-
-
-def _key(images: Images, stored: StoredSize | OwnShape) -> str | None:
-    """The digest of everything that pixels depend on; None if the images are no files here."""
-    files = _files(images)
-    if files is None:
-        return None
-    versions = (FORMAT, PIL.__version__, simplejpeg.__version__, torch.__version__)
-    cpu = torch.backends.cpu.get_cpu_capability()  # resizing may differ by a grey level
-    digest = hashlib.sha256(f"{versions} {cpu} {stored} {images.fingerprint()}".encode())
-    try:
-        for path in files:
-            facts = path.stat()
-            digest.update(f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns},".encode())
-    except OSError:
-        return None  # reading the images will say what is wrong
-    return digest.hexdigest()[:32]
 
 
 def _files(images: Images) -> Iterator[Path] | None:
