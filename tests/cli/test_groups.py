@@ -17,6 +17,7 @@ from tests.cli.command import run_here
 from tests.cli.conftest import QUICK
 from tests.runs.edited import unsealed
 from vitrellis.data.sources import Split
+from vitrellis.runs.checksums import write_sealed_json
 from vitrellis.runs.exported import load_exported
 
 TAIL = ["data.train_size=null", "data.long_tail.imbalance_factor=36", "data.long_tail.largest=180"]
@@ -166,7 +167,7 @@ def test_a_balanced_run_has_no_groups(place: Path) -> None:
 def test_counts_that_are_not_known(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "runs" / "x", tmp_path / "x")
     data = unsealed(tmp_path / "x" / "data.json")
-    (tmp_path / "x" / "data.json").write_text(json.dumps(data | {"class_counts": None}))
+    write_sealed_json(tmp_path / "x" / "data.json", data | {"class_counts": None})
     assert "trained on" not in run_here("eval", "x", cwd=tmp_path).out
     for words in (["--groups", "50,10"], ["--plot-counts", "c.png"]):
         err = run_here("eval", "x", *words, cwd=tmp_path, code=1).err

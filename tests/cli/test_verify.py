@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import run_here
-from tests.runs.edited import unsealed
 
 
 @pytest.fixture
@@ -53,13 +52,15 @@ def test_what_the_messages_advise_for_files_that_were_changed_on_purpose(folder:
     data.write_text(data.read_text().replace("T-shirt/top", "shirt"))
     values = json.loads(run_here("verify", "runs/x", "--json", cwd=folder, code=1).out)
     details = {file["file"]: file["detail"] for file in values["files"] if file["detail"]}
-    assert "delete its last line" in details["recipe.yaml"]
-    assert "delete its key 'sha256'" in details["data.json"]
-    recipe.write_text("".join([*lines[:-1], "# mine\n"]))
-    data.write_text(json.dumps(unsealed(data)))
-    ended = run_here("verify", "runs/x", cwd=folder)
-    assert "2 of " in ended.out
-    assert "have no checksum" in ended.out
+    advice = "vitrellis verify runs/x --accept takes it as it is"
+    assert advice in details["recipe.yaml"]
+    assert advice in details["data.json"]
+    ended = run_here("verify", "runs/x", "--accept", cwd=folder)
+    assert "note: data.json: taken as it is\nnote: recipe.yaml: taken as it is\n" in ended.err
+    assert "Nothing is damaged or missing.\n" in ended.out
+    assert "# mine\n" in recipe.read_text()
+    again = run_here("verify", "runs/x", "--accept", cwd=folder)
+    assert "note: no file was changed" in again.err
 
 
 def test_a_folder_that_is_no_run(folder: Path) -> None:

@@ -29,7 +29,7 @@ from vitrellis.runs.checksums import check_zip, read_sealed_json
 from vitrellis.runs.directory import RunDirectory, find_run
 from vitrellis.runs.exported import load_exported
 from vitrellis.runs.marker import own_files, read_marker
-from vitrellis.runs.verification import verify_run
+from vitrellis.runs.verification import accept_changes, verify_run
 from vitrellis.teachers.precomputed import PrecomputedKey, PrecomputedOutputs, check_store
 
 Damage = Callable[[bytearray, random.Random], None]
@@ -249,6 +249,7 @@ def test_a_run_is_verified(whole: Path, tmp_path: Path) -> None:
 def test_weights_that_another_program_wrote(whole: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     shutil.copytree(whole / "run", run.path)
+    run.marker_file.unlink()  # a run of an earlier version
     states = {
         run.best_model / "model.safetensors": 1.0,
         run.last_model / "model.safetensors": float("nan"),
@@ -264,6 +265,60 @@ def test_weights_that_another_program_wrote(whole: Path, tmp_path: Path) -> None
     assert found.keys() >= {"model/model.safetensors", "last/model.safetensors"}
     assert "another program wrote it later" in found["model/model.safetensors"]
     assert "head.weight (" in found["last/model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vitrellis-run.json",
+        "recipe.yaml",
+        "data.json",
+        "results.json",
+        "provenance.json",
+        "metrics.jsonl",
+        "model/config.json",
+        "checkpoints/last.ckpt",
+    ],
+)
+def test_a_file_that_has_lost_its_checksum_is_not_used(
+    whole: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    run = RunDirectory(tmp_path / "run")
+    file = run.path / name
+    kind = b"crc32" if file.suffix == ".jsonl" else b"sha256"
+    before, _, after = file.read_bytes().rpartition(kind)
+    file.write_bytes(before + kind.replace(b"2", b"3") + after)
+    value = value_of(file, run, whole)
+    assert isinstance(value, Refused)
+    assert "it has lost the checksum that it was written with" in value.message
+    assert not verify_run(run).is_good
+
+
+def test_a_recipe_that_is_cut_off_at_a_line_is_not_used(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "run", tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    lines = run.recipe_file.read_text().splitlines(keepends=True)
+    run.recipe_file.write_text("".join(lines[: lines.index("machine:\n")]))
+    with pytest.raises(VitrellisError, match=r"recipe\.yaml: damaged: it has lost the checksum"):
+        find_run(run.path)
+
+
+def test_files_that_were_changed_on_purpose_are_accepted(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "run", tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    run.recipe_file.write_text("# mine\n" + run.recipe_file.read_text())
+    values = unsealed(run.data_file)
+    run.data_file.write_text(json.dumps(values | {"class_names": ["a", "b", "c"]}))
+    rows = run.metrics_file.read_text().replace('"lr"', '"lr" ')
+    run.metrics_file.write_text(rows.replace(', "crc32"', ', "crc_32"', 1))
+    assert accept_changes(run) == ["data.json", "metrics.jsonl", "recipe.yaml"]
+    assert verify_run(run).is_good
+    assert run.read_data().class_names == ("a", "b", "c")
+    assert accept_changes(run) == []
+    run.data_file.write_text("[1]")
+    with pytest.raises(VitrellisError, match=r"data\.json: should be a mapping"):
+        accept_changes(run)
 
 
 def test_a_sealed_archive_is_read_by_others(whole: Path) -> None:

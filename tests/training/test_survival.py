@@ -27,6 +27,7 @@ from tests.training.command import (
     weights,
 )
 from tests.training.stopped import begin
+from vitrellis.runs.checksums import write_sealed_json
 
 # a teacher in train mode drifts, so that its batch norms have to be resumed as well
 WORDS = [
@@ -146,7 +147,7 @@ def test_other_images_are_noticed(reference: Path, tmp_path: Path) -> None:
     shutil.copytree(reference, tmp_path / "runs" / "whole")
     data = tmp_path / "runs" / "whole" / "data.json"
     content = unsealed(data)
-    data.write_text(json.dumps(content | {"fingerprint": "0" * 16}))
+    write_sealed_json(data, content | {"fingerprint": "0" * 16})
     message = run(*WORDS, "--out", "runs/whole", cwd=tmp_path, code=2)
     assert "other images" in " ".join(message.split())
 
@@ -157,7 +158,7 @@ def test_another_teacher_of_the_same_name_is_noticed(reference: Path, tmp_path: 
     content = unsealed(data)
     assert content["teachers"]["teacher"]["model"]["name"] == "cifar_resnet8"
     content["teachers"]["teacher"]["training"]["epochs"] = 3
-    data.write_text(json.dumps(content))
+    write_sealed_json(data, content)
     message = run(*WORDS, "--out", "runs/whole", cwd=tmp_path, code=2)
     message = " ".join(message.split())
     assert "another teacher; changes in demo-teacher: training.epochs: 3 → 1" in message

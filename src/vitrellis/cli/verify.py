@@ -17,23 +17,37 @@ def verify(
         typer.Argument(metavar="RUN", help="A run directory, or a folder of stored features."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept",
+            help="First give the recipe, JSON files and metrics that you changed on purpose the "
+            "checksums of their present content.",
+        ),
+    ] = False,
 ) -> None:
     """Read every file of a run, and say which are damaged or missing.
 
-    Files are compared with the checksums that they were written with. Those of earlier versions
-    have none: they are read, and called unchecked. The exit code is 1 if a file is damaged or
-    missing. Nothing is changed.
+    Files are compared with the checksums that they were written with. Runs of earlier versions
+    have none: their files are read, and called unchecked. The exit code is 1 if a file is damaged
+    or missing. Nothing is changed without --accept.
 
     Examples:
       vitrellis verify runs/photos
       vitrellis verify runs/teachers/photos-teacher-41602fedade5 --json
       vitrellis verify runs/features/teacher-0c8ee2ae4b57
+      vitrellis verify runs/photos --accept
     """
     from vitrellis.cli.console import print_json
-    from vitrellis.errors import VitrellisError
+    from vitrellis.errors import UsageError, VitrellisError
 
     path = run.expanduser()
-    checked = _store(path) if (path / "features.json").is_file() else _run(path)
+    if (path / "features.json").is_file():
+        if accept:
+            raise UsageError(f"--accept: {run} holds stored outputs, which are computed again")
+        checked = _store(path)
+    else:
+        checked = _run(path, accept=accept)
     if as_json:
         print_json(
             {
@@ -52,13 +66,17 @@ def verify(
         raise typer.Exit(VitrellisError.exit_code)
 
 
-def _run(path: Path) -> Verification:
+def _run(path: Path, *, accept: bool) -> Verification:
+    from vitrellis.cli.console import error_console, print_notes
     from vitrellis.runs.directory import RunDirectory, find_run
-    from vitrellis.runs.verification import verify_run
+    from vitrellis.runs.verification import accept_changes, verify_run
 
     run = RunDirectory(path)
     if not run.marker_file.is_file():
         run = RunDirectory(find_run(path, checks_recipe=False).path)
+    if accept:
+        notes = [f"{file}: taken as it is" for file in accept_changes(run)]
+        print_notes(error_console, notes or ["no file was changed"])
     return verify_run(run)
 
 

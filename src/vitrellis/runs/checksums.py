@@ -2,7 +2,8 @@
 
 JSON has a key for it, YAML a last line that is a comment, a line of `metrics.jsonl` a CRC, and a
 checkpoint, which is a zip archive, the archive's comment. Weights have theirs in the metadata of
-safetensors (`vitrellis.models.support.weights`). Files of earlier versions have none, and are read.
+safetensors (`vitrellis.models.support.weights`). Runs of earlier versions have none, and are read.
+They have no marker either: in a run with one, a file without a checksum is a damaged one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitrellis.data.formats.json_files import read_json
+from vitrellis.data.formats import read_file
+from vitrellis.data.formats.json_files import parse_json, read_json
 from vitrellis.errors import VitrellisError
 from vitrellis.runs.atomic import as_json, atomic_write, write_json
 
@@ -24,6 +26,9 @@ KEY = "sha256"
 
 LINE_KEY = "crc32"
 """The key of the checksum in a line of `metrics.jsonl`."""
+
+MARKER = "vitrellis-run.json"
+"""The name of the file in a run's folder that says that it is a run."""
 
 _COMMENT = "# sha256 "
 _END_OF_ZIP = b"PK\x05\x06"
@@ -46,22 +51,56 @@ def write_sealed_json(path: Path, values: Mapping[str, Any]) -> None:
     write_json(path, {**values, KEY: _digest_of_values(plain)})
 
 
-def read_sealed_json(path: Path) -> Any:
+def marked_run(path: Path) -> Path | None:
+    """The run with a marker that a file belongs to, all of whose files have checksums.
+
+    Args:
+        path: A file in the run's folder, or in a folder in it.
+    """
+    folders = (path.parent, path.parent.parent)
+    return next((folder for folder in folders if (folder / MARKER).is_file()), None)
+
+
+def read_sealed_json(path: Path, *, is_sealed: bool = False) -> Any:
     """The content of a JSON file, without its checksum.
+
+    Args:
+        path: The file.
+        is_sealed: Whether it must have a checksum, wherever it is.
 
     Raises:
         VitrellisError: If the file is missing or damaged, or the checksum is of another content.
     """
     values = read_json(path)
     if not isinstance(values, dict) or KEY not in values:
+        if is_sealed or marked_run(path) is not None:
+            raise _has_none(path)
         return values
     stored = values.pop(KEY)
     if stored != _digest_of_values(values):
-        raise VitrellisError(
-            f"{path}: damaged: its content is not what was written (another checksum). Restore it "
-            f"from a copy; if it was changed on purpose, delete its key {KEY!r}"
-        )
+        raise _is_other(path, f"delete its key {KEY!r}")
     return values
+
+
+def _has_none(path: Path) -> VitrellisError:
+    return VitrellisError(
+        f"{path}: damaged: it has lost the checksum that it was written with. {_way_out(path, '')}"
+    )
+
+
+def _is_other(path: Path, otherwise: str) -> VitrellisError:
+    return VitrellisError(
+        f"{path}: damaged: its content is not what was written (another checksum). "
+        f"{_way_out(path, otherwise)}"
+    )
+
+
+def _way_out(path: Path, otherwise: str) -> str:
+    """What can be done, by a command if the file is in a run, or else by hand."""
+    run = marked_run(path)
+    accept = f"vitrellis verify {run} --accept takes it as it is" if run else otherwise
+    on_purpose = f"; if it was changed on purpose, {accept}" if accept else ""
+    return f"Restore it from a copy{on_purpose}"
 
 
 def has_sealed_json(path: Path) -> bool:
@@ -88,16 +127,19 @@ def sealed_line(values: Mapping[str, Any], label: str) -> str:
     return as_json({**values, LINE_KEY: _crc_of_values(plain)}, label)
 
 
-def unsealed_line(values: Any) -> Any:
+def unsealed_line(values: Any, *, is_sealed: bool = False) -> Any:
     """The content of a line without its checksum.
 
     Args:
         values: The value of the line.
+        is_sealed: Whether it must have one.
 
     Raises:
-        VitrellisError: If the checksum is of another content.
+        VitrellisError: If the checksum is missing, or of another content.
     """
     if not isinstance(values, dict) or LINE_KEY not in values:
+        if is_sealed:
+            raise VitrellisError("it has lost the checksum that it was written with")
         return values
     rest = {key: value for key, value in values.items() if key != LINE_KEY}
     if values[LINE_KEY] != _crc_of_values(rest):
@@ -134,12 +176,61 @@ def check_text(path: Path) -> bool:
         raise VitrellisError(f"{path}: cannot be read ({error.strerror})") from error
     text, found, last = content.rpartition(_COMMENT.encode())
     if not found:
+        if marked_run(path) is not None:
+            raise _has_none(path)
         return False
     if last.strip().decode(errors="replace") != hashlib.sha256(text).hexdigest():
-        raise VitrellisError(
-            f"{path}: damaged: its content is not what was written (another checksum). Restore it "
-            "from a copy; if it was changed on purpose, delete its last line"
-        )
+        raise _is_other(path, "delete its last line")
+    return True
+
+
+def seal_anew(path: Path) -> bool:
+    """Gives a file that was changed on purpose the checksum of its present content.
+
+    Args:
+        path: A JSON file, a recipe or `metrics.jsonl`.
+
+    Returns:
+        Whether its checksum was missing, or of another content.
+
+    Raises:
+        VitrellisError: If it cannot be read, or is no JSON.
+    """
+    if path.suffix == ".jsonl":
+        return _seal_lines_anew(path)
+    if path.suffix == ".json":
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise VitrellisError(f"{path}: should be a mapping, in {{}}")
+        stored = values.pop(KEY, None)
+        is_other = stored != _digest_of_values(values)
+        if is_other:
+            write_sealed_json(path, values)
+        return is_other
+    try:
+        text, _, stored = path.read_text(encoding="utf-8").partition(f"\n{_COMMENT}")
+    except OSError as error:
+        raise VitrellisError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise VitrellisError(f"{path}: is not UTF-8 ({error.reason})") from error
+    content = text.rstrip("\n") + "\n"
+    is_other = stored.strip() != hashlib.sha256(content.encode()).hexdigest()
+    if is_other:
+        write_sealed_text(path, content)
+    return is_other
+
+
+def _seal_lines_anew(path: Path) -> bool:
+    lines = read_file(path).decode(errors="replace").splitlines()
+    try:
+        values = [parse_json(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise VitrellisError(f"{path}: a line is not JSON ({error})") from error
+    plain = [{key: each for key, each in row.items() if key != LINE_KEY} for row in values]
+    sealed = [sealed_line(row, str(path)) for row in plain]
+    if sealed == lines:
+        return False
+    atomic_write(path, lambda temporary: temporary.write_text("".join(f"{s}\n" for s in sealed)))
     return True
 
 
@@ -175,6 +266,10 @@ def check_zip(path: Path) -> bool:
         file.seek(max(0, size - _SEAL_LENGTH))
         seal = file.read()
         if size < _SEAL_LENGTH + _END_LENGTH or not seal.startswith(_SEAL):
+            if marked_run(path) is not None:
+                raise VitrellisError(
+                    f"{path}: damaged: it has lost the checksum that it was written with"
+                )
             return False
         digest = hashlib.sha256()
         file.seek(0)

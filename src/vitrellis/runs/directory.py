@@ -12,6 +12,7 @@ from vitrellis.data.source import CheckedImages
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.checksums import (
+    MARKER,
     check_text,
     read_sealed_json,
     sealed_line,
@@ -34,7 +35,7 @@ class RunDirectory:
     @property
     def marker_file(self) -> Path:
         """The file that says that this folder is a run; see `vitrellis.runs.marker`."""
-        return self.path / "vitrellis-run.json"
+        return self.path / MARKER
 
     @property
     def recipe_file(self) -> Path:
@@ -177,10 +178,11 @@ class RunDirectory:
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_text(errors="replace").split("\n")
+        is_sealed = self.marker_file.is_file()
         rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                values = unsealed_line(parse_json(line))
+                values = unsealed_line(parse_json(line), is_sealed=is_sealed)
                 rows.append(parse(EpochRow, values, self.metrics_file))
             except (json.JSONDecodeError, VitrellisError) as error:
                 raise VitrellisError(

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import VitrellisError
-from vitrellis.runs.checksums import read_sealed_json, write_sealed_json
+from vitrellis.runs.checksums import MARKER, read_sealed_json, write_sealed_json
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.results import RunData, parse
 
 FORMAT = 1
 """The version of the layout of a run directory. A run with a higher one is of a later version."""
 
-_STARTED = ("vitrellis-run.json", "recipe.yaml", "data.json")
+_STARTED = (MARKER, "recipe.yaml", "data.json")
 _WRITTEN = (
     "metrics.jsonl",
     "results.json",

@@ -15,10 +15,12 @@ from vitrellis.models import check_finite_weights, read_state_dict
 from vitrellis.models.support.weights import has_checksum
 from vitrellis.runs.checksums import (
     LINE_KEY,
+    MARKER,
     check_text,
     check_zip,
     has_sealed_json,
     read_sealed_json,
+    seal_anew,
 )
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import load_exported
@@ -42,6 +44,11 @@ class Verified:
     state: State
     detail: str = ""
 
+    @property
+    def is_good(self) -> bool:
+        """Whether it is neither damaged nor missing."""
+        return self.state in ("ok", "unchecked")
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -58,7 +65,7 @@ class Verification:
     @property
     def is_good(self) -> bool:
         """Whether nothing is damaged or missing."""
-        return all(file.state in ("ok", "unchecked") for file in self.files)
+        return all(file.is_good for file in self.files)
 
 
 def verify_run(run: RunDirectory) -> Verification:
@@ -76,6 +83,28 @@ def verify_run(run: RunDirectory) -> Verification:
     ]
     files = tuple(sorted(found, key=lambda file: file.file))
     return Verification(files, tuple(other_files(run)))
+
+
+def accept_changes(run: RunDirectory) -> list[str]:
+    """Gives files that were changed on purpose the checksums of their present content.
+
+    They are those that people edit: the recipe, JSON, and the log of figures.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The files that got another checksum, by their paths in the run.
+
+    Raises:
+        VitrellisError: If one cannot be read, or is no JSON.
+    """
+    changed = []
+    for file in own_files(run):
+        is_text = file == run.recipe_file or file.suffix in (".json", ".jsonl")
+        if is_text and not _verified(run, file).is_good and seal_anew(file):
+            changed.append(str(file.relative_to(run.path)))
+    return changed
 
 
 def _needed(run: RunDirectory) -> Iterator[Path]:
@@ -109,7 +138,7 @@ def _verified(run: RunDirectory, file: Path) -> Verified:
 def _checker(file: Path) -> Callable[[RunDirectory, Path], bool]:
     """The function that reads a file, and says whether it has a checksum."""
     by_name = {
-        "vitrellis-run.json": _marker,
+        MARKER: _marker,
         "recipe.yaml": lambda run, file: check_text(file),
         "metrics.jsonl": _metrics,
         "config.json": _model_config,

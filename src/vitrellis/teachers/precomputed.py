@@ -252,7 +252,7 @@ class PrecomputedOutputs:
         if not path.exists():
             return 0
         try:
-            values = read_sealed_json(path)
+            values = read_sealed_json(path, is_sealed=True)
         except VitrellisError as error:
             raise VitrellisError(f"{error}. Delete {self.folder}") from error
         if not isinstance(values, dict) or not isinstance(values.get("done"), int):
@@ -318,7 +318,7 @@ def check_store(folder: Path) -> int:
         VitrellisError: If a file of it is damaged or missing.
     """
     path = folder / PROGRESS
-    values = read_sealed_json(path)
+    values = read_sealed_json(path, is_sealed=True)
     about = parse(_Described, values, path)
     key = PrecomputedKey(about.teacher, about.images, about.shown, about.blocks, about.precision)
     store = PrecomputedOutputs(folder, key, about.count)
