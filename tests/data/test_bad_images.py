@@ -261,6 +261,15 @@ def test_by_default_one_error_names_all(tmp_path: Path, cache: str) -> None:
     assert said.endswith("data.on_bad_image=skip leaves such images out")
 
 
+def test_one_error_names_those_with_a_bad_header_and_those_that_are_torn(tmp_path: Path) -> None:
+    root = photos(tmp_path / "torn", torn=True)
+    (root / "train/a/05.png").write_text("no image")
+    said = train(root, tmp_path / "run", code=1)
+    assert "5 of 36 images cannot be read:" in said
+    assert all(f"{root / name}: is damaged" in said for name in BAD)
+    assert f"{root / 'train/a/05.png'}: is not an image" in said
+
+
 def test_an_error_names_ten_and_counts_all(tmp_path: Path) -> None:
     root = photos(tmp_path, torn=False)
     for file in sorted((root / "train/a").iterdir()):
@@ -270,4 +279,4 @@ def test_an_error_names_ten_and_counts_all(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert lines[0] == "11 of 32 images cannot be read:"
     assert len([line for line in lines if "is not an image" in line]) == 10
-    assert lines[11] == "  and 1 more"
+    assert lines[11] == "  and 1 more; vitrellis data inspect FOLDER --json names all"

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vitrellis.data.channels import common_channels, to_channels
-from vitrellis.errors import VitrellisError
+from vitrellis.data.channels import chosen_channels, common_channels, to_channels
+from vitrellis.errors import UsageError, VitrellisError
 
 
 def test_colour_to_grey_is_pillows() -> None:
@@ -32,6 +32,14 @@ def test_the_same_number_is_the_same_tensor() -> None:
 def test_other_numbers_are_refused_by_name(own: int, wanted: int) -> None:
     with pytest.raises(VitrellisError, match=rf"cat\.npy: has {own} channels where {wanted}"):
         to_channels(torch.zeros(own, 2, 2, dtype=torch.uint8), wanted, "cat.npy")
+
+
+@pytest.mark.parametrize(("own", "wanted"), [(3, 5), (1, 2), (4, 3)])
+def test_channels_that_no_image_can_have_are_refused_by_their_key(own: int, wanted: int) -> None:
+    with pytest.raises(UsageError, match=rf"input.channels: {wanted}, but a.png has {own} channel"):
+        chosen_channels({own: "a.png"}, wanted)
+    assert chosen_channels({own: "a.png", 1: "b.png", 3: "c.png"}, 3) == 3
+    assert chosen_channels({own: "a.png"}, None) == own
 
 
 def test_what_a_collection_has() -> None:

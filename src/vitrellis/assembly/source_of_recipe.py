@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from vitrellis.data.as_channels import with_channels
-from vitrellis.data.bad_images import Sharing, naming_all_bad_images, without_bad_images
+from vitrellis.data.bad_images import (
+    Sharing,
+    naming_all_bad_images,
+    refuse_bad_images,
+    without_bad_images,
+)
 from vitrellis.data.canvas import ProgressCallback
 from vitrellis.data.long_tail import LongTail
 from vitrellis.data.source import CheckedImages, Source
@@ -39,7 +44,7 @@ def build_source(
             data.root,
             channels=recipe.input.channels,
             args=data.args,
-            keep_bad=skips,
+            keep_bad=True,
         )
     else:
         loaded = with_channels(loaded, recipe.input.channels)
@@ -51,6 +56,8 @@ def build_source(
             progress=progress,
             sharing=sharing,
         )
+    else:
+        refuse_bad_images(loaded, progress)
     with naming_all_bad_images(loaded):
         loaded = with_value_range(loaded, data.value_range)
     seed = recipe.seed if data.seed is None else data.seed

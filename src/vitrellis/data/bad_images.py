@@ -126,6 +126,20 @@ def without_bad_images(
     return replace(kept, notes=(*source.notes, note)).checked()
 
 
+def refuse_bad_images(source: Source, progress: ProgressCallback | None = None) -> None:
+    """Reads every image whole if its loader found one that cannot be read, to name all of them.
+
+    Args:
+        source: The source, as its loader returned it.
+        progress: Called as images are read.
+
+    Raises:
+        VitrellisError: If there are such images: names up to ten, and counts them.
+    """
+    if known_bad(source):
+        raise refusal_of(check_images(source, progress).bad, source)
+
+
 @contextmanager
 def naming_all_bad_images(source: Source) -> Iterator[None]:
     """Looks at all images when one of them stops the block, so that one error names all of them."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vitrellis.errors import VitrellisError
+from vitrellis.errors import UsageError, VitrellisError
 
 
 def luma(images: Tensor) -> Tensor:
@@ -48,6 +48,28 @@ def to_channels(images: Tensor, channels: int, name: str) -> Tensor:
         f"{name}: has {stored} channels where {channels} are needed; "
         "only 1 can be made 3, and 3 be made 1"
     )
+
+
+def chosen_channels(examples: Mapping[int, str], wanted: int | None) -> int:
+    """The number of channels that is wanted, or the one that suits a whole collection.
+
+    Args:
+        examples: For each number of channels that occurs, an image that has it.
+        wanted: The number of channels to make of them; None for the one that suits.
+
+    Raises:
+        UsageError: If no image can have the number that is wanted.
+        VitrellisError: If none is wanted, and images of other numbers of channels are mixed.
+    """
+    if wanted is None:
+        return common_channels(examples)
+    if examples and not any(own == wanted or {own, wanted} == {1, 3} for own in examples):
+        own, name = next(iter(examples.items()))
+        raise UsageError(
+            f"input.channels: {wanted}, but {name} has {own} channels; only 1 can be made 3, and 3 "
+            "be made 1. Leave the key out to take the images as they are"
+        )
+    return wanted
 
 
 def common_channels(examples: Mapping[int, str]) -> int:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from vitrellis.data.sources import image_pixels, read_header, read_image
-from vitrellis.data.sources.decoding import deep_levels
+from vitrellis.data.sources.decoding import decode_image, deep_levels
 from vitrellis.errors import VitrellisError
 
 RANDOM = np.random.default_rng(0)
@@ -210,6 +210,25 @@ def test_channels_can_be_forced(tmp_path: Path) -> None:
     assert np.array_equal(as_pixels(tmp_path / "a.png", 1)[:, :, 0], grey)
     Image.fromarray(grey).save(tmp_path / "b.png")
     assert np.array_equal(as_pixels(tmp_path / "b.png", 3), np.stack([grey] * 3, axis=-1))
+
+
+def test_a_png_of_numbers_without_a_palette_is_damaged(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 3, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + bytes(range(8)) for _ in range(8)))
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    file = tmp_path / "x.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    for channels in (None, 1, 3):
+        with pytest.raises(VitrellisError, match=r"x\.png: is damaged \(it has no palette"):
+            read_image(file, channels)
+    with pytest.raises(VitrellisError, match="no palette"):
+        decode_image(file.read_bytes(), None, str(file))
+    with pytest.raises(VitrellisError, match="no palette"):
+        read_header(file)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.gif", "a.bmp", "a.tif"])

@@ -308,7 +308,7 @@ def _own_channels(image: Image.Image, name: str) -> int:
     if image.format == "PNG" and image.mode == "RGBA" and _is_stored_as_grey_alpha(image):
         return 1
     if image.mode in _COLOUR:
-        return 1 if image.mode == "P" and _is_grey_palette(image) else 3
+        return 1 if image.mode == "P" and _is_grey_palette(image, name) else 3
     raise VitrellisError(
         f"{name}: has pixels of mode {image.mode!r}, whose range is not known; "
         "save it with 8 bits a channel, or as a uint8 .npy array (height, width, channels)"
@@ -325,8 +325,9 @@ def _is_stored_as_grey_alpha(image: Image.Image) -> bool:
     return any("LA" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
-def _is_grey_palette(image: Image.Image) -> bool:
-    assert image.palette is not None
+def _is_grey_palette(image: Image.Image, name: str) -> bool:
+    if image.palette is None:
+        raise VitrellisError(f"{name}: is damaged (it has no palette); remove it or replace it")
     layout, colours = image.palette.getdata()
     if layout == "RGB;L":
         third = len(colours) // 3

@@ -55,7 +55,7 @@ def load_elpv(root: Path | None, channels: int | None = None, *, classes: int = 
     folder = _packaged() if root is None else root_folder(root, "elpv", _CONTENTS)
     paths, levels, kinds = _read_labels(folder)
     facts = inspect_files(paths)
-    channels = channels_of(paths, facts) if channels is None else channels
+    channels = channels_of(paths, facts, channels)
     images = ImageFiles.of(folder, paths, facts, channels)
     labels = levels if classes == len(_PROBABILITIES) else levels // 2
     strata = levels * len(_KINDS) + kinds

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from vitrellis.data.channels import common_channels
+from vitrellis.data.channels import chosen_channels
 from vitrellis.data.sources.decoding import decode_header, decode_image
 from vitrellis.errors import VitrellisError
 
@@ -109,6 +109,7 @@ def encoded_splits(
         digest: A digest of the containers' content.
 
     Raises:
+        UsageError: If no image can have so many channels.
         VitrellisError: If no image can be read, or numbers of channels are mixed otherwise than
             grey and colour.
     """
@@ -131,7 +132,7 @@ def encoded_splits(
     if not examples:
         reasons = [reason for of_split in bad.values() for reason in of_split.values()]
         raise VitrellisError(f"no image can be read: {reasons[0] if reasons else 'there is none'}")
-    own = channels or common_channels(examples)
+    own = chosen_channels(examples, channels)
     return {
         split: EncodedImages(
             container,

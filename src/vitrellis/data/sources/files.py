@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from vitrellis.data.channels import common_channels
+from vitrellis.data.channels import chosen_channels
 from vitrellis.data.source import Split
 from vitrellis.data.sources.decoding import IMAGE_SUFFIXES, Header, read_header, read_image
 from vitrellis.data.sources.stored_paths import StoredPaths
@@ -169,17 +169,18 @@ def _lengths(root: Path, paths: Sequence[str]) -> list[int | None]:
     return lengths
 
 
-def channels_of(paths: Sequence[Path], facts: Sequence[Facts]) -> int:
-    """The number of channels that suits all files: 1 only if all are grey.
+def channels_of(paths: Sequence[Path], facts: Sequence[Facts], wanted: int | None = None) -> int:
+    """The number of channels that is wanted, or that suits all files: 1 only if all are grey.
 
     Raises:
+        UsageError: If no file can have the number that is wanted.
         VitrellisError: If numbers of channels are mixed, other than grey and colour.
     """
     examples: dict[int, str] = {}
     for path, fact in zip(paths, facts, strict=True):
         if fact.header is not None:
             examples.setdefault(fact.header.channels, str(path))
-    return common_channels(examples)
+    return chosen_channels(examples, wanted)
 
 
 def file_splits(
@@ -201,7 +202,7 @@ def file_splits(
     """
     everything = [path for part in paths.values() for path in part]
     facts = inspect_files(everything)
-    channels = channels_of(everything, facts) if channels is None else channels
+    channels = channels_of(everything, facts, channels)
     splits: dict[str, Split] = {}
     start = 0
     for name, part in paths.items():

@@ -45,8 +45,8 @@ def refusal_of(bad: Sequence[BadImage], source: Source) -> VitrellisError:
 def listed(bad: Sequence[BadImage]) -> str:
     """Lines for up to ten bad images, and one that counts the others."""
     lines = [f"\n  {short(one)}" for one in bad[:_SHOWN]]
-    more = f"\n  and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
-    return "".join(lines) + more
+    more = f"\n  and {len(bad) - _SHOWN:,} more; vitrellis data inspect FOLDER --json names all"
+    return "".join(lines) + (more if len(bad) > _SHOWN else "")
 
 
 def short(one: BadImage) -> str:

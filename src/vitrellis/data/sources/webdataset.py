@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from vitrellis.data.channels import common_channels
+from vitrellis.data.channels import chosen_channels
 from vitrellis.data.packing.pack_index import read_index
 from vitrellis.data.packing.storage import filesystem_of, storage_errors
 from vitrellis.data.packing.tar_shards import INDEX_FILE, MemberPlace, TarShards, place_key
@@ -70,14 +70,14 @@ def load_webdataset(
     if not samples["train"] and not samples["val"] + samples["test"]:
         raise VitrellisError(f"{base}: its shards hold no images")
     names = _class_names(base, samples)
-    own, bad = _probed(shards, samples["train"][:_PROBED])
+    own, bad = _probed(shards, samples["train"][:_PROBED], channels)
     splits = {
         split: Split(
             EncodedImages(
                 shards,
                 [place_key(sample.image) for sample in part],
                 [sample.name for sample in part],
-                channels or own,
+                own,
                 None,
                 "\n".join(shards.shards),
                 bad if split == "train" else {},
@@ -94,8 +94,10 @@ def load_webdataset(
     ).checked()
 
 
-def _probed(shards: TarShards, samples: list[_Sample]) -> tuple[int, dict[int, str]]:
-    """The number of channels of the first images, and why some of them cannot be read."""
+def _probed(
+    shards: TarShards, samples: list[_Sample], wanted: int | None
+) -> tuple[int, dict[int, str]]:
+    """The number of channels, by the first images, and why some of them cannot be read."""
     examples: dict[int, str] = {}
     bad: dict[int, str] = {}
     for index, sample in enumerate(samples):
@@ -106,7 +108,7 @@ def _probed(shards: TarShards, samples: list[_Sample]) -> tuple[int, dict[int, s
             bad[index] = str(error)
     if samples and not examples:
         raise VitrellisError(bad[0])
-    return common_channels(examples) if examples else 3, bad
+    return chosen_channels(examples, wanted) if examples else wanted or 3, bad
 
 
 def _folder(root: Path | None) -> Path:
