@@ -105,3 +105,23 @@ def test_eval_draws_the_confusion_matrix_by_either_name(place: Path, tmp_path: P
     first, second = (file.read_bytes() for file in sorted(tmp_path.iterdir()))
     assert first == second
     assert re.match(rb"\x89PNG", first)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", "nowhere", "--plot"],
+        ["eval", "nowhere", "--plot-counts"],
+        ["compare", "nowhere", "--plot"],
+        ["prune", "nowhere", "--plot"],
+        ["bench", "nowhere", "--plot"],
+        ["bench", "--train", "nowhere", "--trace"],
+        ["data", "inspect", "nowhere", "--html"],
+        ["show", "blocks", "nowhere", "--plot"],
+        ["show", "attention", "nowhere", "--out"],
+        ["show", "mistakes", "nowhere", "--out"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cannot_be_written_is_refused_first(words: list[str]) -> None:
+    assert "/dev/null: is a device or a pipe" in run_here(*words, "/dev/null", code=1).err

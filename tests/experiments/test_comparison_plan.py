@@ -125,8 +125,21 @@ def test_one_that_fails_does_not_stop_the_others(
         ("third", "seed1"),
     ]
     assert len(trainings.trained) == 6
+    assert ("tries again" in str(failed.value)) == (exit_code == 1)
     if exit_code == 2:
         assert "alone, seed0; other, seed1: no" in str(failed.value)
+
+
+def test_teachers_in_a_circle_are_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings = Trainings({})
+    monkeypatch.setattr(comparison, "train", trainings)
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: demo\nteacher: {recipe: own.yaml}\n")
+    with pytest.raises(UsageError, match="in a circle"):
+        compare([ALONE, Arm("own", str(own))], units(2), out=tmp_path, console=Console(quiet=True))
+    assert trainings.trained == []
 
 
 def test_ctrl_c_stops_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,7 +268,9 @@ def test_the_header_is_the_comment_a_recipe_opens_with(tmp_path: Path) -> None:
         ("training.lr=1", "training.lr: unknown key. Did you mean 'optimizer.lr'?"),
         ("img_size=32", "Did you mean 'input.img_size' or 'teacher.img_size'?"),
         ("training.epoch=3", "training.epoch: unknown key. Did you mean 'epochs'?"),
+        ("epoch=3", "epoch: unknown key. Did you mean 'training.epochs'?"),
         ("--epochs=3", "--epochs: no such option"),
+        ("--img-size=3", "without dashes, as key=value, such as input.img_size=3"),
         ("-q", "without dashes, as key=value, such as training.epochs=20"),
     ],
 )

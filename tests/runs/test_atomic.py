@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from vitrellis.data.formats.json_files import read_json
 from vitrellis.errors import VitrellisError
-from vitrellis.runs.atomic import atomic_write, write_json
+from vitrellis.runs.atomic import atomic_write, check_can_be_written, write_json
 
 FULL_DISK = """
 import resource, sys
@@ -109,6 +109,31 @@ def test_a_place_that_cannot_be_written(
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(VitrellisError, match=says.format(path=path)):
         atomic_write(path, lambda temporary: temporary.write_text("new"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("a" * 252, "could not write .*: File name too long"),
+        ("new/deeper/" + "a" * 252, "could not write .*: File name too long"),
+        ("file/a.txt", "could not write .*: (Not a directory|.* is no folder)"),
+        (".", "is a folder"),
+        ("/dev/null", "is a device or a pipe"),
+        ("new/deeper/a.txt", None),
+        ("file", None),
+    ],
+)
+def test_what_cannot_be_written_is_known_beforehand(
+    tmp_path: Path, path: str, says: str | None
+) -> None:
+    (tmp_path / "file").write_text("old")
+    before = sorted(tmp_path.rglob("*"))
+    if says is None:
+        check_can_be_written(tmp_path / path)
+    else:
+        with pytest.raises(VitrellisError, match=says):
+            check_can_be_written(tmp_path / path)
     assert sorted(tmp_path.rglob("*")) == before
 
 

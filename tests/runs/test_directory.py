@@ -78,6 +78,9 @@ def test_no_run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (other / "recipe.yaml").write_text("")
     with pytest.raises(VitrellisError, match=r"is no run directory.*runs/other"):
         find_run(tmp_path)
+    with pytest.raises(VitrellisError, match=r"is no run directory \(it has no data\.json\)"):
+        find_run(other)
+    (other / "data.json").write_text("{}")
     with pytest.raises(VitrellisError, match="does not exist"):
         find_run(tmp_path / "nowhere")
     assert find_run(Path("runs/other")).path == Path("runs/other")

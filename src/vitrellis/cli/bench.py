@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from vitrellis.cli.bench_train import bench_train
+from vitrellis.cli.shared_options import output_file
 
 if TYPE_CHECKING:
     import torch
@@ -77,14 +78,20 @@ _Precision = Annotated[
 ]
 _Plot = Annotated[
     Path | None,
-    typer.Option(help="Draw speed against accuracy (or multiply-adds) into this PNG file."),
+    typer.Option(
+        help="Draw speed against accuracy (or multiply-adds) into this PNG file.",
+        callback=output_file,
+    ),
 ]
 
 _Train = Annotated[
     str | None, typer.Option(metavar="RECIPE", help="Time the parts of this recipe's steps.")
 ]
 _Trace = Annotated[
-    Path | None, typer.Option(help="With --train, write the trace of torch.profiler here.")
+    Path | None,
+    typer.Option(
+        help="With --train, write the trace of torch.profiler here.", callback=output_file
+    ),
 ]
 
 

@@ -11,6 +11,7 @@ import typer
 from vitrellis.cli.cluster_options import Jobs, Ray, Slurm, cluster_slots
 from vitrellis.cli.console import Quiet
 from vitrellis.cli.recipe_names import complete_recipe
+from vitrellis.cli.shared_options import output_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +40,8 @@ _Controls = Annotated[
     ),
 ]
 _Plot = Annotated[
-    Path | None, typer.Option(help="Draw the figure of every run into this PNG file.")
+    Path | None,
+    typer.Option(help="Draw the figure of every run into this PNG file.", callback=output_file),
 ]
 
 

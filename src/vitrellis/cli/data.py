@@ -16,6 +16,7 @@ from vitrellis.cli.console import (
     print_table,
 )
 from vitrellis.cli.download import download
+from vitrellis.cli.shared_options import output_file
 from vitrellis.errors import UsageError, VitrellisError
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def inspect(
     source: _Source = None,
     argument: _Arguments = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page with pictures into this file.")
+        Path | None,
+        typer.Option(help="Write a page with pictures into this file.", callback=output_file),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.shared_options import DeviceOption, PrecisionOption, WithoutEmaOption
+from vitrellis.cli.shared_options import (
+    DeviceOption,
+    PrecisionOption,
+    WithoutEmaOption,
+    output_file,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +24,23 @@ if TYPE_CHECKING:
     from vitrellis.analysis.groups import Grouping
     from vitrellis.data.sources import Source, Split
     from vitrellis.runs.directory import RunDirectory
+
+
+_Plot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        "--confusion",
+        help="Draw the confusion matrix into this PNG file.",
+        callback=output_file,
+    ),
+]
+_PlotCounts = Annotated[
+    Path | None,
+    typer.Option(
+        help="Draw accuracy against training images into this PNG file.", callback=output_file
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -43,10 +65,7 @@ def evaluate(
     root: Annotated[
         Path | None, typer.Option(help="The folder of the images, if they were moved.")
     ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", "--confusion", help="Draw the confusion matrix into this PNG file."),
-    ] = None,
+    plot: _Plot = None,
     groups: Annotated[
         str | None,
         typer.Option(
@@ -55,10 +74,7 @@ def evaluate(
             "By default 100,20 and the published cuts, if class sizes differ by a factor of two.",
         ),
     ] = None,
-    plot_counts: Annotated[
-        Path | None,
-        typer.Option(help="Draw accuracy against training images into this PNG file."),
-    ] = None,
+    plot_counts: _PlotCounts = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,

@@ -65,7 +65,10 @@ def features(
     for folder in folders:
         size = sum(file.stat().st_size for file in folder.iterdir())
         console.print(f"{folder}: {size / 2**20:,.1f} MiB", highlight=False, soft_wrap=True)
-    words = [*overrides, *changes, *(["--out", str(out)] if out is not None else [])]
+    words = [
+        *dict.fromkeys([*overrides, *changes]),
+        *(["--out", str(out)] if out is not None else []),
+    ]
     console.print(
         f"Train with them: {shlex.join(['vitrellis', 'train', recipe, *words])}",
         highlight=False,

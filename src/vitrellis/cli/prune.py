@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.shared_options import DeviceOption
+from vitrellis.cli.shared_options import DeviceOption, output_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,9 @@ _NumImages = Annotated[int, typer.Option(min=1, help="The most validation images
 _Seconds = Annotated[float, typer.Option(min=0.0, help="Seconds for each measurement of speed.")]
 _Plot = Annotated[
     Path | None,
-    typer.Option(help="Draw accuracy against images per second into this PNG file."),
+    typer.Option(
+        help="Draw accuracy against images per second into this PNG file.", callback=output_file
+    ),
 ]
 _Root = Annotated[Path | None, typer.Option(help="The folder of the images, if they were moved.")]
 

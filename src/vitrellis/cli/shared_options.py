@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+
+def output_file(path: Path | None) -> Path | None:
+    """The value of an option that names a file to write, checked before anything is computed.
+
+    Raises:
+        VitrellisError: If it cannot be written.
+    """
+    from vitrellis.runs.atomic import check_can_be_written
+
+    if path is not None:
+        check_can_be_written(path)
+    return path
+
 
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitrellis.cli.console import console, help_of, new_table, print_json, print_table
+from vitrellis.cli.shared_options import output_file
 from vitrellis.cli.show_pictures import RootOption, attention, maps, mistakes, tokens
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ def blocks(
         int, typer.Option("--images", min=2, help="The number of test images to look at.")
     ] = 512,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw both figures against depth into this PNG file.")
+        Path | None,
+        typer.Option(
+            help="Draw both figures against depth into this PNG file.", callback=output_file
+        ),
     ] = None,
     root: RootOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

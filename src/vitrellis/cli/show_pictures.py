@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from vitrellis.cli.console import console, new_table, print_json, print_table
+from vitrellis.cli.shared_options import output_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +41,9 @@ WeightsOption = Annotated[
 RootOption = Annotated[
     Path | None, typer.Option(help="The folder of the run's images, if they were moved.")
 ]
-OutOption = Annotated[Path, typer.Option("--out", "--plot", help="The PNG file.")]
+OutOption = Annotated[
+    Path, typer.Option("--out", "--plot", help="The PNG file.", callback=output_file)
+]
 
 
 def tokens(

@@ -26,6 +26,7 @@ from vitrellis.experiments.equal_cost import EqualCost
 from vitrellis.experiments.jobs import run_jobs
 from vitrellis.experiments.machine_shares import machine_shares
 from vitrellis.experiments.slots import Slot
+from vitrellis.recipe import check_teachers_end
 from vitrellis.training.interrupts import Interrupted
 
 
@@ -48,8 +49,10 @@ class SomeFailed(VitrellisError):
             names.setdefault(error, []).append(name)
         count = "1 training" if len(errors) == 1 else f"{len(errors)} trainings"
         lines = [f"{'; '.join(of_it)}: {error}" for error, of_it in names.items()]
-        super().__init__("\n".join([f"{count} failed; the same command tries again", *lines]))
-        if set(exit_codes) == {UsageError.exit_code}:
+        are_wrong_words = set(exit_codes) == {UsageError.exit_code}
+        again = "" if are_wrong_words else "; the same command tries again"
+        super().__init__("\n".join([f"{count} failed{again}", *lines]))
+        if are_wrong_words:
             self.exit_code = UsageError.exit_code
         self.complete = complete
 
@@ -127,6 +130,8 @@ def compare(
         if labels.count(label) > 1:
             raise UsageError(f"{label}: given twice; each recipe is compared once")
     recipes = [recipe_of(arm, repeated[0]) for arm in arms]  # fails before anything is trained
+    for recipe in recipes:
+        check_teachers_end(recipe)
     shares = machine_shares(jobs, recipes) if slots is None else []
     is_fair = slots is None and (jobs == 1 or all(share.is_alone for share in shares))
     if equal == "seconds" and not is_fair:

@@ -242,10 +242,11 @@ def _about_option(name: str, value: str) -> UsageError:
     from vitrellis.recipe.recipe import Recipe
 
     meant = keys_meant_by(name.lstrip("-").replace("-", "_"), Recipe)
-    if len(meant) != 1:
+    of_student = [key for key in meant if not key.startswith("teacher.")]
+    if len(of_student) != 1:
         return no_such_option(name)
     shown = value if value and "=" not in value else "VALUE"
-    return no_such_option(f"{name}={shown}", meant[0])
+    return no_such_option(f"{name}={shown}", of_student[0])
 
 
 def _changes(overrides: Overrides) -> tuple[dict[str, Any], str]:

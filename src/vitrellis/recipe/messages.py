@@ -29,6 +29,7 @@ OTHER_WORDS = {
     "data_path": "data.root",
     "device": "machine.accelerator",
     "drop_path": "model.args.drop_path_rate",
+    "epoch": "training.epochs",
     "epochs": "training.epochs",
     "gpus": "machine.devices",
     "input_size": "input.img_size",

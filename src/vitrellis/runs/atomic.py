@@ -27,12 +27,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         VitrellisError: If it cannot be written, naming the file and the reason; if it is a device
             or a pipe, which a move would replace.
     """
-    if path.is_dir():
-        raise VitrellisError(f"{path}: is a folder. Give the name of a file to write")
-    if path.exists() and not path.is_file():
-        raise VitrellisError(
-            f"{path}: is a device or a pipe, and is not replaced. Give the name of a file to write"
-        )
+    check_can_be_written(path)
     if path.is_symlink():
         path = path.resolve()
     try:
@@ -44,6 +39,35 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         if not _is_from_torch_save(error):
             raise
         raise _not_written(path, "the disk is full, or fails") from error
+
+
+def check_can_be_written(path: Path) -> None:
+    """Refuses what `atomic_write` could not write, so that nobody waits for it in vain.
+
+    Args:
+        path: The file, which need not exist, and nor need its folder.
+
+    Raises:
+        VitrellisError: If it is a folder, a device or a pipe, or its name is too long, or its
+            folder cannot be written to.
+    """
+    try:
+        if path.is_dir():
+            raise VitrellisError(f"{path}: is a folder. Give the name of a file to write")
+        if path.exists() and not path.is_file():
+            raise VitrellisError(
+                f"{path}: is a device or a pipe, and is not replaced. Give the name of a file to "
+                "write"
+            )
+        folder = path.resolve().parent
+        folder = next(each for each in (folder, *folder.parents) if each.exists())
+        _temporary(folder / path.name).exists()  # an error if its name is too long
+    except OSError as error:
+        raise _not_written(path, error.strerror or str(error)) from error
+    if not folder.is_dir():
+        raise _not_written(path, f"{folder} is no folder")
+    if not os.access(folder, os.W_OK):
+        raise _not_written(path, f"{folder} may not be written to")
 
 
 def write_json(path: Path, values: object) -> None:
@@ -101,7 +125,7 @@ def _not_finite(values: object, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _write_and_move(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     temporary.unlink(missing_ok=True)
     try:
         write(temporary)
@@ -111,6 +135,10 @@ def _write_and_move(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -248,7 +248,7 @@ def find_run(path: Path, *, checks_recipe: bool = True) -> RunDirectory:
     """
     path = path.expanduser()
     run = RunDirectory(path)
-    if run.exists():
+    if run.exists() and (run.marker_file.is_file() or run.data_file.is_file()):
         if checks_recipe:
             check_text(run.recipe_file)
         return run
@@ -258,7 +258,8 @@ def find_run(path: Path, *, checks_recipe: bool = True) -> RunDirectory:
         if near
         else "There are no runs below it, and none in ./runs"
     )
-    what = "is no run directory (it has no recipe.yaml)" if path.exists() else "does not exist"
+    lacks = "data.json" if run.exists() else "recipe.yaml"
+    what = f"is no run directory (it has no {lacks})" if path.exists() else "does not exist"
     raise VitrellisError(f"{path} {what}. {hint}")
 
 
