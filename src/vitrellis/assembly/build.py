@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -78,7 +79,9 @@ def build_preprocessing(
     if settings.normalization == "measured":
         canvas = build_canvas(recipe, source)
         size = canvas.size if isinstance(canvas, Canvas) else sides_of(settings.img_size)
-        statistics = measured_normalization(source.train, Canvas(size, settings.fit), progress)
+        statistics = measured_normalization(
+            source.train, Canvas(size, settings.fit), progress, _cache_folder(recipe)
+        )
     else:
         statistics = given_normalization(recipe, source.channels)
     return preprocessing_of(recipe, source.channels, statistics)
@@ -289,6 +292,12 @@ def build_eval_loader(
     )
 
 
+def _cache_folder(recipe: Recipe) -> Path | None:
+    """The folder in which decoded images are kept for later runs; None to keep nothing."""
+    keeps = recipe.machine.image_cache_gb > 0 and recipe.input.cache is not False
+    return default_folder() if keeps else None
+
+
 def _kept(
     recipe: Recipe,
     split: Split,
@@ -299,8 +308,9 @@ def _kept(
     """The images from the cache folder if they are kept there, and whether they are held."""
     if recipe.input.cache is False:
         return None, False
-    limit, folder = round(1e9 * recipe.machine.image_cache_gb), default_folder()
-    cache = PixelCache(folder, limit) if limit and folder is not None else None
+    folder = _cache_folder(recipe)
+    limit = round(1e9 * recipe.machine.image_cache_gb)
+    cache = None if folder is None else PixelCache(folder, limit)
     if cache is not None and isinstance(stored, OwnShape):  # they are mapped, whatever their size
         decoded = cache.open(split.images, stored, progress)
         if decoded is not None:

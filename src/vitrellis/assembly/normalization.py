@@ -9,7 +9,7 @@ from pathlib import Path
 from vitrellis.assembly.pretrained import pretrained_normalization
 from vitrellis.data.canvas import Canvas, ProgressCallback, measure_normalization
 from vitrellis.data.formats.json_files import read_json
-from vitrellis.data.pixel_cache import default_folder, digest_of_pixels
+from vitrellis.data.pixel_cache import digest_of_pixels
 from vitrellis.data.source import Split
 from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.recipe import Recipe
@@ -73,12 +73,11 @@ def measured_normalization(
         split: The training split.
         canvas: The size at which images are measured.
         progress: Called after every image that is decoded.
-        folder: The folder of decoded images; by default that of the user.
+        folder: The folder of decoded images, in which they are kept; None to keep nothing.
 
     Raises:
         VitrellisError: If an image cannot be read.
     """
-    folder = folder or default_folder()
     key = digest_of_pixels(split.images, canvas) if len(split) >= WORTH_KEEPING else None
     if folder is None or key is None:
         return measure_normalization(split, canvas.size, canvas.fit, progress)
