@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 
 import vitrellis
+from tests.runs.edited import unsealed
 from vitrellis.assembly.launch import Finished
 from vitrellis.assembly.run_folder import locked
 from vitrellis.data.loader import VIEWS_VERSION
@@ -26,6 +27,7 @@ from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.recipe import Recipe, digest, identity, recipe_from, teacher_recipe
 from vitrellis.runs import marker
 from vitrellis.runs.directory import RunDirectory
+from vitrellis.runs.verification import verify_run
 from vitrellis.training.display import Display
 
 
@@ -124,7 +126,10 @@ def test_the_run_of_an_earlier_version_is_known_by_its_files(tmp_path: Path) -> 
     run = train(tmp_path / "run").run
     run.marker_file.unlink()
     train(run.path)
-    assert marker.read_marker(run) == marker.Marker()
+    assert marker.read_marker(run) == marker.Marker(has_checksums=False)
+    run.data_file.write_text(json.dumps(unsealed(run.data_file)))  # as that version wrote it
+    assert run.read_data().class_names
+    assert verify_run(run).is_good
     for name in ("data.json", ".lock"):
         run.marker_file.unlink(missing_ok=True)
         (run.path / name).unlink()
@@ -136,8 +141,7 @@ def test_the_run_of_an_earlier_version_is_known_by_its_files(tmp_path: Path) -> 
 
 def test_a_run_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    marker.write_marker(run)
-    run.marker_file.write_text(json.dumps({"format": marker.FORMAT + 1}))
+    marker.write_marker(run, marker.Marker(format=marker.FORMAT + 1))
     with pytest.raises(VitrellisError, match="a later version"):
         train(tmp_path, fresh=True)
 

@@ -197,7 +197,7 @@ def _notes_on_views(run: RunDirectory) -> list[str]:
 def _mark(run: RunDirectory) -> None:
     """Marks the run of an earlier version."""
     if marker.read_marker(run) is None:
-        marker.write_marker(run)
+        marker.write_marker(run, marker.Marker(has_checksums=False))
 
 
 def _reason_to_begin_anew(run: RunDirectory, new: Beginning) -> str | None:

@@ -8,6 +8,7 @@ They have no marker either: in a run with one, a file without a checksum is a da
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -56,9 +57,18 @@ def marked_run(path: Path) -> Path | None:
 
     Args:
         path: A file in the run's folder, or in a folder in it.
+
+    Returns:
+        None without a marker, or if it says that an earlier version began the run.
     """
-    folders = (path.parent, path.parent.parent)
-    return next((folder for folder in folders if (folder / MARKER).is_file()), None)
+    for folder in (path.parent, path.parent.parent):
+        if (folder / MARKER).is_file():
+            with contextlib.suppress(VitrellisError):  # a damaged one excuses nothing
+                marker = read_json(folder / MARKER)
+                if isinstance(marker, dict) and marker.get("has_checksums") is False:
+                    return None
+            return folder
+    return None
 
 
 def read_sealed_json(path: Path, *, is_sealed: bool = False) -> Any:

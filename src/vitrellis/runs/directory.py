@@ -14,6 +14,7 @@ from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.checksums import (
     MARKER,
     check_text,
+    marked_run,
     read_sealed_json,
     sealed_line,
     unsealed_line,
@@ -178,7 +179,7 @@ class RunDirectory:
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_text(errors="replace").split("\n")
-        is_sealed = self.marker_file.is_file()
+        is_sealed = marked_run(self.metrics_file) is not None
         rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:

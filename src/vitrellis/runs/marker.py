@@ -50,21 +50,23 @@ class Marker:
     Attributes:
         format: The version of the layout.
         is_being_emptied: Whether the old files of the run are being deleted, to start it again.
+        has_checksums: Whether all files have one; not if an earlier version began the run.
     """
 
     format: int = FORMAT
     is_being_emptied: bool = False
+    has_checksums: bool = True
 
 
-def write_marker(run: RunDirectory, *, is_being_emptied: bool = False) -> None:
+def write_marker(run: RunDirectory, marker: Marker = Marker()) -> None:
     """Marks a folder as a run.
 
     Args:
         run: The folder.
-        is_being_emptied: Whether its files are about to be deleted.
+        marker: What is said of it.
     """
     about = {"about": "This folder is a run of Vitrellis, which writes and deletes files in it."}
-    write_sealed_json(run.marker_file, about | asdict(Marker(is_being_emptied=is_being_emptied)))
+    write_sealed_json(run.marker_file, about | asdict(marker))
 
 
 def read_marker(run: RunDirectory) -> Marker | None:
@@ -77,7 +79,7 @@ def read_marker(run: RunDirectory) -> Marker | None:
     if not file.is_file():
         return None
     try:
-        marker = parse(Marker, read_sealed_json(file), file)
+        marker = parse(Marker, read_sealed_json(file, is_sealed=True), file)
     except VitrellisError as error:
         raise VitrellisError(
             f"{error}. Delete this file: the run is known by its other files as well"
@@ -145,7 +147,7 @@ def empty(run: RunDirectory) -> None:
     Raises:
         VitrellisError: If a file cannot be deleted.
     """
-    write_marker(run, is_being_emptied=True)
+    write_marker(run, Marker(is_being_emptied=True))
     try:
         run.recipe_file.unlink(missing_ok=True)  # first: without it, this is no run for any command
         for file in own_files(run):
