@@ -7,7 +7,8 @@ prints them without a traceback and exits with `exit_code`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class VitrellisError(ValueError):
@@ -16,6 +17,8 @@ class VitrellisError(ValueError):
     exit_code = 1
     is_shared = False
     """Whether all processes that train together raise it, so that the first can report it."""
+    argument: str | None = None
+    """The argument of `create_model` at fault, where known, such as `weights` or `args.depth`."""
 
 
 class UsageError(VitrellisError):
@@ -23,6 +26,26 @@ class UsageError(VitrellisError):
 
     exit_code = 2
     is_shared = True
+
+
+@contextmanager
+def blaming(argument: str) -> Iterator[None]:
+    """Notes in an error from the block which argument is at fault, for those who know its key."""
+    try:
+        yield
+    except VitrellisError as error:
+        error.argument = error.argument or argument
+        raise
+
+
+@contextmanager
+def under_key(key: str) -> Iterator[None]:
+    """Puts a key of the recipe before the message of an error from the block."""
+    try:
+        yield
+    except VitrellisError as error:
+        error.args = (f"{key}: {error}",)
+        raise
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

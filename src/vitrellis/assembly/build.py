@@ -18,6 +18,7 @@ from vitrellis.assembly.normalization import (
     given_normalization,
     measured_normalization,
 )
+from vitrellis.assembly.recipe_keys import OF_STUDENT, arguments_under
 from vitrellis.data.augmentation.mixing import Mix
 from vitrellis.data.augmentation.transforms import TrainTransform
 from vitrellis.data.canvas import (
@@ -148,19 +149,20 @@ def build_student(recipe: Recipe, source: Source, *, load_weights: bool = True) 
     init = recipe.init
     if init.source is not None:
         check_source(init.source)
-    student = create_model(
-        recipe.model.name,
-        num_classes=source.num_classes,
-        img_size=sides_of(recipe.input.img_size),
-        in_chans=source.channels,
-        pretrained=init.pretrained and load_weights,
-        weights=init.weights if load_weights else None,
-        weights_source=init.source,
-        weights_img_size=init.weights_img_size,
-        weights_ema=init.weights_ema,
-        zero_head=recipe.model.zero_head,
-        **recipe.model_arguments,
-    )
+    with arguments_under(OF_STUDENT):
+        student = create_model(
+            recipe.model.name,
+            num_classes=source.num_classes,
+            img_size=sides_of(recipe.input.img_size),
+            in_chans=source.channels,
+            pretrained=init.pretrained and load_weights,
+            weights=init.weights if load_weights else None,
+            weights_source=init.source,
+            weights_img_size=init.weights_img_size,
+            weights_ema=init.weights_ema,
+            zero_head=recipe.model.zero_head,
+            **recipe.model_arguments,
+        )
     if has_distillation_head(student):
         set_heads_apart(student)
     if init.freeze is not None:

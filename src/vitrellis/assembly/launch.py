@@ -269,7 +269,7 @@ def _open_run(
     recipe = as_begun(recipe, run, prepared) if reads else recipe
     teacher_recipes = _teacher_recipes(recipe)
     images_of = {
-        name: source_of_teacher(recipe, teacher, prepared, source, found.data.root)
+        name: source_of_teacher(recipe, name, teacher, prepared, source, found.data.root)
         for name, teacher in teacher_recipes.items()
     }
     duplicates = find_duplicates(prepared)

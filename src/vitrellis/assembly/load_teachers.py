@@ -20,11 +20,12 @@ from torch import nn
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher, sides_of
 from vitrellis.assembly.model_origin import find_model, statistics_of
 from vitrellis.assembly.processes import others_wait
+from vitrellis.assembly.recipe_keys import arguments_under, key_of_teacher, keys_of_named
 from vitrellis.assembly.run_folder import locked
 from vitrellis.data.canvas import Canvas, OnCanvas, ProgressCallback
 from vitrellis.data.loader import TrainLoader
 from vitrellis.data.sources import Source, Split
-from vitrellis.errors import UsageError
+from vitrellis.errors import UsageError, under_key
 from vitrellis.models import REFUSALS, check_arguments, check_finite_weights, create_model
 from vitrellis.objectives import Needs, Objective
 from vitrellis.recipe import Recipe, TeacherSection
@@ -57,7 +58,8 @@ def check_finished_teachers(recipe: Recipe, run: RunDirectory, *, fresh: bool = 
     for name, settings in recipe.all_teachers.items():
         is_kept = (run.teacher_model(name) / "config.json").exists() and not fresh
         if settings.run is not None and not is_kept:
-            find_run(settings.run)
+            with under_key(f"{key_of_teacher(recipe, name)}.run"):
+                find_run(settings.run)
 
 
 def check_modules(recipe: Recipe, modules: Mapping[str, nn.Module]) -> None:
@@ -150,7 +152,8 @@ def load_teachers(
         else:
             folder = run.teacher_model(name)
             if fabric.is_global_zero and not (folder / "config.json").exists():
-                _keep(settings, source, student, trained_for_it.get(name), folder)
+                key = key_of_teacher(recipe, name)
+                _keep(key, settings, source, student, trained_for_it.get(name), folder)
             fabric.barrier()
             trained = load_exported(folder)
         if settings.normalization == "student":
@@ -224,8 +227,8 @@ def open_precomputed(
 
 
 def named_teacher(
+    recipe: Recipe,
     name: str,
-    settings: TeacherSection,
     source: Source,
     student: Preprocessing,
     modules: Mapping[str, nn.Module],
@@ -235,21 +238,24 @@ def named_teacher(
     """A teacher that has no recipe: of a finished run, a model of timm, or a module from Python.
 
     Args:
+        recipe: The student's recipe.
         name: Its name.
-        settings: Its section of the student's recipe.
         source: The images.
         student: The student's preprocessing.
         modules: Modules from Python, by name.
         downloads: Whether a model of timm gets its published weights, if the section asks for it.
     """
+    settings, key = recipe.all_teachers[name], key_of_teacher(recipe, name)
     if settings.given:
         return _given(modules[name], settings, source, student)
     if settings.run is not None:
-        return load_exported(find_run(settings.run).best_model)
-    return _of_timm(settings, source, student, downloads=downloads)
+        with under_key(f"{key}.run"):
+            return load_exported(find_run(settings.run).best_model)
+    return _of_timm(key, settings, source, student, downloads=downloads)
 
 
 def _keep(
+    key: str,
     settings: TeacherSection,
     source: Source,
     student: Preprocessing,
@@ -258,9 +264,10 @@ def _keep(
 ) -> None:
     """Copies the teacher's model into the run, or creates it there."""
     if settings.model is not None:
-        _export_named(settings, source, student, folder)
+        _export_named(key, settings, source, student, folder)
     elif settings.run is not None:
-        _copy_model(find_run(settings.run).best_model, folder)
+        with under_key(f"{key}.run"):
+            _copy_model(find_run(settings.run).best_model, folder)
     else:
         assert trained_for_it is not None, "a teacher with a recipe is trained first"
         _copy_model(trained_for_it.best_model, folder)
@@ -293,10 +300,10 @@ def _at_its_size(settings: TeacherSection, student: Preprocessing) -> Preprocess
 
 
 def _export_named(
-    settings: TeacherSection, source: Source, student: Preprocessing, folder: Path
+    key: str, settings: TeacherSection, source: Source, student: Preprocessing, folder: Path
 ) -> None:
     """Writes a timm model with its weights."""
-    trained = _of_timm(settings, source, student, downloads=True)
+    trained = _of_timm(key, settings, source, student, downloads=True)
     save_model(
         trained.model,
         folder,
@@ -309,36 +316,44 @@ def _export_named(
 
 
 def _of_timm(
-    settings: TeacherSection, source: Source, student: Preprocessing, *, downloads: bool
+    key: str,
+    settings: TeacherSection,
+    source: Source,
+    student: Preprocessing,
+    *,
+    downloads: bool,
 ) -> Trained:
     """A model of timm.
 
     Its images are normalised as those of its published weights; without those, as the student's.
     """
     assert settings.model is not None
-    check_arguments(settings.args, "teacher.args")
-    found = find_model(
-        settings.model,
-        settings.args,
-        pretrained=settings.pretrained,
-        weights=settings.weights,
-        key="teacher",
-    )
+    check_arguments(settings.args, f"{key}.args")
+    keys = keys_of_named(key)
+    with arguments_under(keys):
+        found = find_model(
+            settings.model,
+            settings.args,
+            pretrained=settings.pretrained,
+            weights=settings.weights,
+            key=key,
+        )
     preprocessing = _at_its_size(settings, student)
     if settings.pretrained:
-        mean, std = statistics_of(found, settings.model, student.channels, "teacher.model")
+        mean, std = statistics_of(found, settings.model, student.channels, f"{key}.model")
         preprocessing = replace(preprocessing, mean=mean, std=std)
-    model = create_model(
-        found.name,
-        num_classes=source.num_classes,
-        img_size=preprocessing.img_size,
-        in_chans=student.channels,
-        pretrained=found.pretrained and downloads,
-        weights=found.weights,
-        weights_img_size=settings.weights_img_size,
-        weights_ema=settings.weights_ema,
-        **found.args,
-    )
+    with arguments_under(keys):
+        model = create_model(
+            found.name,
+            num_classes=source.num_classes,
+            img_size=preprocessing.img_size,
+            in_chans=student.channels,
+            pretrained=found.pretrained and downloads,
+            weights=found.weights,
+            weights_img_size=settings.weights_img_size,
+            weights_ema=settings.weights_ema,
+            **found.args,
+        )
     return Trained(
         model, found.name, tuple(source.class_names), preprocessing, model_args=found.args
     )

@@ -14,7 +14,8 @@ from typing import Any
 from lightning.fabric import Fabric
 
 from vitrellis.assembly.pretrained import for_channels, pretrained_normalization
-from vitrellis.errors import UsageError
+from vitrellis.assembly.recipe_keys import OF_STUDENT, arguments_under
+from vitrellis.errors import UsageError, blaming
 from vitrellis.models.support.described_models import (
     CONFIG,
     DescribedModel,
@@ -82,8 +83,9 @@ def find_model(
         described = parse(DescribedModel, read_sealed_json(kept), kept)
         folder = None
     else:
-        folder = folder_of(name, with_weights=pretrained)
-        described = read_description(folder / CONFIG, name)
+        with blaming("name"):
+            folder = folder_of(name, with_weights=pretrained)
+            described = read_description(folder / CONFIG, name)
     statistics = None
     if described.mean is not None and described.std is not None:
         statistics = described.mean, described.std
@@ -111,14 +113,15 @@ def with_model_found(recipe: Recipe, run: RunDirectory | None, channels: int) ->
     """
     model, init = recipe.model, recipe.init
     is_resumed = run is not None and run.last_checkpoint.exists()
-    found = find_model(
-        model.name,
-        model.args,
-        pretrained=init.pretrained and not (is_resumed and is_described(model.name)),
-        weights=init.weights,
-        kept=None if run is None else run.description_file,
-        key="init",
-    )
+    with arguments_under(OF_STUDENT):
+        found = find_model(
+            model.name,
+            model.args,
+            pretrained=init.pretrained and not (is_resumed and is_described(model.name)),
+            weights=init.weights,
+            kept=None if run is None else run.description_file,
+            key="init",
+        )
     changes: dict[str, object] = {
         "model": model.model_copy(update={"name": found.name, "args": dict(found.args)}),
         "init": init.model_copy(update={"pretrained": found.pretrained, "weights": found.weights}),

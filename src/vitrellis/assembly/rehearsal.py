@@ -27,6 +27,7 @@ from vitrellis.assembly.load_teachers import (
 from vitrellis.assembly.model_origin import with_model_found
 from vitrellis.assembly.normalization import given_normalization
 from vitrellis.assembly.parts import UserObjects
+from vitrellis.assembly.recipe_keys import of_teacher
 from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.terms import build_objective, check_trained_heads
 from vitrellis.data.sources import Source
@@ -58,6 +59,7 @@ class PlannedTeacher:
 
 def source_of_teacher(
     recipe: Recipe,
+    name: str,
     teacher: Recipe,
     prepared: Source,
     given: Source | None,
@@ -67,6 +69,7 @@ def source_of_teacher(
 
     Args:
         recipe: The student's recipe.
+        name: The teacher's name.
         teacher: The teacher's recipe.
         prepared: The student's images.
         given: Images from Python, or None.
@@ -80,7 +83,8 @@ def source_of_teacher(
         return prepared
     if teacher.data.root == recipe.data.root:
         teacher = with_root(teacher, root)
-    return build_source(teacher, given, known=prepared.checked_images)
+    with of_teacher(recipe, name):
+        return build_source(teacher, given, known=prepared.checked_images)
 
 
 def rehearse(
@@ -130,12 +134,13 @@ def rehearse(
     for name, settings in recipe.all_teachers.items():
         kept = run.teacher_model(name)
         if name in teachers:
-            trained = untrained(teachers[name], world_size)
+            with of_teacher(recipe, name):
+                trained = untrained(teachers[name], world_size)
         elif (kept / "config.json").exists() and not fresh:
             trained = load_exported(kept)
         else:
             trained = named_teacher(
-                name, settings, source, preprocessing, user_objects.teachers, downloads=False
+                recipe, name, source, preprocessing, user_objects.teachers, downloads=False
             )
         stand_ins[name] = build_teacher(
             name,

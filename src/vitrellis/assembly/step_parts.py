@@ -53,7 +53,7 @@ def measure_step(recipe: Recipe, *, steps: int, trace: Path | None) -> list[dict
         for name, settings in recipe.all_teachers.items():
             if settings.recipe is not None:
                 planned = teacher_recipe(recipe, name)
-                images = source_of_teacher(recipe, planned, source, None, recipe.data.root)
+                images = source_of_teacher(recipe, name, planned, source, None, recipe.data.root)
                 _export(PlannedTeacher(planned, images, run), run.teacher_model(name))
         console = Console(file=io.StringIO(), quiet=True)
         parts = prepare_parts(recipe, run, source, fabric, console, UserObjects(), {})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from vitrellis.errors import UsageError
+from vitrellis.errors import UsageError, under_key
 from vitrellis.models import block_channels, forward_with_maps, has_distillation_head, num_blocks
 from vitrellis.objectives import Head, Objective, Term, TermContext, TermSection, build_weight
 from vitrellis.recipe import Recipe
@@ -18,17 +18,24 @@ from vitrellis.teachers.teachers import Teachers
 
 @dataclass(frozen=True)
 class _Tapped:
-    """A model with the size of its images, which decides the sizes of its maps."""
+    """A model with the size of its images, which decides the sizes of its maps.
 
+    Attributes:
+        key: The recipe's key of the blocks that are tapped, for messages.
+    """
+
+    key: str
     model: nn.Module
     num_channels: int
     img_size: tuple[int, int]
 
     def num_blocks(self) -> int:
-        return num_blocks(self.model)
+        with under_key(self.key):
+            return num_blocks(self.model)
 
     def channels(self, blocks: Sequence[int]) -> list[int]:
-        return block_channels(self.model, blocks, self.num_channels, self.img_size)
+        with under_key(self.key):
+            return block_channels(self.model, blocks, self.num_channels, self.img_size)
 
 
 def build_objective(
@@ -56,26 +63,29 @@ def build_objective(
         UsageError: If the student has a distillation head that no term trains, or a class has no
             image where its rarity matters.
     """
-    tapped = _Tapped(student, preprocessing.channels, preprocessing.img_size)
     deferred = recipe.deferred
     phases = deferred.phases(recipe.training.epochs, class_counts) if deferred is not None else {}
 
     def build(
         section: TermSection, name: str, factor: float = 1.0, teacher: Teacher | None = None
     ) -> Term:
+        key = f"objective.{section.key}"
+        own = f"{key}.student_blocks" if hasattr(section, "student_blocks") else key
         context = TermContext(
             name=name,
             weight=build_weight(section.weight, factor),
-            student=tapped,
+            student=_Tapped(own, student, preprocessing.channels, preprocessing.img_size),
             teacher=None
             if teacher is None
-            else _Tapped(teacher.model, teacher.channels, teacher.img_size),
+            else _Tapped(
+                f"{key}.teacher_blocks", teacher.model, teacher.channels, teacher.img_size
+            ),
             class_counts=class_counts,
             phases=phases,
             forward_with_maps=forward_with_maps,
         )
         term = section.build(context)
-        term.key = f"objective.{section.key}"
+        term.key = key
         return term
 
     sections, guided = recipe.objective.terms, recipe.objective.guided_terms

@@ -6,8 +6,6 @@ Importing this room registers our models with timm.
 from vitrellis.models.support.arguments import check_arguments
 from vitrellis.models.support.factory import (
     IN_TIMM,
-    REFUSALS,
-    check_takes_images,
     create_model,
     list_models,
     takes_img_size,
@@ -26,6 +24,7 @@ from vitrellis.models.support.heads import (
 )
 from vitrellis.models.support.interop import load_reference_weights
 from vitrellis.models.support.lone_images import norm_of_one_value
+from vitrellis.models.support.refusals import REFUSALS, check_takes_images
 from vitrellis.models.support.taps import (
     block_channels,
     forward_with_maps,

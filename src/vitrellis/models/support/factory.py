@@ -15,7 +15,7 @@ import torch
 from timm.layers import to_2tuple
 from torch import nn
 
-from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.errors import UsageError, VitrellisError, blaming
 from vitrellis.models.evit import EViT
 from vitrellis.models.support.described_models import (
     CONFIG,
@@ -34,6 +34,7 @@ from vitrellis.models.support.positions import (
     position_tensors,
 )
 from vitrellis.models.support.prune_tokens import PRUNING, prune_tokens
+from vitrellis.models.support.refusals import REFUSALS, can_be_built, refused
 from vitrellis.models.support.variations import DEIT_CLASS_TOKEN_STD, NOT_TIMMS, vary
 from vitrellis.models.support.weights import load_initial
 
@@ -58,11 +59,6 @@ IN_TIMM = (
     "resnet50",
 )
 """Models of timm that the published systems train. The list is a choice; ours are found."""
-
-
-REFUSALS = (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
-"""The errors by which timm's and torch's models refuse an argument, or a size of images."""
-
 
 _NOT_BUILT_WITH = ("distillation_head", "normalize_features", "stride_1x1", *NOT_TIMMS)
 """The arguments of `create_model` that change a model after it is built."""
@@ -161,8 +157,8 @@ def create_model(
     attend_on_grid(model)
     vary(model, name, **variations)
     if weights is not None:
-        known = _grids_in(weights, weights_img_size, model, name, kwargs)
         translation = _translation(model, name, weights_source, norm_eps)
+        known = _grids_in(weights, weights_img_size, model, name, kwargs)
         load_initial(model, weights.expanduser(), known, ema=weights_ema, **translation)
     if distillation_head:
         add_distillation_head(model, name)
@@ -171,6 +167,7 @@ def create_model(
     return model
 
 
+@blaming("weights")
 def _grids_in(
     weights: Path,
     size: int | Grid | None,
@@ -208,8 +205,9 @@ def _create_described(
 ) -> nn.Module:
     """A model of a folder or of the Hub; arguments that are given go before those of its file."""
     given = {key: value for key, value in given.items() if value not in (None, False)}
-    folder = folder_of(name, with_weights=pretrained)
-    described = read_description(folder / CONFIG, name)
+    with blaming("name"):
+        folder = folder_of(name, with_weights=pretrained)
+        described = read_description(folder / CONFIG, name)
     common["weights"] = folder if pretrained else weights
     return create_model(described.architecture, **common, **(dict(described.args) | given))
 
@@ -295,35 +293,6 @@ def _refuse_unknown_positions(
         )
 
 
-@torch.no_grad()
-def check_takes_images(
-    model: nn.Module, name: str, in_chans: int, img_size: tuple[int, int]
-) -> None:
-    """Makes sure that a model computes something of images of this size.
-
-    Some of timm's models are built for sizes that they cannot take, and say so when they compute.
-
-    Args:
-        model: The model; batch norms and the mode are left as they are.
-        name: Its name, for the message.
-        in_chans: The number of channels.
-        img_size: `(H, W)` in pixels.
-
-    Raises:
-        UsageError: With the model's own reason.
-    """
-    is_training = model.training
-    try:
-        model.eval()(torch.zeros(1, in_chans, *img_size))
-    except REFUSALS as error:
-        raise UsageError(
-            f"{name}: cannot take images of {img_size[0]}x{img_size[1]} pixels: "
-            f"{' '.join(str(error).split())[:300]} (see input.img_size)"
-        ) from error
-    finally:
-        model.train(is_training)
-
-
 def _build(name: str, **kwargs: Any) -> nn.Module:
     """A model of timm's registry, with errors that say what the user can do."""
     architecture = name.split(".")[0]
@@ -344,10 +313,9 @@ def _build(name: str, **kwargs: Any) -> nn.Module:
             "A file of weights can be given in its place: init.weights"
         ) from error
     except REFUSALS as error:
-        if architecture in list_models() and not _can_be_built(architecture):
+        if architecture in list_models() and not can_be_built(architecture, {}):
             raise  # the fault is in our file, not in what the user wrote
-        reason = " ".join(str(error).split("() ", 1)[-1].split())[:300]
-        raise UsageError(f"{name}: {reason} (see model.args, or img_size)") from error
+        raise refused(architecture, kwargs, error) from error
     assert isinstance(model, nn.Module)
     return model
 
@@ -369,10 +337,12 @@ def _zero_head(model: nn.Module, name: str) -> None:
 
 def _check_name(name: str, pretrained: bool) -> None:
     """Refuses an unknown model, and one that has no weights if they are wanted."""
-    if not timm.is_model(name.split(".")[0]):
-        raise _unknown_model(name)
-    if pretrained and not timm.is_model_pretrained(name):
-        raise UsageError(f"{name}: no weights are published for it. Give a file: init.weights")
+    with blaming("name"):
+        if not timm.is_model(name.split(".")[0]):
+            raise _unknown_model(name)
+    with blaming("pretrained"):
+        if pretrained and not timm.is_model_pretrained(name):
+            raise UsageError(f"{name}: no weights are published for it. Give a file: init.weights")
 
 
 def _unknown_model(name: str) -> UsageError:
@@ -383,13 +353,3 @@ def _unknown_model(name: str) -> UsageError:
         f"unknown model {name!r}.{hint} `vitrellis models --all` lists them; ours are "
         f"{', '.join(ours)}"
     )
-
-
-def _can_be_built(architecture: str) -> bool:
-    """Whether a model can be built when no argument is given."""
-    try:
-        with torch.device("meta"):
-            timm.create_model(architecture)
-    except REFUSALS:
-        return False
-    return True

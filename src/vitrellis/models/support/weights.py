@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vitrellis.errors import VitrellisError
+from vitrellis.errors import VitrellisError, blaming
 from vitrellis.models.support.checkpoint_names import (
     fit_first_layer,
     parts_of,
@@ -236,6 +236,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], label: str) -> 
     model.load_state_dict(dict(state))
 
 
+@blaming("weights")
 def load_initial(
     model: nn.Module,
     path: Path,
