@@ -149,6 +149,39 @@ def test_predict_refuses_other_images(tmp_path: Path, wrong: torch.Tensor) -> No
         load_exported(tmp_path).predict([wrong])
 
 
+def test_predict_takes_an_iterator(tmp_path: Path) -> None:
+    save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    trained = load_exported(tmp_path)
+    images = torch.randint(0, 256, (3, 3, 9, 12), dtype=torch.uint8)
+    assert trained.predict(image for image in images).equal(trained.predict(images))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (None, "images: is a NoneType; should be a tensor"),
+        (3, "images: is a int"),
+        ({"a": 1}, "images: is a dict"),
+        (torch.zeros(3, 9, 9, dtype=torch.uint8), r"\(3, 9, 9\); should be .* given as \[image\]"),
+        (torch.zeros(2, 3, 0, 9, dtype=torch.uint8), r"image 0: has no pixels: .*\(3, 0, 9\)"),
+        ([torch.zeros(3, 9, 0, dtype=torch.uint8)], r"image 0: has no pixels: .*\(3, 9, 0\)"),
+        (torch.zeros(2, 3, 9, 9, dtype=torch.uint8, device="meta"), "device meta"),
+    ],
+)
+def test_predict_says_what_it_takes(tmp_path: Path, wrong: Any, said: str) -> None:
+    save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    with pytest.raises(VitrellisError, match=said):
+        load_exported(tmp_path).predict(wrong)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b", "c"]])
+def test_predict_needs_a_name_for_each_image(tmp_path: Path, names: list[str]) -> None:
+    save(tmp_path, "cifar_resnet8", (16, 16), 3)
+    images = torch.zeros(2, 3, 9, 9, dtype=torch.uint8)
+    with pytest.raises(VitrellisError, match=f"names: {len(names)} for 2 images"):
+        load_exported(tmp_path).predict(images, names)
+
+
 def cut(folder: Path) -> None:
     path = folder / "model.safetensors"
     os.truncate(path, path.stat().st_size // 2)
@@ -204,7 +237,7 @@ def changed(**values: object) -> Callable[[Path], None]:
         (changed(class_names=None), r"config.json: damaged \(class_names: Field required"),
         (changed(class_names=["ash"]), r"of another shape: \S+ \(3,"),
         (changed(preprocessing={"fit": "squash"}), r"damaged \(preprocessing.img_size"),
-        (changed(model_args={"legs": 4}), r"config.json: cifar_resnet8: .*legs"),
+        (changed(model_args={"legs": 4}), r"config.json: cifar_resnet8 refuses legs=4"),
         (another_model, "not the weights of this model: missing: stages"),
     ],
 )

@@ -71,6 +71,8 @@ def test_a_run_that_a_function_ended_resumes_bit_by_bit(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         run(tmp_path, "run", stop_in_second)
     assert [row.epoch for row in seen] == [0, 1]
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["progress"]["epoch"] == 2  # though no checkpoint was due
     resumed = run(tmp_path, "run", seen.append)
     whole = run(tmp_path, "whole")
     assert resumed.results.epochs == whole.results.epochs < 9

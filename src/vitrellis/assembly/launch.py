@@ -24,6 +24,7 @@ from vitrellis.assembly.processes import (
     others_may_end,
     others_wait,
 )
+from vitrellis.assembly.python_arguments import check_call, recipe_of
 from vitrellis.assembly.rehearsal import PlannedTeacher, rehearse, source_of_teacher
 from vitrellis.assembly.run_folder import (
     Beginning,
@@ -44,7 +45,7 @@ from vitrellis.data.duplicates import find_duplicates, is_cut_from_training
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.objectives import Term
-from vitrellis.recipe import Recipe, check_teachers_end, identity, load_recipe, teacher_recipe
+from vitrellis.recipe import Recipe, check_teachers_end, identity, teacher_recipe
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
 from vitrellis.runs.results import EpochRow, Results
@@ -72,7 +73,7 @@ class Finished:
 
 
 def train(
-    recipe: Recipe | str,
+    recipe: Recipe | str | Path,
     *,
     out: Path | str | None = None,
     fresh: bool = False,
@@ -85,7 +86,7 @@ def train(
     """Trains a recipe to its end, its teachers first if it names some.
 
     Args:
-        recipe: The recipe, or the name of a packaged one.
+        recipe: The recipe, the name of a packaged one, or the path of a file.
         out: The run directory; by default `runs/` and the recipe's name.
         fresh: Delete the files of the run and start again. Other files there, and the teacher,
             are kept.
@@ -96,15 +97,24 @@ def train(
         terms: Loss terms of your own, added to those of the recipe's objective. A term's `needs`
             lists the blocks and the logits that it reads.
         on_epoch_end: Called after each epoch of the student with its figures, when they are on
-            disk; in every process. What it raises ends the training, and the same call resumes it.
+            disk; in every process. What it raises ends the training, and the same call resumes it
+            (on several devices, from the last checkpoint).
 
     Raises:
-        UsageError: If the directory holds the run of another recipe, or the recipe does not fit.
+        UsageError: If the directory holds the run of another recipe, the recipe does not fit, or an
+            argument is of another kind.
         VitrellisError: If the data is damaged, the loss diverges, or a file cannot be written.
         Interrupted: After SIGTERM or Ctrl-C; the same call resumes the run.
     """
-    if isinstance(recipe, str):
-        recipe = load_recipe(recipe)
+    recipe = recipe_of(recipe)
+    check_call(
+        out=out,
+        source=source,
+        console=console,
+        teachers=teachers,
+        terms=terms,
+        on_epoch_end=on_epoch_end,
+    )
     objects = UserObjects(teachers or {}, terms, on_epoch_end)
     with (
         process_settings_kept(),

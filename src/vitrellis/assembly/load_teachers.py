@@ -20,6 +20,7 @@ from torch import nn
 from vitrellis.assembly.build import Place, build_eval_loader, build_teacher, sides_of
 from vitrellis.assembly.model_origin import find_model, statistics_of
 from vitrellis.assembly.processes import others_wait
+from vitrellis.assembly.python_arguments import check_modules
 from vitrellis.assembly.recipe_keys import arguments_under, key_of_teacher, keys_of_named
 from vitrellis.assembly.run_folder import locked
 from vitrellis.data.canvas import Canvas, OnCanvas, ProgressCallback
@@ -60,30 +61,6 @@ def check_finished_teachers(recipe: Recipe, run: RunDirectory, *, fresh: bool = 
         if settings.run is not None and not is_kept:
             with under_key(f"{key_of_teacher(recipe, name)}.run"):
                 find_run(settings.run)
-
-
-def check_modules(recipe: Recipe, modules: Mapping[str, nn.Module]) -> None:
-    """Makes sure that the modules from Python are those that the recipe expects.
-
-    Args:
-        recipe: The student's recipe.
-        modules: Modules from Python, by the names that the recipe gives them.
-
-    Raises:
-        UsageError: If some are missing, or are not in the recipe.
-    """
-    expected = {name for name, settings in recipe.all_teachers.items() if settings.given}
-    if expected != modules.keys():
-        raise UsageError(
-            f"teachers: the recipe expects modules for {_listed(expected)}, and was given "
-            f"{_listed(modules)}. In Python: vitrellis.train(recipe, teachers={{name: module}}) "
-            "with `teacher: {given: true}` in the recipe"
-        )
-    for name, module in dict[str, object](modules).items():
-        if not isinstance(module, nn.Module):
-            raise UsageError(
-                f"teachers: {name} should be a torch.nn.Module, and is a {type(module).__name__}"
-            )
 
 
 @torch.no_grad()
@@ -384,8 +361,3 @@ def _check_given(module: nn.Module, file: Path, name: str) -> None:
             f"{file.parent}: was started with another module as {name}: its weights differ. Give "
             "the same module, or use fresh=True or another out="
         )
-
-
-def _listed(names: object) -> str:
-    assert isinstance(names, set | Mapping)
-    return ", ".join(sorted(names)) or "none"

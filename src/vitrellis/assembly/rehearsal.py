@@ -21,12 +21,12 @@ from vitrellis.assembly.images_of_run import with_root
 from vitrellis.assembly.load_teachers import (
     check_answers,
     check_finished_teachers,
-    check_modules,
     named_teacher,
 )
 from vitrellis.assembly.model_origin import with_model_found
 from vitrellis.assembly.normalization import given_normalization
 from vitrellis.assembly.parts import UserObjects
+from vitrellis.assembly.python_arguments import check_modules
 from vitrellis.assembly.recipe_keys import of_teacher
 from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.terms import build_objective, check_trained_heads

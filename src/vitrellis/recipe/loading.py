@@ -8,7 +8,7 @@ name and the description are never inherited.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -44,6 +44,7 @@ def load_recipe(name_or_path: str | Path, overrides: Overrides = ()) -> Recipe:
     Raises:
         UsageError: If there is no such recipe, or it has mistakes, of which each is named.
     """
+    _check_kind("recipe", name_or_path, (str, Path), "a name, or the path of a .yaml file")
     path, label = find_recipe(name_or_path, Path())
     draft = Draft.of_file(path, label)
     draft.merge(*_changes(overrides))
@@ -253,7 +254,11 @@ def _changes(overrides: Overrides) -> tuple[dict[str, Any], str]:
     """Nested values, and where they were written, for messages."""
     if isinstance(overrides, str):
         raise UsageError(f"overrides: {overrides!r} is one text; give a list, or a mapping")
+    _check_kind("overrides", overrides, Iterable, "a list, or a mapping")
     if not isinstance(overrides, Mapping):
+        overrides = list(overrides)
+        for text in overrides:
+            _check_kind("overrides", text, str, "a list of texts, such as 'training.epochs=30'")
         return parse_overrides(overrides), COMMAND_LINE
     values: dict[str, Any] = {}
     for key, value in overrides.items():
@@ -264,6 +269,11 @@ def _changes(overrides: Overrides) -> tuple[dict[str, Any], str]:
             value = {part: value}
         values = _merged(values, value)
     return values, "overrides"
+
+
+def _check_kind(name: str, value: object, kinds: type | tuple[type, ...], expected: str) -> None:
+    if not isinstance(value, kinds):
+        raise UsageError(f"{name}: {value!r} is a {type(value).__name__}; give {expected}")
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,8 @@ from vitrellis.models.support.variations import NOT_TIMMS
 from vitrellis.models.support.weights import CHECKSUM, tensors_digest
 from vitrellis.runs.atomic import atomic_write
 from vitrellis.runs.checksums import read_sealed_json, write_sealed_json
+from vitrellis.runs.given_images import ImageLike, check_pixels, named_images
 from vitrellis.runs.results import parse
-
-ImageLike = Tensor | Path | str | Image.Image
-"""An image: pixels, the path of a file, or a Pillow image."""
 
 PREDICT_BATCH_SIZE = 256
 """The largest number of images that `Trained.predict` computes in one batch."""
@@ -119,38 +117,34 @@ class Trained:
     @torch.no_grad()
     def predict(
         self,
-        images: Tensor | Sequence[ImageLike] | Path | str | Image.Image,
-        names: Sequence[str] | None = None,
+        images: Tensor | Iterable[ImageLike] | Path | str | Image.Image,
+        names: Iterable[str] | None = None,
     ) -> Tensor:
         """The class probabilities.
 
         Args:
-            images: uint8 `(N, C, H, W)`; or a sequence of uint8 `(C, H, W)` of any sizes, paths of
-                image files, and Pillow images, which are turned upright and made grey or colour as
-                the model needs them; or a single path or Pillow image.
+            images: uint8 `(N, C, H, W)`; or a list or iterator of uint8 `(C, H, W)` of any sizes,
+                paths of image files, and Pillow images, which are turned upright and made grey or
+                colour as the model needs them; or a single path or Pillow image.
             names: The names of the images, for messages; by default their paths or numbers.
 
         Returns:
             `(N, K)`, on the model's device.
 
         Raises:
-            VitrellisError: If a file cannot be read; if a tensor is not uint8, or has another
-                number of channels; or if the model has diverged, naming the first weight that is
-                not finite, or the first image and module whose output is not.
+            UsageError: If these are no images, or the names are not as many.
+            VitrellisError: If a file cannot be read; if a tensor is not uint8, has another number
+                of channels or no pixels; or if the model has diverged, naming the first weight
+                that is not finite, or the first image and module whose output is not.
         """
-        if isinstance(images, Path | str | Image.Image):
-            images = [images]
         settings = self.preprocessing
-        if names is None:
-            names = [
-                str(image) if isinstance(image, Path | str) else f"image {number}"
-                for number, image in enumerate(images)
-            ]
-        out = torch.empty(len(images), settings.channels, *settings.img_size, dtype=torch.uint8)
         resize = settings.transform().resize_and_crop
-        for number, image in enumerate(images):
-            out[number] = resize(self._pixels(image, names[number]))
-        return self.predict_resized(out, names)
+        shown: list[str] = []
+        resized = [torch.empty(0, settings.channels, *settings.img_size, dtype=torch.uint8)]
+        for image, name in named_images(images, names):
+            shown.append(name)
+            resized.append(resize(self._pixels(image, name))[None])
+        return self.predict_resized(torch.cat(resized), shown)
 
     def _pixels(self, image: ImageLike, name: str) -> Tensor:
         """uint8 `(C, H, W)` on the CPU."""
@@ -160,17 +154,7 @@ class Trained:
             return read_image(path, settings.channels, settings.value_range)
         if isinstance(image, Image.Image):
             return upright_pixels(image, settings.channels, name)
-        if not isinstance(image, Tensor):
-            raise VitrellisError(
-                f"{name}: is a {type(image).__name__}; should be a path, a Pillow image, or a "
-                "tensor (C, H, W) of uint8"
-            )
-        if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != settings.channels:
-            raise VitrellisError(
-                f"{name}: should be uint8 of shape ({settings.channels}, H, W), is {image.dtype} "
-                f"of shape {tuple(image.shape)}"
-            )
-        return image.cpu()
+        return check_pixels(image, settings.channels, name).cpu()
 
     @torch.no_grad()
     def predict_resized(self, images: Tensor, names: Sequence[str] | None = None) -> Tensor:
@@ -288,6 +272,8 @@ def load_exported(folder: Path | str, *, img_size: int | tuple[int, int] | None 
         UsageError: If the model cannot be built for that size.
         VitrellisError: If a file is missing or damaged, or holds another model or NaN.
     """
+    if not isinstance(folder, str | Path):
+        raise UsageError(f"folder: is a {type(folder).__name__}; should be the path of RUN/model")
     folder = Path(folder).expanduser()
     config_file = folder / "config.json"
     written = _read_config(config_file)

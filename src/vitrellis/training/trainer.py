@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from typing import Any, Literal, NamedTuple
 
@@ -300,7 +300,11 @@ class Trainer:
         if self.has_ended or self._save_is_due():
             self.save()
         if self.on_epoch_end is not None:
-            self.on_epoch_end(row)
+            with ExitStack() as if_it_raises:
+                if self.fabric.world_size == 1:  # all processes save together, and one may raise
+                    if_it_raises.callback(self.save)
+                self.on_epoch_end(row)
+                if_it_raises.pop_all()
 
     def save(self) -> None:
         """Writes the checkpoint that the run is resumed from.

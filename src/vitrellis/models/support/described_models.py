@@ -48,7 +48,7 @@ class DescribedModel:
 
 def is_described(name: str) -> bool:
     """Whether a model's name is that of a folder or of the Hub."""
-    return bool(_HUB.match(name) or _FOLDER.match(name))
+    return isinstance(name, str) and bool(_HUB.match(name) or _FOLDER.match(name))
 
 
 def folder_of(name: str, *, with_weights: bool) -> Path:

@@ -77,7 +77,7 @@ def create_model(
     img_size: int | tuple[int, int] | None = None,
     in_chans: int = 3,
     pretrained: bool = False,
-    weights: Path | None = None,
+    weights: Path | str | None = None,
     weights_source: str | None = None,
     weights_img_size: int | Grid | None = None,
     weights_ema: bool = False,
@@ -146,8 +146,8 @@ def create_model(
             weights_ema=weights_ema,
             zero_head=zero_head,
         )
-    architecture = name.split(".")[0]
     _check_name(name, pretrained)
+    architecture = name.split(".")[0]
     if img_size is not None and takes_img_size(architecture):
         kwargs["img_size"] = img_size
     kwargs["in_chans"] = in_chans
@@ -159,7 +159,7 @@ def create_model(
     if weights is not None:
         translation = _translation(model, name, weights_source, norm_eps)
         known = _grids_in(weights, weights_img_size, model, name, kwargs)
-        load_initial(model, weights.expanduser(), known, ema=weights_ema, **translation)
+        load_initial(model, Path(weights).expanduser(), known, ema=weights_ema, **translation)
     if distillation_head:
         add_distillation_head(model, name)
     if zero_head:
@@ -169,14 +169,14 @@ def create_model(
 
 @blaming("weights")
 def _grids_in(
-    weights: Path,
+    weights: Path | str,
     size: int | Grid | None,
     model: nn.Module,
     name: str,
     arguments: Mapping[str, Any],
 ) -> Mapping[str, Grid]:
     """The grids of positions in weights, which were made for images of this size if it is given."""
-    made = made_for(weights.expanduser()) if size is None else MadeFor(to_2tuple(size))
+    made = made_for(Path(weights).expanduser()) if size is None else MadeFor(to_2tuple(size))
     return known_grids(model, name, made, str(weights), arguments)
 
 
@@ -201,7 +201,12 @@ def _translation(
 
 
 def _create_described(
-    name: str, given: Mapping[str, Any], *, pretrained: bool, weights: Path | None, **common: Any
+    name: str,
+    given: Mapping[str, Any],
+    *,
+    pretrained: bool,
+    weights: Path | str | None,
+    **common: Any,
 ) -> nn.Module:
     """A model of a folder or of the Hub; arguments that are given go before those of its file."""
     given = {key: value for key, value in given.items() if value not in (None, False)}
@@ -338,6 +343,8 @@ def _zero_head(model: nn.Module, name: str) -> None:
 def _check_name(name: str, pretrained: bool) -> None:
     """Refuses an unknown model, and one that has no weights if they are wanted."""
     with blaming("name"):
+        if not isinstance(name, str):
+            raise UsageError(f"{name!r} is a {type(name).__name__}; a model is given by its name")
         if not timm.is_model(name.split(".")[0]):
             raise _unknown_model(name)
     with blaming("pretrained"):
