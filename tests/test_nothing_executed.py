@@ -7,25 +7,18 @@ is noticed here.
 from __future__ import annotations
 
 import ast
-import io
-import os
 import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 import vitrellis
-from tests.training.tiny import tiny
-from vitrellis.data.formats.plain_pickle import read_plain_pickle
+from tests.doors import DOORS, PNG, Payload, shards
 from vitrellis.data.sources import load_source
 from vitrellis.errors import VitrellisError
-from vitrellis.models import check_arguments, create_model
-from vitrellis.recipe import load_recipe
+from vitrellis.models import check_arguments
 
 PACKAGE = Path(vitrellis.__file__).parent
 
@@ -37,7 +30,16 @@ CALLS = {
         "_PlainUnpickler(io.BytesIO(content), encoding='bytes').load",
     ),
     ("data/sources/arrays.py", "np.load"),  # allow_pickle=False, as everywhere
+    ("data/sources/arrays.py", "np.lib.format.open_memmap"),  # an object array cannot be mapped
+    ("data/sources/decoding.py", "np.lib.format.open_memmap"),
+    ("teachers/precomputed.py", "np.lib.format.open_memmap"),
+    ("data/pixel_file.py", "np.memmap"),  # bytes
     ("data/sources/decoding.py", "np.load"),
+    ("data/packing/storage.py", "fsspec.core.url_to_fs"),  # of data.args.url; chooses a reader
+    ("data/sources/names.py", "importlib.import_module"),  # of our own files, as below
+    ("models/support/factory.py", "importlib.import_module"),
+    ("public_names.py", "importlib.import_module"),
+    ("export/onnx_classifier.py", "onnxruntime.InferenceSession"),  # without libraries of others
     ("export/onnx_writer.py", "onnx.load"),  # of what we have just written; protobuf, no code
     ("export/timm_folder.py", "timm.create_model"),  # of what we have just written
     ("export/torch_program.py", "torch.export.load"),  # of what we have just written
@@ -46,6 +48,9 @@ CALLS = {
     ("recipe/yaml.py", "yaml.load"),  # by a SafeLoader
     ("runs/checkpoints.py", "self.fabric.load"),  # weights_only=True
     ("runs/checkpoints.py", "torch.load"),  # weights_only=True
+    ("experiments/sweeping.py", "library.create_study"),  # SQLite with values as JSON
+    ("assembly/sharding.py", "torch.load"),  # weights_only, as runs/checkpoints.py says
+    ("models/support/refusals.py", "timm.create_model"),  # on no device, the same arguments
     ("cli/cluster_job.py", "subprocess.run"),  # squeue and scontrol, with the number of the job
     ("experiments/slots.py", "subprocess.Popen"),  # vitrellis train, without a shell
     ("runs/provenance.py", "subprocess.run"),  # git, with fixed words
@@ -54,6 +59,8 @@ CALLS = {
 
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 SUSPECTS = {"load", "loads", "create_model", "Unpickler", "Template", "from_string"}
+SUSPECTS |= {"open_memmap", "memmap", "import_module", "InferenceSession", "url_to_fs"}
+SUSPECTS |= {"create_study", "load_study", "load_workbook", "read_pickle", "run_path", "run_module"}
 SUSPECTS |= {"system", "popen", "Popen", "check_output", "check_call", "load_state_dict_from_url"}
 HARMLESS = {"json.loads", "tomllib.loads", "image.load"}
 
@@ -81,97 +88,39 @@ def test_every_call_that_could_execute_a_file_is_known() -> None:
     assert {(path, name) for path, name in found if name != "create_model"} == CALLS  # is ours
 
 
-class Payload:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch {self.marker}",)
-
-
-def weights(folder: Path, payload: Payload) -> object:
-    torch.save({"model": payload}, folder / "weights.pt")
-    return create_model("cifar_resnet8", num_classes=3, weights=folder / "weights.pt")
-
-
-def old_weights(folder: Path, payload: Payload) -> object:
-    """The format before PyTorch 1.6, which is a bare pickle."""
-    torch.save({"a": payload}, folder / "old.pth", _use_new_zipfile_serialization=False)
-    return create_model("cifar_resnet8", num_classes=3, weights=folder / "old.pth")
-
-
-def recipe(folder: Path, _: Payload) -> object:
-    text = f"extends: demo\nname: !!python/object/apply:os.system ['touch {folder}/executed']\n"
-    (folder / "evil.yaml").write_text(text)
-    return load_recipe(folder / "evil.yaml")
-
-
-def override(folder: Path, _: Payload) -> object:
-    return load_recipe(
-        "demo", [f"name=!!python/object/apply:os.system ['touch {folder}/executed']"]
-    )
-
-
-def cifar(folder: Path, payload: Payload) -> object:
-    (folder / "cifar-100-python").mkdir()
-    for name in ("train", "test", "meta"):
-        content = pickle.dumps({b"data": payload}, protocol=2)
-        (folder / "cifar-100-python" / name).write_bytes(content)
-    return load_source("cifar100", folder)
-
-
-def bare_pickle(folder: Path, payload: Payload) -> object:
-    (folder / "batch").write_bytes(pickle.dumps([payload]))
-    return read_plain_pickle(folder / "batch")
-
-
-def array_image(folder: Path, payload: Payload) -> object:
-    for split in ("train", "test"):
-        for kind in ("a", "b"):
-            (folder / split / kind).mkdir(parents=True)
-            np.save(folder / split / kind / "x.npy", np.array([payload]), allow_pickle=True)
-    return load_source("folder", folder)
-
-
-def archive(folder: Path, payload: Payload) -> object:
-    buffer = io.BytesIO()
-    np.save(buffer, np.array([payload]), allow_pickle=True)
-    with zipfile.ZipFile(folder / "set.npz", "w") as file:
-        for name in ("x_train", "y_train", "x_test", "y_test"):
-            file.writestr(f"{name}.npy", buffer.getvalue())
-    return load_source("arrays", folder / "set.npz")
-
-
-def timm_checkpoint(folder: Path, payload: Payload) -> object:
-    """timm before 1.0.26 unpickles what `checkpoint_path` names."""
-    torch.save({"model": payload}, folder / "evil.pt")
-    return tiny(folder, model__args={"checkpoint_path": str(folder / "evil.pt")})
-
-
-DOORS: list[Callable[[Path, Payload], object]] = [
-    weights,
-    old_weights,
-    recipe,
-    override,
-    cifar,
-    bare_pickle,
-    array_image,
-    archive,
-    timm_checkpoint,
-]
-"""Checkpoints of runs: tests/training/test_survival.py, which has a run."""
-
-
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
 def test_a_payload_is_refused_and_not_executed(
     tmp_path: Path, door: Callable[[Path, Payload], Any]
 ) -> None:
     payload = Payload(tmp_path / "executed")
-    with pytest.raises(VitrellisError):
+    with pytest.raises(VitrellisError) as refusal:
         door(tmp_path, payload)
+    assert "another checksum" not in str(refusal.value)  # it came to be read
     assert not payload.marker.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pickle", ".pyd", ".pth", ".ten", ".mp", ".npz"])
+def test_members_of_shards_that_webdataset_would_decode_are_passed_over(
+    tmp_path: Path, suffix: str
+) -> None:
+    payload = Payload(tmp_path / "executed")
+    members = {"0.png": PNG, "0.cls": b"0", f"0{suffix}": pickle.dumps(payload)}
+    members |= {"1.png": PNG, "1.cls": b"1"}
+    source = shards(tmp_path, members)
+    assert source.train.images[0].shape == (3, 2, 2)
+    assert not payload.marker.exists()
+
+
+def test_code_beside_data_is_passed_over(tmp_path: Path) -> None:
+    """A script of a dataset, and of a model, as the Hub's libraries would import it."""
+    marker = tmp_path / "executed"
+    for kind in ("a", "b"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        (tmp_path / "set" / kind / "0.png").write_bytes(PNG)
+    for name in ("set.py", "__init__.py", "dataset.py", "modeling.py", "conftest.py"):
+        (tmp_path / "set" / name).write_text(f"open({str(marker)!r}, 'w')")
+    assert len(load_source("folder", tmp_path / "set").train) == 2
+    assert not marker.exists()
 
 
 def test_the_payload_works(tmp_path: Path) -> None:

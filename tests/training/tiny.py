@@ -12,7 +12,9 @@ from vitrellis.assembly.launch import Finished
 from vitrellis.recipe import recipe_from
 
 
-def tiny(tmp_path: Path, name: str = "run", count: int = 48, **changes: Any) -> Finished:
+def tiny(
+    tmp_path: Path, name: str = "run", count: int = 48, on_epoch_end: Any = None, **changes: Any
+) -> Finished:
     """Trains a tiny ViT on coloured squares."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % 3
@@ -35,7 +37,9 @@ def tiny(tmp_path: Path, name: str = "run", count: int = 48, **changes: Any) -> 
         else:
             values[section] = value
     source = vitrellis.from_tensors(images, labels)
-    return vitrellis.train(recipe_from(values), source=source, out=tmp_path / name)
+    return vitrellis.train(
+        recipe_from(values), source=source, out=tmp_path / name, on_epoch_end=on_epoch_end
+    )
 
 
 def guided_weights(finished: Finished) -> dict[str, torch.Tensor]:

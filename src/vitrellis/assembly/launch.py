@@ -24,7 +24,7 @@ from vitrellis.assembly.processes import (
     others_may_end,
     others_wait,
 )
-from vitrellis.assembly.python_arguments import check_call, recipe_of
+from vitrellis.assembly.python_arguments import check_kinds, recipe_of
 from vitrellis.assembly.rehearsal import PlannedTeacher, rehearse, source_of_teacher
 from vitrellis.assembly.run_folder import (
     Beginning,
@@ -107,7 +107,7 @@ def train(
         Interrupted: After SIGTERM or Ctrl-C; the same call resumes the run.
     """
     recipe = recipe_of(recipe)
-    check_call(
+    check_kinds(
         out=out,
         source=source,
         console=console,

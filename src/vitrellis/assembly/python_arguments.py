@@ -31,7 +31,7 @@ def recipe_of(recipe: object) -> Recipe:
     )
 
 
-def check_call(
+def check_kinds(
     *,
     out: object,
     source: object,

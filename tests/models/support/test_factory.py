@@ -21,7 +21,7 @@ def test_unknown_names_are_answered_with_near_ones() -> None:
 
 
 def test_unknown_arguments_are_named() -> None:
-    with pytest.raises(UsageError, match=r"cifar_resnet8: .*'widht'"):
+    with pytest.raises(UsageError, match="cifar_resnet8 refuses widht=3: "):
         create_model("cifar_resnet8", num_classes=3, widht=3)
 
 
@@ -39,7 +39,7 @@ def test_unknown_arguments_are_named() -> None:
     ],
 )
 def test_wrong_arguments_are_the_users(name: str, arguments: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=rf"^{name}: .*model.args"):
+    with pytest.raises(UsageError, match=rf"^{name} refuses {next(iter(arguments))}="):
         create_model(name, num_classes=3, **arguments)
 
 
