@@ -43,6 +43,8 @@ def several(**changes: object) -> dict[str, Any]:
         ("model.name", {"model": {"name": "local-dir:nowhere"}}),
         ("model.args.depth", {"model__args": {"depth": "x"}}),
         ("model.args.foo", {"model__args": {"foo": 1}}),
+        ("model.args.norm_eps", {"model__args": {"norm_eps": "x"}}),
+        ("model.args.class_token_std", {"model__args": {"class_token_std": "x"}}),
         ("init.weights", {"init": {"weights": "nofile.pth"}}),
         ("init.pretrained", {"init": {"pretrained": True}, "input__normalization": "imagenet"}),
         ("teacher.model", KD | {"teacher": {"model": "nope"}}),
@@ -72,6 +74,17 @@ def test_a_teachers_recipe_is_named_where_no_change_is_at_fault(tmp_path: Path) 
     changes = KD | {"teacher": OF_RECIPE | {"recipe": str(tmp_path / "wrong.yaml")}}
     with pytest.raises(UsageError, match=r"teacher\.recipe \(.*wrong\.yaml\): model\.name: "):
         tiny(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("vit_micro_patch7_28", "no layer 99, .*pruning"), ("resnet18", "cannot be left out of it")],
+)
+def test_layers_that_cannot_prune(tmp_path: Path, model: str, said: str) -> None:
+    pruning = {"keep_rate": 0.5, "layers": [99]}
+    with pytest.raises(UsageError, match=f"^{model}: .*{said}"):
+        tiny(tmp_path, model={"name": model}, pruning=pruning)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_argument_at_fault() -> None:

@@ -308,8 +308,6 @@ def _build(name: str, **kwargs: Any) -> nn.Module:
             kwargs["drop_layers"] = ()  # until it merges tokens instead
     try:
         model = timm.create_model(name, **kwargs)
-        if pruning:
-            prune_tokens(model, name, **pruning)
     except OSError as error:
         if not kwargs.get("pretrained"):
             raise
@@ -322,7 +320,19 @@ def _build(name: str, **kwargs: Any) -> nn.Module:
             raise  # the fault is in our file, not in what the user wrote
         raise refused(architecture, kwargs, error) from error
     assert isinstance(model, nn.Module)
+    if pruning:
+        _prune(model, name, pruning)
     return model
+
+
+def _prune(model: nn.Module, name: str, arguments: Mapping[str, Any]) -> None:
+    try:
+        prune_tokens(model, name, **arguments)
+    except UsageError:
+        raise
+    except REFUSALS as error:
+        keys = ", ".join(arguments)
+        raise UsageError(f"{name}: {error} (see {keys} in model.args, or pruning)") from error
 
 
 def _zero_head(model: nn.Module, name: str) -> None:

@@ -13,7 +13,7 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitrellis.errors import UsageError
+from vitrellis.errors import UsageError, blaming
 from vitrellis.models.support.heads import head_modules
 
 NOT_TIMMS = ("norm_eps", "class_token_std")
@@ -43,8 +43,10 @@ def vary(
     """Changes a model in place by those arguments of `create_model`, which explains them.
 
     Raises:
-        UsageError: If the model has nothing that one of them could change.
+        UsageError: If the model has nothing that one of them could change, or one is no number.
     """
+    _check_number("norm_eps", norm_eps)
+    _check_number("class_token_std", class_token_std)
     if class_token_std is not None:
         _init_class_token(model, name, class_token_std)
     if norm_eps is not None:
@@ -53,6 +55,12 @@ def vary(
         _stride_in_first(model, name)
     if normalize_features:
         _normalize_features(model, name)
+
+
+def _check_number(argument: str, value: object) -> None:
+    if value is not None and not isinstance(value, int | float):
+        with blaming(f"args.{argument}"):
+            raise UsageError(f"{argument}={value!r} is not a number")
 
 
 def set_norm_eps(model: nn.Module, eps: float) -> None:
