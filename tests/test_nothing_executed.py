@@ -93,9 +93,9 @@ def test_a_payload_is_refused_and_not_executed(
     tmp_path: Path, door: Callable[[Path, Payload], Any]
 ) -> None:
     payload = Payload(tmp_path / "executed")
-    with pytest.raises(VitrellisError) as refusal:
+    # not by a checksum, or it would not come to be read; a name for the error would keep files open
+    with pytest.raises(VitrellisError, match=r"(?s)^(?!.*another checksum)"):
         door(tmp_path, payload)
-    assert "another checksum" not in str(refusal.value)  # it came to be read
     assert not payload.marker.exists()
 
 
