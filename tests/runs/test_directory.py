@@ -76,11 +76,11 @@ def test_no_run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "runs" / "other"
     other.mkdir(parents=True)
     (other / "recipe.yaml").write_text("")
-    with pytest.raises(VitrellisError, match=r"is no run directory.*runs/other"):
-        find_run(tmp_path)
-    with pytest.raises(VitrellisError, match=r"is no run directory \(it has no data\.json\)"):
+    with pytest.raises(VitrellisError, match=r"\(it has no data\.json\)\. There are no runs below"):
         find_run(other)
     (other / "data.json").write_text("{}")
+    with pytest.raises(VitrellisError, match=r"is no run directory.*runs/other"):
+        find_run(tmp_path)
     with pytest.raises(VitrellisError, match="does not exist"):
         find_run(tmp_path / "nowhere")
     assert find_run(Path("runs/other")).path == Path("runs/other")
@@ -207,6 +207,7 @@ def test_a_part_of_a_run_leads_to_it(tmp_path: Path) -> None:
     run = tmp_path / "x"
     (run / "model").mkdir(parents=True)
     (run / "recipe.yaml").write_text("")
+    (run / "data.json").write_text("{}")
     for path in (run / "model", run / "recipe.yaml"):
         with pytest.raises(VitrellisError, match=rf"Runs there are: {run}$"):
             find_run(path)
@@ -222,5 +223,6 @@ def test_many_runs_are_not_all_listed(tmp_path: Path) -> None:
     for number in range(7):
         (tmp_path / f"run{number}").mkdir()
         (tmp_path / f"run{number}" / "recipe.yaml").write_text("")
+        (tmp_path / f"run{number}" / "data.json").write_text("{}")
     with pytest.raises(VitrellisError, match=r"run4, and 2 more$"):
         find_run(tmp_path)

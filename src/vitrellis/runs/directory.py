@@ -249,7 +249,7 @@ def find_run(path: Path, *, checks_recipe: bool = True) -> RunDirectory:
     """
     path = path.expanduser()
     run = RunDirectory(path)
-    if run.exists() and (run.marker_file.is_file() or run.data_file.is_file()):
+    if _is_run(run):
         if checks_recipe:
             check_text(run.recipe_file)
         return run
@@ -264,13 +264,19 @@ def find_run(path: Path, *, checks_recipe: bool = True) -> RunDirectory:
     raise VitrellisError(f"{path} {what}. {hint}")
 
 
+def _is_run(run: RunDirectory) -> bool:
+    """Whether it has the files of a run; a recipe alone may be anybody's."""
+    return run.exists() and (run.marker_file.is_file() or run.data_file.is_file())
+
+
 def _runs_near(path: Path) -> list[str]:
     """Up to five runs: the one that `path` is a part of, or those below it, or below ./runs."""
     for parent in path.parents:
-        if RunDirectory(parent).exists():
+        if _is_run(RunDirectory(parent)):
             return [str(parent)]
     for folder in (path, Path("runs")):
-        found = sorted(file.parent for file in folder.glob("**/recipe.yaml"))
+        recipes = folder.glob("**/recipe.yaml")
+        found = sorted(file.parent for file in recipes if _is_run(RunDirectory(file.parent)))
         if found:
             more = [f"and {len(found) - 5} more"] if len(found) > 5 else []
             return [*map(str, found[:5]), *more]

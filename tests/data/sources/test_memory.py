@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from vitrellis.data.sources import TensorImages, from_dataset, from_tensors
-from vitrellis.errors import VitrellisError
+from vitrellis.errors import UsageError, VitrellisError
 
 BYTES = torch.randint(0, 256, (6, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator())
 LABELS = torch.tensor([0, 1, 2, 2, 1, 0])
@@ -64,6 +64,7 @@ def test_floating_point_from_0_to_1_becomes_bytes(dtype: torch.dtype) -> None:
         (torch.full((6, 3, 4, 5), torch.nan), LABELS, "not finite"),
         (BYTES.long(), LABELS, "train images: are torch.int64; give uint8"),
         (BYTES[:, 0], LABELS, r"uint8 of shape \(N, C, H, W\)"),
+        (BYTES[:, :, :0], LABELS, r"train images: have no pixels: .*\(6, 3, 0, 5\)"),
         (BYTES, LABELS.float(), "train labels: are torch.float32; give whole numbers"),
         (BYTES, LABELS > 0, "train labels: are torch.bool"),
         (BYTES, LABELS[:5], "one per image"),
@@ -75,6 +76,31 @@ def test_floating_point_from_0_to_1_becomes_bytes(dtype: torch.dtype) -> None:
 def test_other_tensors_are_refused(images: Tensor, labels: Tensor, message: str) -> None:
     with pytest.raises(VitrellisError, match=message):
         from_tensors(images, labels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, LABELS), "train images: should be a torch.Tensor with values, is NoneType"),
+        ((BYTES.numpy(), LABELS), "train images: .* is ndarray; torch.as_tensor makes one"),
+        ((BYTES, LABELS.tolist()), "train labels: .* is list"),
+        ((BYTES.to("meta"), LABELS), "train images: .* is on the device meta"),
+        ((BYTES, LABELS, [1, 2, 3]), r"class_names: \[1, 2, 3\] should be a list of texts"),
+        ((BYTES, LABELS, "abc"), "class_names: 'abc' should be a list of texts"),
+    ],
+)
+def test_arguments_of_other_kinds_are_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        from_tensors(*arguments)
+
+
+def test_a_split_is_two_tensors() -> None:
+    three: Any = (BYTES, LABELS, LABELS)
+    with pytest.raises(UsageError, match=r"val: should be two tensors, \(images, labels\)"):
+        from_tensors(BYTES, LABELS, val=three)
+    nothing: Any = None
+    with pytest.raises(UsageError, match="the train dataset is a NoneType"):
+        from_dataset(nothing)
 
 
 def test_labels_must_have_names() -> None:

@@ -227,3 +227,9 @@ def test_a_server_that_refuses(status: int, monkeypatch: pytest.MonkeyPatch) -> 
     handler = type("Handler", (RangeHandler,), {"requests": []})
     with serving(handler) as address, pytest.raises(VitrellisError, match=f"{address}.*{status}"):
         load_source("webdataset", None, args={"url": f"{address}/set"})
+
+
+@pytest.mark.parametrize("address", ["reference://x.json", "simplecache::https://x.org/a.tar"])
+def test_addresses_that_name_others_are_not_followed(address: str) -> None:
+    with pytest.raises(UsageError, match="chains and references of fsspec are not read"):
+        load_source("webdataset", None, args={"url": address})

@@ -29,10 +29,15 @@ def filesystem_of(address: str) -> tuple[Any, str]:
     """The file system of fsspec for an address, and the path in it.
 
     Raises:
-        UsageError: If no file system knows such addresses.
+        UsageError: If no file system knows such addresses, or it names others in turn.
         VitrellisError: If its package is not installed, naming the extra that brings it.
     """
     kind = address.partition("://")[0]
+    if "::" in address or kind == "reference":  # which may hold templates, and other addresses
+        raise UsageError(
+            f"{address}: chains and references of fsspec are not read; give the address of the "
+            "files themselves"
+        )
     try:
         filesystem, path = fsspec.core.url_to_fs(address)
     except ImportError as error:

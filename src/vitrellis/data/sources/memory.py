@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from vitrellis.data.channels import common_channels, to_channels
 from vitrellis.data.source import Images, Source, Split, TensorImages
 from vitrellis.data.sources.decoding import image_pixels
-from vitrellis.errors import VitrellisError
+from vitrellis.errors import UsageError, VitrellisError
 
 
 def from_tensors(
@@ -37,14 +37,20 @@ def from_tensors(
         test: Images and labels on which figures are reported.
 
     Raises:
+        UsageError: If arguments are no tensors, or class names no texts.
         VitrellisError: If shapes, types or values are otherwise, or a class has no training image.
     """
     pairs = {"train": (images, labels), "val": val, "test": test}
     splits: dict[str, Split] = {}
     for name, pair in pairs.items():
         if pair is not None:
-            pixels = _eight_bits(pair[0], f"{name} images").cpu()
-            splits[name] = Split(TensorImages(pixels), _whole_numbers(pair[1], name))
+            pixels, numbers = _two_tensors(pair, name)
+            pixels = _eight_bits(pixels, f"{name} images").cpu()
+            if len(pixels) and not pixels.numel():
+                raise VitrellisError(
+                    f"{name} images: have no pixels: their shape is {tuple(pixels.shape)}"
+                )
+            splits[name] = Split(TensorImages(pixels), _whole_numbers(numbers, name))
     return _source("tensors", splits, class_names)
 
 
@@ -71,7 +77,12 @@ def from_dataset(
     Raises:
         VitrellisError: If it yields anything else, or a class has no training image.
     """
-    datasets = {"train": dataset, "val": val, "test": test}
+    datasets: dict[str, Any] = {"train": dataset, "val": val, "test": test}
+    for name, each in datasets.items():
+        if not hasattr(each, "__getitem__") and (each is not None or name == "train"):
+            raise UsageError(
+                f"the {name} dataset is a {type(each).__name__}; give a torch.utils.data.Dataset"
+            )
     surveys = {name: _survey(each, name) for name, each in datasets.items() if each is not None}
     examples: dict[int, str] = {}
     for survey in surveys.values():
@@ -86,11 +97,33 @@ def from_dataset(
 
 
 def _source(name: str, splits: dict[str, Split], class_names: Sequence[str] | None) -> Source:
+    if class_names is not None and not _are_texts(class_names):
+        raise UsageError(f"class_names: {class_names!r:.60} should be a list of texts")
     highest = max((int(s.labels.max()) for s in splits.values() if len(s)), default=0)
     names = [str(number) for number in range(highest + 1)] if class_names is None else class_names
     return Source(
         name, tuple(names), splits["train"], splits.get("val"), splits.get("test")
     ).checked()
+
+
+def _are_texts(names: object) -> bool:
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        return False
+    return all(isinstance(name, str) for name in names)
+
+
+def _two_tensors(pair: object, split: str) -> tuple[Tensor, Tensor]:
+    """The images and labels of a split, if they are tensors with content."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise UsageError(f"{split}: should be two tensors, (images, labels)")
+    for name, value in zip(("images", "labels"), pair, strict=True):
+        if not isinstance(value, Tensor) or value.is_meta:
+            what = "on the device meta" if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError(
+                f"{split} {name}: should be a torch.Tensor with values, is {what}; torch.as_tensor "
+                "makes one of an array or a list"
+            )
+    return pair[0], pair[1]
 
 
 def _eight_bits(images: Tensor, name: str) -> Tensor:
