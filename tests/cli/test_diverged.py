@@ -44,11 +44,13 @@ def test_the_file_and_the_weight_are_named(
 ) -> None:
     words = [str(diverged) if word == "RUN" else word for word in DOORS[door]]
     file = diverged / "model" / "model.safetensors"
-    if door in ("teacher", "initial weights"):
-        named = f"teacher.run={diverged}" if door == "teacher" else f"init.weights={file}"
-        words += [named, "--out", str(tmp_path / "new")]
+    keys = {"teacher": f"teacher.run={diverged}", "initial weights": f"init.weights={file}"}
+    key = ""
+    if door in keys:
+        key = keys[door].partition("=")[0] + ": "
+        words += [keys[door], "--out", str(tmp_path / "new")]
     ended = run_here(*words, cwd=place, code=1)
-    assert f"error: {file}: {WEIGHT} (1 NaN of" in ended.err
+    assert f"error: {key}{file}: {WEIGHT} (1 NaN of" in ended.err
     assert "nan" not in ended.out
     assert "%" not in ended.out  # no figure
 

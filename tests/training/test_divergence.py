@@ -20,6 +20,7 @@ from tests.training.tiny import tiny
 from vitrellis.errors import VitrellisError
 from vitrellis.objectives import Signals, Term
 from vitrellis.recipe import recipe_from
+from vitrellis.runs.checksums import seal_zip
 from vitrellis.runs.directory import RunDirectory
 
 STEPS = 3
@@ -179,6 +180,7 @@ def test_a_checkpoint_with_nan_is_not_continued(
     values = state[part] if part != "optimizer" else state[part]["state"][0]
     values[name].flatten()[0] = NAN
     torch.save(state, file)
+    seal_zip(file)
     finished.run.results_file.unlink()
     with pytest.raises(VitrellisError) as caught:
         tiny(tmp_path, training__epochs=1, training__ema=0.9)
