@@ -34,7 +34,7 @@ from vitrellis.models import create_model
 from vitrellis.objectives import Needs
 from vitrellis.recipe import load_recipe
 from vitrellis.runs.checkpoints import read_checkpoint
-from vitrellis.runs.checksums import write_sealed_json
+from vitrellis.runs.checksums import seal_zip, write_sealed_json
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing, Trained, load_exported, save_model
 from vitrellis.teachers.precomputed import PrecomputedKey, PrecomputedOutputs
@@ -303,7 +303,9 @@ def resumed_checkpoint(folder: Path, payload: Payload) -> object:
 
     with pytest.raises(Stop):
         tiny(folder, on_epoch_end=stop)
-    torch.save({"guided": payload}, folder / "run" / "checkpoints" / "last.ckpt")
+    file = folder / "run" / "checkpoints" / "last.ckpt"
+    torch.save({"guided": payload}, file)
+    seal_zip(file)  # which anybody can
     return tiny(folder)
 
 

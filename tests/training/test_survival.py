@@ -27,7 +27,7 @@ from tests.training.command import (
     weights,
 )
 from tests.training.stopped import begin
-from vitrellis.runs.checksums import write_sealed_json
+from vitrellis.runs.checksums import seal_zip, write_sealed_json
 
 # a teacher in train mode drifts, so that its batch norms have to be resumed as well
 WORDS = [
@@ -204,9 +204,11 @@ def test_a_payload_in_a_checkpoint_is_not_executed(reference: Path, tmp_path: Pa
             return os.system, (f"touch {tmp_path / 'executed'}",)
 
     copy = unfinished(reference, tmp_path)
-    torch.save({"guided": Payload()}, copy / "checkpoints" / "last.ckpt")
+    file = copy / "checkpoints" / "last.ckpt"
+    torch.save({"guided": Payload()}, file)
+    seal_zip(file)  # which anybody can
     message = run(*WORDS, "--out", "runs/whole", cwd=tmp_path, code=1)
-    assert "last.ckpt" in message
+    assert "last.ckpt: not a readable checkpoint" in " ".join(message.split())
     assert not (tmp_path / "executed").exists()
 
 
