@@ -1,4 +1,4 @@
-"""The tables and the figure of docs/results.md, and the table of the README, from docs/results/."""
+"""The tables of README, docs/results.md and docs/unbalanced.md, and a figure."""
 
 from __future__ import annotations
 
@@ -226,6 +226,23 @@ def _points_of(values: Sequence[float], form: str) -> str:
     return f"{min(values):{form}} to {max(values):{form}} points in {len(values)} runs"
 
 
+def tail_table(studies: Sequence[Study]) -> list[str]:
+    """The table of docs/unbalanced.md: a row for each arm, with head, middle and tail."""
+    (study,) = (study for study in studies if study.file == "few-cifar10-lt")
+    lines = [
+        "| | all classes | head | mid | tail | multiply-adds |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, runs in study.arms.items():
+        cells = [name, runs.text("balanced_accuracy")]
+        cells += [
+            mean_and_spread([100 * row["groups"]["training images"][group] for row in runs.rows])
+            for group in ("head", "mid", "tail")
+        ]
+        lines.append(f"| {' | '.join(cells)} | {runs.mean('multiply_adds') / 1e12:.1f} T |")
+    return lines
+
+
 def draw(studies: Sequence[Study], path: Path = FIGURE) -> None:
     """Draws validation accuracy against multiply-adds, a panel for each study.
 
@@ -267,7 +284,11 @@ def _mean_curve(runs: Runs) -> tuple[list[int], list[float]]:
     return epochs, [100 * statistics.fmean(curve[epoch] for curve in curves) for epoch in epochs]
 
 
-PARTS = {"README.md": summary_table, "docs/results.md": detail_tables}
+PARTS = {
+    "README.md": summary_table,
+    "docs/results.md": detail_tables,
+    "docs/unbalanced.md": tail_table,
+}
 """What writes the part of each page between the two comments."""
 BEGIN, END = "<!-- from docs/results/: python -m tools.prove --tables -->", "<!-- end -->"
 
