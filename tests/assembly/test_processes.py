@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 import torch.distributed as dist  # noqa: TID251
@@ -15,6 +15,7 @@ import torch.multiprocessing
 
 from vitrellis.assembly.processes import (
     ProcessGroup,
+    Strategy,
     check_same_files,
     launched_fabric,
     others_may_end,
@@ -22,6 +23,7 @@ from vitrellis.assembly.processes import (
     started_together,
 )
 from vitrellis.errors import UsageError, VitrellisError
+from vitrellis.runs.checkpoints import CheckpointsInPlace
 from vitrellis.runs.directory import RunDirectory
 
 VARIABLES = ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
@@ -79,6 +81,12 @@ def test_a_process_of_a_slurm_job_may_be_alone(monkeypatch: pytest.MonkeyPatch) 
     set_variables(monkeypatch, slurm(1, 1))
     fabric = launched_fabric("cpu", 1, "32-true")
     assert (fabric.world_size, fabric.global_rank) == (1, 0)
+
+
+def test_one_device_writes_checkpoints_in_place_with_any_strategy() -> None:
+    for strategy in get_args(Strategy):
+        fabric = launched_fabric("cpu", 1, "32-true", strategy)
+        assert isinstance(fabric.strategy.checkpoint_io, CheckpointsInPlace)
 
 
 class Together:

@@ -307,7 +307,7 @@ def test_a_recipe_that_is_cut_off_at_a_line_is_not_used(whole: Path, tmp_path: P
 def test_files_that_were_changed_on_purpose_are_accepted(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "run", tmp_path / "run")
     run = RunDirectory(tmp_path / "run")
-    run.recipe_file.write_text("# mine\n" + run.recipe_file.read_text())
+    run.recipe_file.write_text(f"# mine\n{run.recipe_file.read_text()}description: later\n")
     values = unsealed(run.data_file)
     run.data_file.write_text(json.dumps(values | {"class_names": ["a", "b", "c"]}))
     rows = run.metrics_file.read_text().replace('"lr"', '"lr" ')
@@ -315,9 +315,16 @@ def test_files_that_were_changed_on_purpose_are_accepted(whole: Path, tmp_path: 
     assert accept_changes(run) == ["data.json", "metrics.jsonl", "recipe.yaml"]
     assert verify_run(run).is_good
     assert run.read_data().class_names == ("a", "b", "c")
+    lines = run.recipe_file.read_text().splitlines()
+    assert lines[0] == "# mine"
+    assert lines[-2] == "description: later"  # though it stood behind the checksum
     assert accept_changes(run) == []
     run.data_file.write_text("[1]")
     with pytest.raises(VitrellisError, match=r"data\.json: should be a mapping"):
+        accept_changes(run)
+    run.data_file.unlink()
+    run.metrics_file.write_text("[1]\n")
+    with pytest.raises(VitrellisError, match=r"metrics\.jsonl: every line should be a mapping"):
         accept_changes(run)
 
 

@@ -114,13 +114,16 @@ def launched_fabric(
     machines = 1 if group is None else group.machines
     for name in ("lightning.fabric", "lightning.pytorch"):  # our summary says how many there are
         logging.getLogger(name).setLevel(logging.WARNING)
+    chosen = _strategy(strategy, machines * devices)
+    # FSDP2's strategy writes checkpoints itself
+    files = [] if isinstance(chosen, ShardedStrategy) else [CheckpointsInPlace()]
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
         num_nodes=machines,
-        strategy=_strategy(strategy, machines * devices),
+        strategy=chosen,
         precision=precision,
-        plugins=[_environment(group), *([CheckpointsInPlace()] if strategy == "ddp" else [])],
+        plugins=[_environment(group), *files],
     )
     fabric.launch()
     return fabric

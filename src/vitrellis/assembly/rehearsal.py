@@ -28,6 +28,7 @@ from vitrellis.assembly.normalization import given_normalization
 from vitrellis.assembly.parts import UserObjects
 from vitrellis.assembly.python_arguments import check_modules
 from vitrellis.assembly.recipe_keys import of_teacher
+from vitrellis.assembly.sharding import check_can_be_sharded
 from vitrellis.assembly.source_of_recipe import build_source
 from vitrellis.assembly.terms import build_objective, check_trained_heads
 from vitrellis.data.sources import Source
@@ -122,8 +123,7 @@ def rehearse(
             "is better. Give data.val_fraction, or set it to null"
         )
     student = build_student(recipe, source, load_weights=not is_resumed)
-    size = sides_of(recipe.input.img_size)
-    check_takes_images(student, recipe.model.name, source.channels, size)
+    check_takes_images(student, recipe.model.name, source.channels, sides_of(recipe.input.img_size))
     check_trained_heads(recipe, student, user_objects.terms)
     check_finished_teachers(recipe, run, fresh=fresh)
     check_modules(recipe, user_objects.teachers)
@@ -162,6 +162,7 @@ def rehearse(
     )
     models = models_in_training(recipe, student, preprocessing, stand_ins)
     check_batch_norms(recipe, len(source.train), world_size, models, objective)
+    check_can_be_sharded(recipe, student, objective)
 
 
 def untrained(teacher: PlannedTeacher, world_size: int) -> Trained:

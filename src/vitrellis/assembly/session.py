@@ -14,11 +14,10 @@ from vitrellis.analysis.groups import groupings
 from vitrellis.analysis.inference import Gather, collect_from_all
 from vitrellis.assembly import optimization
 from vitrellis.assembly.parts import Parts, UserObjects, prepare_parts
+from vitrellis.assembly.sharding import check_can_be_sharded
 from vitrellis.assembly.summary import announcement
 from vitrellis.data.bad_images import naming_all_bad_images
 from vitrellis.data.sources import Source, Split
-from vitrellis.errors import UsageError
-from vitrellis.objectives import FollowingTerm
 from vitrellis.recipe import Recipe
 from vitrellis.runs.checkpoints import RunWriter
 from vitrellis.runs.directory import RunDirectory
@@ -147,19 +146,7 @@ def _whole_student(parts: Parts, fabric: Fabric) -> WholeStudent | None:
     """The copy of a student that is going to be sharded; None if it stays whole."""
     if parts.recipe.machine.strategy == "ddp" or fabric.world_size == 1:
         return None
-    objective = parts.guided.objective
-    following = [term.name for term in objective.all_terms() if isinstance(term, FollowingTerm)]
-    if following:
-        raise UsageError(
-            f"machine.strategy: fsdp does not go with the term {following[0]!r}, which keeps an "
-            "average of the student. Use machine.strategy=ddp"
-        )
-    scalars = [name for name, each in parts.guided.named_parameters() if each.ndim == 0]
-    if scalars:
-        raise UsageError(
-            f"machine.strategy: fsdp cannot share {scalars[0]}, which is a single number. Use "
-            "machine.strategy=ddp"
-        )
+    check_can_be_sharded(parts.recipe, parts.guided.student, parts.guided.objective)
     return WholeStudent(parts.guided.student)
 
 

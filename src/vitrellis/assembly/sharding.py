@@ -22,7 +22,10 @@ from torch.distributed.fsdp import fully_shard  # noqa: TID251
 from torch.distributed.tensor import DTensor, distribute_tensor  # noqa: TID251
 from torch.optim import Optimizer
 
+from vitrellis.errors import UsageError
 from vitrellis.models.support.token_reduction import TokenReduction
+from vitrellis.objectives import FollowingTerm, Objective
+from vitrellis.recipe import Recipe
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -101,6 +104,29 @@ class ShardedStrategy(ModelParallelStrategy):
             else:
                 state[name] = saved
         return content
+
+
+def check_can_be_sharded(recipe: Recipe, student: nn.Module, objective: Objective) -> None:
+    """Makes sure that FSDP2 can share a student and what its terms learn, if the recipe wants it.
+
+    Raises:
+        UsageError: If a term follows the student, or a parameter is a single number.
+    """
+    if recipe.machine.strategy != "fsdp":
+        return
+    following = [term.name for term in objective.all_terms() if isinstance(term, FollowingTerm)]
+    if following:
+        raise UsageError(
+            f"machine.strategy: fsdp does not go with the term {following[0]!r}, which keeps an "
+            "average of the student. Use machine.strategy=ddp"
+        )
+    parameters = [*student.named_parameters(), *objective.named_parameters()]
+    numbers = [name for name, parameter in parameters if parameter.ndim == 0]
+    if numbers:
+        raise UsageError(
+            f"machine.strategy: fsdp cannot share {numbers[0]}, which is a single number. Use "
+            "machine.strategy=ddp"
+        )
 
 
 def _shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:

@@ -59,9 +59,9 @@ def check_can_be_written(path: Path) -> None:
                 f"{path}: is a device or a pipe, and is not replaced. Give the name of a file to "
                 "write"
             )
-        folder = path.resolve().parent
-        folder = next(each for each in (folder, *folder.parents) if each.exists())
-        _temporary(folder / path.name).exists()  # an error if its name is too long
+        target = path.resolve()
+        folder = next(each for each in target.parents if each.exists())
+        _temporary(folder / target.name).exists()  # an error if its name is too long
     except OSError as error:
         raise _not_written(path, error.strerror or str(error)) from error
     if not folder.is_dir():

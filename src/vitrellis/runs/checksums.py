@@ -218,16 +218,15 @@ def seal_anew(path: Path) -> bool:
             write_sealed_json(path, values)
         return is_other
     try:
-        text, _, stored = path.read_text(encoding="utf-8").partition(f"\n{_COMMENT}")
+        before = path.read_text(encoding="utf-8")
     except OSError as error:
         raise VitrellisError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise VitrellisError(f"{path}: is not UTF-8 ({error.reason})") from error
-    content = text.rstrip("\n") + "\n"
-    is_other = stored.strip() != hashlib.sha256(content.encode()).hexdigest()
-    if is_other:
-        write_sealed_text(path, content)
-    return is_other
+    # what stands behind the checksum is kept as well
+    kept = [line for line in before.split("\n") if not line.startswith(_COMMENT)]
+    write_sealed_text(path, "\n".join(kept).rstrip("\n") + "\n")
+    return path.read_text(encoding="utf-8") != before
 
 
 def _seal_lines_anew(path: Path) -> bool:
@@ -236,6 +235,8 @@ def _seal_lines_anew(path: Path) -> bool:
         values = [parse_json(line) for line in lines]
     except json.JSONDecodeError as error:
         raise VitrellisError(f"{path}: a line is not JSON ({error})") from error
+    if not all(isinstance(row, dict) for row in values):
+        raise VitrellisError(f"{path}: every line should be a mapping, in {{}}")
     plain = [{key: each for key, each in row.items() if key != LINE_KEY} for row in values]
     sealed = [sealed_line(row, str(path)) for row in plain]
     if sealed == lines:

@@ -31,8 +31,9 @@ def validation_figures(fabric: Fabric, model: nn.Module, loader: EvalLoader) -> 
         VitrellisError: If logits are not finite, in all processes.
     """
     if fabric.world_size > 1:
-        for buffer in model.buffers():
-            buffer.copy_(fabric.broadcast(buffer))
+        of_first = fabric.broadcast([buffer.cpu() for buffer in model.buffers()])
+        for buffer, value in zip(model.buffers(), of_first, strict=True):
+            buffer.copy_(value)
     error, mine = None, None
     try:
         if len(loader):
