@@ -29,9 +29,9 @@ def figures(*words: str, cwd: Path) -> list[dict[str, Any]]:
     ("words", "message"),
     [
         (["--slurm", "", "--ray", "auto"], "--slurm and --ray: choose one"),
-        (["--slurm", "gpu"], "--slurm 'gpu': holds the options of srun, such as"),
+        (["--slurm", "gpu"], "--slurm 'gpu': holds the options of sbatch, such as"),
         (["--slurm", "--comment='x"], "No closing quotation"),
-        (["--slurm", ""], "--slurm: srun is not on the PATH"),
+        (["--slurm", ""], "--slurm: sbatch is not on the PATH"),
         (["--slurm", "", "--equal", "seconds"], "so that their seconds are not comparable"),
     ],
 )
@@ -40,7 +40,8 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     (tmp_path / "bin").mkdir()
     if "seconds" in words:
-        (tmp_path / "bin" / "srun").touch(mode=0o755)
+        for program in ("sbatch", "squeue", "scancel"):
+            (tmp_path / "bin" / program).touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     ended = vitrellis("compare", "demo-alone", *words, cwd=tmp_path)
     assert_one_error(ended, 2, message)
@@ -84,8 +85,11 @@ def test_as_jobs_of_slurm_the_figures_are_those_of_this_machine(
 ) -> None:
     del slurm
     write_few_images(tuple(WORDS), tmp_path)
-    options = ["--slurm", "--time=0:10:00", "--jobs", "3", "--out", "runs/slurm"]
+    options = ["--slurm", "--time=0:10:00", "--out", "runs/slurm"]
     there = figures(*options, cwd=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "runs/slurm/logs").glob("*.exit")) == [
+        f"{unit}-{arm}.exit" for unit in ("seed0", "seed1") for arm in WORDS[1:3]
+    ]
     os.environ.pop("MASTER_ADDR")
     assert there == figures("--out", "runs/here", cwd=tmp_path)
     wrong = ["--slurm", "--partition=nosuch", "--jobs", "2", "--out", "runs/wrong"]

@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from vitrellis.recipe import Recipe
 
 Jobs = Annotated[
-    int, typer.Option(min=1, help="Trainings at the same time, on different cores or GPUs.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Trainings at the same time, on different cores or GPUs; by default 1. compare "
+        "--slurm has no limit by default.",
+    ),
 ]
 Slurm = Annotated[
     str | None,
     typer.Option(
         metavar="OPTIONS",
-        help="Make each training a job of Slurm, with these options of srun; --jobs are in the "
-        "queue at the same time.",
+        help="Submit the trainings to Slurm as job arrays; each has these options of sbatch.",
     ),
 ]
 Ray = Annotated[
@@ -34,8 +38,12 @@ Ray = Annotated[
 ]
 
 
+_ALL = 10_000
+"""More trainings than a queue would take."""
+
+
 def cluster_slots(
-    jobs: int, slurm: str | None, ray: str | None, recipes: Sequence[Recipe]
+    jobs: int | None, slurm: str | None, ray: str | None, recipes: Sequence[Recipe]
 ) -> list[Slot] | None:
     """The slots of a cluster; None to train on this machine.
 
@@ -45,12 +53,12 @@ def cluster_slots(
     if slurm is not None and ray is not None:
         raise UsageError("--slurm and --ray: choose one")
     if slurm is not None:
-        from vitrellis.experiments.slots import SlurmSlot
+        from vitrellis.experiments.slurm_array import SlurmQueue
 
-        return [SlurmSlot.parse(slurm)] * jobs
+        return [SlurmQueue.parse(slurm)] * (jobs or _ALL)
     if ray is not None:
         from vitrellis.experiments.ray_slots import RaySlot
 
         cpus = max(recipe.machine.threads or 1 for recipe in recipes)
-        return [RaySlot(ray, cpus, max(recipe.machine.devices for recipe in recipes))] * jobs
+        return [RaySlot(ray, cpus, max(recipe.machine.devices for recipe in recipes))] * (jobs or 1)
     return None

@@ -64,7 +64,7 @@ def compare(
         str | None,
         typer.Option(help="The recipe that the others are compared with; by default the first."),
     ] = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     slurm: Slurm = None,
     ray: Ray = None,
     equal: _Equal = None,
@@ -96,7 +96,7 @@ def compare(
       vitrellis compare photos photos-alone data.root=my-photos --folds 5 --seeds 1
       vitrellis compare fashion-lt-alone fashion-lt-deit-lt --metric balanced_accuracy
       vitrellis compare mine.yaml other.yaml --metric balanced_accuracy --out runs/mine
-      vitrellis compare demo --controls --jobs 12 --slurm "--partition=gpu --gpus=1 --time=1:00:00"
+      vitrellis compare demo --controls --slurm "--partition=gpu --gpus=1 --time=1:00:00"
       vitrellis compare demo --controls --jobs 12 --ray auto machine.threads=4
     """
     from vitrellis.cli.console import console, error_console, quiet_console
@@ -116,13 +116,17 @@ def compare(
         raise unknown_name("metric", metric, tuple(METRICS))
     arms = _arms(recipes, words, controls=controls)
     slots = cluster_slots(jobs, slurm, ray, [recipe for _, recipe in recipes])
-    train = partial(run, arms, units(seeds, folds), out=out, jobs=jobs, slots=slots, equal=equal)
+    train = partial(
+        run, arms, units(seeds, folds), out=out, jobs=jobs or 1, slots=slots, equal=equal
+    )
     rows, failed = _rows(train, progress, names)
     _check_metric(rows, metric)
     if as_json:
         _print_json(rows)
     elif rows:
-        _print(rows, metric, names[0] if baseline is None else baseline, folds, jobs)
+        is_alone = jobs in (None, 1) and slots is None
+        reference = names[0] if baseline is None else baseline
+        _print(rows, metric, reference, folds, is_alone=is_alone, is_here=slots is None)
     if plot is not None and rows:
         _draw(rows, metric, plot)
     if failed is not None:
@@ -215,7 +219,13 @@ def _print_json(rows: Sequence[Measured]) -> None:
 
 
 def _print(
-    rows: Sequence[Measured], metric: str, baseline: str, folds: int | None, jobs: int
+    rows: Sequence[Measured],
+    metric: str,
+    baseline: str,
+    folds: int | None,
+    *,
+    is_alone: bool,
+    is_here: bool,
 ) -> None:
     from vitrellis.analysis.groups import COUNTED, THRESHOLDS
     from vitrellis.cli.console import console, new_table, print_table
@@ -251,11 +261,11 @@ def _print(
         lines.append(
             "There are no test images: these are validation figures, which also chose the epoch."
         )
-    if jobs > 1:
+    if not is_alone:
         lines.append(
-            f"Up to {jobs} trainings ran at the same time: seconds and images/s are not those of "
-            "single ones."
+            "Trainings ran at the same time: seconds and images/s are not those of single ones."
         )
-    lines.append(f"Measured on {describe_hardware()}")
+    if is_here:
+        lines.append(f"Measured on {describe_hardware()}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

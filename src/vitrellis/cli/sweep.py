@@ -28,7 +28,7 @@ def sweep(
         typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe of every trial."),
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials, with those of earlier calls.")] = 20,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     slurm: Slurm = None,
     ray: Ray = None,
     pruner: Annotated[
@@ -78,8 +78,8 @@ def sweep(
         changes,
         [SearchRange.parse(text) for text in over],
         trials=trials,
-        jobs=jobs,
-        slots=cluster_slots(jobs, slurm, ray, [loaded]),
+        jobs=jobs or 1,
+        slots=cluster_slots(jobs or 1, slurm, ray, [loaded]),  # a trial learns from those before
         pruner=pruner,
         out=folder,
         console=progress,

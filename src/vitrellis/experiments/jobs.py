@@ -156,15 +156,15 @@ def _outcome(ended: _Running, code: int, plan: JobPlan) -> Outcome:
 def _error(ended: _Running, code: int) -> str:
     """The error that a training printed, in the words of a command that has no `--fresh`."""
     lines = ended.log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    of_slurm = [line for line in lines if line.startswith("srun: error: ")]
-    printed = "".join(line for line in lines if not line.startswith("srun: "))
+    of_slurm = [line for line in lines if line.startswith(("srun: error: ", "sbatch: error: "))]
+    printed = "".join(line for line in lines if not line.startswith(("srun: ", "sbatch: ")))
     before, mark, error = printed.rpartition("error: ")
     if mark and (not before or before.endswith("\n")):
         return error.strip().replace(
             HoldsAnotherRun.WAY_OUT, f"Use another --out, or delete {ended.job.run.path}"
         )
     if of_slurm and not printed.strip():  # the job was refused, or was taken from the queue
-        return f"Slurm: {of_slurm[0].removeprefix('srun: error: ').strip()}"
+        return f"Slurm: {of_slurm[0].partition('error: ')[2].strip()}"
     if code < 0:
         name = signal.Signals(-code).name
         reason = " (perhaps the memory was full)" if name == "SIGKILL" else ""

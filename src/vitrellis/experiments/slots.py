@@ -1,4 +1,4 @@
-"""Where trainings run: a slot takes one at a time, here, as a job of Slurm, or on a Ray cluster.
+"""Where trainings run: a slot takes one at a time, here, in an array of Slurm, or on Ray.
 
 A training is always the same command, `vitrellis train`, in a process of its own. Machines of a
 cluster need this Python environment, the images and the folder of the runs under the same paths.
@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 
-from vitrellis.errors import UsageError
 from vitrellis.recipe import Recipe
 
 _OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -116,49 +112,3 @@ def environment_of_training() -> dict[str, str]:
     """The variables of this process, without those that make a process one of a group."""
     kept = {key: value for key, value in os.environ.items() if key not in _OF_A_GROUP}
     return kept | {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
-
-
-@dataclass(frozen=True)
-class SlurmSlot:
-    """A slot of a Slurm cluster: each training is a job of `srun`, and waits in the queue.
-
-    A job that Slurm ends, at its time limit or for another, fails; the same command continues it.
-
-    Attributes:
-        options: Options of srun, such as `--partition=gpu --gpus=1 --time=8:00:00`.
-    """
-
-    options: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> SlurmSlot:
-        """Reads the options as a shell does.
-
-        Raises:
-            UsageError: If they are no options, or there is no Slurm.
-        """
-        try:
-            options = tuple(shlex.split(text))
-        except ValueError as error:
-            raise UsageError(f"--slurm {text!r}: {error}") from None
-        for option in options[:1]:
-            if not option.startswith("-"):
-                raise UsageError(
-                    f"--slurm {text!r}: holds the options of srun, such as "
-                    "'--partition=gpu --gpus=1 --time=8:00:00'; it may be empty: --slurm ''"
-                )
-        if shutil.which("srun") is None:
-            raise UsageError(
-                "--slurm: srun is not on the PATH, so that this is no login node of a Slurm "
-                "cluster. Leave --slurm out to train on this machine"
-            )
-        return cls(options)
-
-    def of(self, recipe: Recipe) -> Recipe:
-        """The recipe as it is: threads and workers follow from the cores of the job."""
-        return recipe
-
-    def start(self, command: Sequence[str], log: Path) -> LocalTraining:
-        """Submits a job, and waits for it in a process of this machine."""
-        srun = ["srun", "--ntasks=1", "--unbuffered", *self.options]
-        return LocalTraining([*srun, *command], log, {})
