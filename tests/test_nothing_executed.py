@@ -53,6 +53,10 @@ CALLS = {
     ("models/support/refusals.py", "timm.create_model"),  # on no device, the same arguments
     ("cli/cluster_job.py", "subprocess.run"),  # squeue and scontrol, with the number of the job
     ("experiments/slots.py", "subprocess.Popen"),  # vitrellis train, without a shell
+    (
+        "experiments/slurm_array.py",
+        "subprocess.run",
+    ),  # sbatch, squeue and scancel; names are quoted
     ("runs/provenance.py", "subprocess.run"),  # git, with fixed words
 }
 """The calls that could execute what a file says, and why they do not."""

@@ -91,6 +91,16 @@ def test_what_is_ready_is_one_array_with_all_options(
     assert not list((tmp_path / "logs").glob("*.job"))
 
 
+def test_names_are_no_words_of_the_shell(tmp_path: Path, programs: dict[str, str]) -> None:
+    hostile = tmp_path / "a $(touch executed) ; touch 'executed'"
+    programs |= {"good": ""}
+    plan = Listed([job(hostile, "good", is_complete=True)])
+    slots = [SlurmQueue.parse("")]
+    run_jobs(plan, slots, logs=hostile / "logs", console=Console(file=io.StringIO()))
+    assert plan.outcomes["good"].state == "done"
+    assert not list(tmp_path.rglob("executed"))
+
+
 def test_what_sbatch_refuses_fails_with_its_words(tmp_path: Path, programs: dict[str, str]) -> None:
     programs["any"] = ""
     plan = Listed([job(tmp_path, "any")])

@@ -116,17 +116,14 @@ def compare(
         raise unknown_name("metric", metric, tuple(METRICS))
     arms = _arms(recipes, words, controls=controls)
     slots = cluster_slots(jobs, slurm, ray, [recipe for _, recipe in recipes])
-    train = partial(
-        run, arms, units(seeds, folds), out=out, jobs=jobs or 1, slots=slots, equal=equal
-    )
+    jobs = jobs or 1
+    train = partial(run, arms, units(seeds, folds), out=out, jobs=jobs, slots=slots, equal=equal)
     rows, failed = _rows(train, progress, names)
     _check_metric(rows, metric)
     if as_json:
         _print_json(rows)
     elif rows:
-        is_alone = jobs in (None, 1) and slots is None
-        reference = names[0] if baseline is None else baseline
-        _print(rows, metric, reference, folds, is_alone=is_alone, is_here=slots is None)
+        _print(rows, metric, baseline or names[0], folds, jobs, is_here=slots is None)
     if plot is not None and rows:
         _draw(rows, metric, plot)
     if failed is not None:
@@ -223,8 +220,8 @@ def _print(
     metric: str,
     baseline: str,
     folds: int | None,
+    jobs: int,
     *,
-    is_alone: bool,
     is_here: bool,
 ) -> None:
     from vitrellis.analysis.groups import COUNTED, THRESHOLDS
@@ -261,7 +258,7 @@ def _print(
         lines.append(
             "There are no test images: these are validation figures, which also chose the epoch."
         )
-    if not is_alone:
+    if jobs > 1 or not is_here:
         lines.append(
             "Trainings ran at the same time: seconds and images/s are not those of single ones."
         )
