@@ -302,7 +302,9 @@ def test_kron_without_opt_einsum_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_no_other_optimizer_of_timm_compiles_or_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiles"))
-    for name in list_optimizers(exclude_filters=["bnb*", "fused*", "kron*", "adahessian"]):
+    for name in map(
+        str, list_optimizers(exclude_filters=["bnb*", "fused*", "kron*", "adahessian"])
+    ):
         layer = torch.nn.Linear(4, 3)
         groups = parameter_groups(layer, lr=0.1, weight_decay=0.05)
         optimizer = create_optimizer(
