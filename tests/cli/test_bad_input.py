@@ -85,6 +85,7 @@ def test_a_wrong_model_is_refused_before_anything_is_trained_or_written(tmp_path
         for word, hint, code in (
             ("model.name=resnt18", "Did you mean resnet18", 2),
             ("model.args.depht=2", "depht", 2),
+            ("optimizer={name: lion, args: {lrr: 1}}", "lrr", 2),
             ("init.weights=none.pth", "none.pth", 1),
             ("model.distillation_head=true", "but no term trains it", 2),
             ("model.name=maxvit_tiny_rw_224", "cannot take images of 28x28 pixels", 2),

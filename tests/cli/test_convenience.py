@@ -17,6 +17,8 @@ from vitrellis.errors import UsageError
 from vitrellis.recipe import load_recipe
 from vitrellis.recipe.messages import OTHER_WORDS
 from vitrellis.recipe.recipe import Recipe
+from vitrellis.runs.directory import RunDirectory
+from vitrellis.runs.results import Results
 
 SMALL = (
     *("data.train_size=40", "training.epochs=1", "schedule.warmup_epochs=0", "machine.threads=1"),
@@ -37,6 +39,11 @@ def test_a_quiet_training_prints_its_results_alone(
         *["vitrellis"] * 2,
     ]
     assert "objective" in run_here(*words, "loud", cwd=tmp_path).out
+    ended = run_here(*words, "loud", "--json", cwd=tmp_path)
+    assert "complete" in ended.err
+    told = json.loads(ended.out)
+    assert told.pop("run") == "loud"
+    assert Results.from_json(told, tmp_path) == RunDirectory(tmp_path / "loud").read_results()
     starts = json.loads((tmp_path / "quiet" / "provenance.json").read_text())["starts"]
     assert len(starts) == 1
     assert torch.__version__.startswith(starts[0]["packages"]["torch"])

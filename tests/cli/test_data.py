@@ -121,6 +121,8 @@ def test_pack_and_verify(photos: Path, tmp_path: Path) -> None:
         packed = tmp_path / name
         out = run_here("data", "pack", str(photos), str(packed)).out
         assert "18 images, " in out
+        checked = json.loads(run_here("data", "verify", str(packed), "--json", "-q").out)
+        assert checked == {"path": str(packed), "images": 18}
         assert f"vitrellis train photos data.source={source} data.root={packed}" in out
         assert (
             "all 18 images are as they were packed" in run_here("data", "verify", str(packed)).out
@@ -129,6 +131,11 @@ def test_pack_and_verify(photos: Path, tmp_path: Path) -> None:
         values = json.loads(run_here("data", "inspect", str(packed), "--json").out)
         assert values["counts"] == {"train": [12, 2], "test": [2, 2]}
         assert "exists already" in run_here("data", "pack", str(photos), str(packed), code=2).err
+    words = ["data", "pack", str(photos), str(tmp_path / "again.lmdb"), "--json", "-q"]
+    told = json.loads(run_here(*words).out)
+    assert (told["images"], told["kept"], told["source"]) == (18, 0, "lmdb")
+    assert told["bytes"] > 0
+    assert f"vitrellis {told['command'].partition(' ')[2]}" in told["command"]
     wrong = run_here("data", "verify", str(photos), code=1).err
     assert "is checked by `vitrellis data inspect" in wrong
 

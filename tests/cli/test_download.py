@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import socket
 import tarfile
 from collections.abc import Iterator
@@ -83,6 +84,12 @@ def test_what_is_downloaded_can_be_trained_on(
     again, _ = run_here("data", "download", name, "--root", "sets", cwd=tmp_path)
     assert "everything is there, nothing was downloaded: sets/" in again
     assert again.splitlines()[-1] == out.splitlines()[-1]
+    told = json.loads(
+        run_here("data", "download", name, "--root", "sets", "--json", cwd=tmp_path).out
+    )
+    assert told["command"] == f"vitrellis {command}"
+    assert told["fetched"] == []
+    assert told["present"]
     assert len(server.requests) == asked
     recipe, *words = command.split()[1:]
     with contextlib.chdir(tmp_path):

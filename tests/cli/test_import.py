@@ -57,7 +57,10 @@ def test_an_imported_model_is_evaluated_and_predicts_and_teaches(
 def test_class_names_from_a_file(tmp_path: Path) -> None:
     checkpoint(tmp_path, num_classes=2)
     (tmp_path / "names.txt").write_text("ash\nfir\n", encoding="utf-8")
-    run_here("import", "c.pth", *WORDS, "--classes", "names.txt", cwd=tmp_path)
+    words = ["import", "c.pth", *WORDS, "--classes", "names.txt", "--json", "-q"]
+    told = json.loads(run_here(*words, cwd=tmp_path).out)
+    assert told["run"] == "runs/it"
+    assert told["classes"] == ["ash", "fir"]
     data = json.loads((tmp_path / "runs" / "it" / "data.json").read_text())
     assert data["class_names"] == ["ash", "fir"]
 

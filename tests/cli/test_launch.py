@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -89,6 +90,23 @@ def test_the_script_can_be_read_before_it_is_submitted(
     (srun,) = (line for line in lines if line.startswith("srun"))
     assert f"{tmp_path}/here/slurm/run/%j_%t_log.out" in srun
     assert not (tmp_path / "here").exists()
+    told = json.loads(run_here("launch", "demo-alone", *words, "--json", cwd=tmp_path).out)
+    assert told["script"].splitlines() == lines[:-2]
+    assert told["run"] == str(tmp_path / "here/run")
+    assert told["command"] == f"vitrellis train demo-alone --out {tmp_path / 'here/run'}"
+
+
+def test_a_submitted_job_is_named_for_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bin"
+    programs(folder, monkeypatch, srun="", sinfo="", sbatch="print('Submitted batch job 71')")
+    words = ["launch", "demo", "teacher.recipe=demo-alone", "--out", "runs/x", "--json", "-q"]
+    ended = run_here(*words, cwd=tmp_path)
+    assert ended.err == ""
+    run = tmp_path / "runs/x"
+    log = str(tmp_path / "runs/slurm/x/71_0_log.out")
+    assert json.loads(ended.out) == {"job": "71", "run": str(run), "log": log}
 
 
 @pytest.mark.parametrize(("state", "is_queued"), [("RUNNING", True), ("CANCELLED", False)])

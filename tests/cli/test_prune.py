@@ -17,6 +17,7 @@ import vitrellis
 from tests.cli.command import assert_one_error, run_here
 from tests.cli.command import vitrellis as command
 from tests.training.command import FEW_IMAGES, run
+from vitrellis.experiments import keep_rate_search
 from vitrellis.models.evit import EViT
 from vitrellis.models.tome import ToMe
 
@@ -63,6 +64,27 @@ def test_the_new_run_is_used_like_any_other(place: Path) -> None:
     assert rows[0]["pruning"]["forward"]["ratio"] > 0
     refused = command("export", "runs/tome", "--format", "timm", cwd=place)
     assert_one_error(refused, 2, "leaves tokens out")
+
+
+def test_accuracy_and_speed_are_measured_in_the_precision_that_is_given(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precisions = []
+    for name in ("collect_logits", "measure_pruning"):
+        original = getattr(keep_rate_search, name)
+
+        def recorded(*words: Any, original: Any = original, **named: Any) -> Any:
+            is_lower = torch.is_autocast_enabled("cpu")
+            precisions.append(torch.get_autocast_dtype("cpu") if is_lower else torch.float32)
+            return original(*words, **named)
+
+        monkeypatch.setattr(keep_rate_search, name, recorded)
+    for precision in ("float32", "bfloat16"):
+        words = ("--keep-rate", "0.6", "--device", "cpu", "--precision", precision, "--json")
+        told = json.loads(run_here("prune", "runs/x", *words, *QUICK, cwd=place).out)
+        assert told["precision"] == precision
+        assert precisions == [getattr(torch, precision)] * 3
+        precisions.clear()
 
 
 def test_a_pruned_run_is_pruned_anew(place: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.cli.command import assert_one_error, vitrellis
 from vitrellis.cli.recipes import _TITLES
 from vitrellis.objectives import TERMS
-from vitrellis.recipe import Recipe, load_recipe, packaged_recipes
+from vitrellis.recipe import Recipe, load_recipe, packaged_recipes, recipe_from
 from vitrellis.recipe.explanation import explained_keys
 
 
@@ -84,6 +84,14 @@ def test_keys_of_one_section() -> None:
     assert section.startswith("objective.locality ")
     assert lines
     assert all(line.startswith("objective.locality.") for line in lines)
+
+
+def test_keys_and_recipes_as_json() -> None:
+    rows = json.loads(vitrellis("recipes", "keys", "optimizer", "--json").stdout)
+    assert {row["key"] for row in rows} >= {"optimizer", "optimizer.lr"}
+    assert next(row["default"] for row in rows if row["key"] == "optimizer.lr") == "0.001"
+    shown = json.loads(vitrellis("recipes", "show", "demo", "seed=7", "--json").stdout)
+    assert recipe_from(shown) == load_recipe("demo", ["seed=7"])
 
 
 def test_sections_are_explained_and_said_to_be_off_where_they_are() -> None:

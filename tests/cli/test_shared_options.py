@@ -2,43 +2,63 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer
 from rich.console import Console
 
 from tests.cli.command import run_here
 from vitrellis.assembly.build import device_of
-from vitrellis.cli.main import _COMMANDS
+from vitrellis.cli.console import quiet_console
+from vitrellis.cli.main import app
 from vitrellis.data.sources import Split
 from vitrellis.errors import UsageError
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import load_exported
 from vitrellis.training import display
 
-OPTIONS = {
-    "plot": {"eval", "prune", "compare", "bench"},
-    "device": {"eval", "predict", "prune", "bench"},
-    "precision": {"eval", "predict", "bench"},
-    "as_json": {"eval", "predict", "prune", "export", "compare", "sweep", "verify", "models"}
-    | {"bench"},
-    "quiet": {"demo", "train", "eval", "predict", "prune", "export", "compare", "sweep"}
-    | {"features"},
-}
+SHOWS = {f"show {name}" for name in ("attention", "blocks", "maps", "mistakes", "tokens")}
+RECIPES = {"recipes show", "recipes keys"}
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_commands_have_the_options_that_a_user_would_reach_for(option: str) -> None:
-    having = {
-        name
-        for name, command in _COMMANDS.items()
-        if option in inspect.signature(command).parameters
-    }
-    assert having >= OPTIONS[option]
+def options() -> dict[str, dict[str, Any]]:
+    """The options of every command and sub-command, by their longest name."""
+    found = {}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        parts = command.commands if name in ("recipes", "show", "data") else {"": command}
+        for part, inner in parts.items():
+            by_name = {max(each.opts, key=len): each for each in inner.params}
+            found[f"{name} {part}".strip()] = by_name
+    return found
+
+
+@pytest.mark.parametrize(
+    ("option", "opts", "having"),
+    [
+        ("--quiet", ["--quiet", "-q"], options().keys() - RECIPES),  # which show no progress
+        ("--json", ["--json"], options().keys() - {"demo"}),
+        ("--device", ["--device"], {"eval", "predict", "prune", "bench", *SHOWS}),
+        ("--precision", ["--precision"], {"eval", "predict", "prune", "bench", "show mistakes"}),
+        ("--plot", None, {"eval", "prune", "compare", "bench", *SHOWS}),
+    ],
+)
+def test_options_have_one_name_in_every_command(
+    option: str, opts: list[str] | None, having: set[str]
+) -> None:
+    found = {}
+    for command, by_name in options().items():
+        for each in by_name.values():
+            if option in each.opts:
+                found[command] = each
+    assert found.keys() == having
+    assert all(opts is None or each.opts == opts for each in found.values())
+    if option in ("--device", "--quiet"):
+        assert len({each.help for each in found.values()}) == 1
 
 
 def test_predictions_in_bfloat16_are_those_of_autocast(place: Path, test_images: Split) -> None:
@@ -68,10 +88,11 @@ def test_figures_in_bfloat16_are_close(place: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("command", ["eval", "predict", "prune"])
+@pytest.mark.parametrize("command", ["eval", "predict", "prune", "bench", *sorted(SHOWS)])
 def test_a_device_that_is_missing(place: Path, command: str) -> None:
     images = ["images"] if command == "predict" else []
-    ended = run_here(command, "runs/x", *images, "--device", "cuda", cwd=place, code=2)
+    words = [*command.split(), "runs/x", *images]
+    ended = run_here(*words, "--device", "cuda", cwd=place, code=2)
     assert "--device cuda: torch finds no such device here. Use cpu, or auto" in ended.err
 
 
@@ -82,7 +103,9 @@ def test_names_of_devices() -> None:
             device_of("mps")
 
 
-def test_quiet_commands_show_no_progress(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quiet_commands_show_no_progress(
+    place: Path, photo_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     consoles: list[Console] = []
     progress = display.reading
 
@@ -91,12 +114,43 @@ def test_quiet_commands_show_no_progress(place: Path, monkeypatch: pytest.Monkey
         return progress(console, title)
 
     monkeypatch.setattr(display, "reading", recorded)
-    commands = (["eval", "runs/x"], ["predict", "runs/x", "images"])
+    commands = [["eval", "runs/x"], ["predict", "runs/x", "images"]]
+    commands += [["show", "mistakes", "runs/x", "--out", str(tmp_path / "m.png")]]
+    commands += [["data", "inspect", "photos"], ["models", "vit_micro_patch7_28"]]
     for words in commands:
-        loud = run_here(*words, cwd=place)
-        assert not consoles.pop().quiet
-        assert run_here(*words, "-q", cwd=place) == loud
-        assert consoles.pop().quiet
+        where = photo_place if words[0] == "data" else place
+        loud = run_here(*words, cwd=where)
+        assert {console.quiet for console in consoles} == {False}
+        consoles.clear()
+        assert run_here(*words, "-q", cwd=where) == loud
+        assert {console.quiet for console in consoles} == {True}
+        consoles.clear()
+
+
+def test_a_quiet_measurement_shows_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = []
+    status = Console.status
+
+    def recorded(console: Console, text: str) -> object:
+        quiet.append(console.quiet)
+        return status(console, text)
+
+    monkeypatch.setattr(Console, "status", recorded)
+    words = ["bench", "vit_micro_patch7_28", "--seconds", "0", "--batch-size", "2", "--json"]
+    for more in ([], ["--quiet"]):
+        json.loads(run_here(*words, *more).out)
+    assert quiet == [False, True]
+
+
+def test_a_console_that_prints_nothing_leaves_what_others_print_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal, where a bar catches all lines
+    console = quiet_console()
+    with display.reading(console) as progress, console.status("working"):
+        progress(1, 2)
+        typer.echo("a warning")
+    assert capsys.readouterr().out == "a warning\n"
 
 
 def test_eval_draws_the_confusion_matrix_by_either_name(place: Path, tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def test_pictures_of_images(place: Path, words: list[str], columns: int) -> None
 
 def test_each_image_has_a_file_of_its_heads(place: Path) -> None:
     words = ["show", "attention", "runs/x", "images", "--heads", "--images", "2", "--out", "h.png"]
-    ended = run_here(*words, cwd=place)
+    ended = run_here(*words, "--device", "cpu", "--json", cwd=place)
+    told = {"run": "runs/x", "images": ["0.png", "1.png"], "files": ["h-1.png", "h-2.png"]}
+    assert json.loads(ended.out) == told
     assert "the first 2 of 8 images" in ended.err
     assert sorted(file.name for file in place.glob("h*.png")) == ["h-1.png", "h-2.png"]
     for file in place.glob("h*.png"):
@@ -73,6 +75,7 @@ def test_each_image_has_a_file_of_its_heads(place: Path) -> None:
 def test_mistakes_as_json_are_those_of_eval(place: Path) -> None:
     words = ["show", "mistakes", "runs/x", "--images", "5", "--json"]
     shown = json.loads(run_here(*words, cwd=place).out)
+    assert shown["files"] == ["mistakes.png"]
     (place / "mistakes.png").unlink()
     figures = json.loads(run_here("eval", "runs/x", "--json", cwd=place).out)
     assert 1 - shown["wrong"] / shown["images"] == pytest.approx(figures["top1"])
@@ -81,6 +84,17 @@ def test_mistakes_as_json_are_those_of_eval(place: Path) -> None:
     for row in shown["mistakes"]:
         assert row["class"] != row["predicted"]
         assert row["class_probability"] <= row["probability"]
+
+
+def test_mistakes_in_another_precision(place: Path, tmp_path: Path) -> None:
+    words = ["show", "mistakes", "runs/x", "--images", "1", "--out", str(tmp_path / "m.png")]
+    words += ["--json", "--device", "cpu", "--precision"]
+    exact, rounded = (
+        json.loads(run_here(*words, name, cwd=place).out)["mistakes"][0]["probability"]
+        for name in ("float32", "bfloat16")
+    )
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=0.1)
 
 
 def test_mistakes_in_folders_that_are_named_as_classes(photo_place: Path) -> None:

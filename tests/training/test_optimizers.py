@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.optim import create_optimizer_v2, kron, list_optimizers, param_groups_weight_decay
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
@@ -262,6 +262,56 @@ def test_patterns_of_names_are_exempt() -> None:
     groups = parameter_groups(layer, lr=1.0, weight_decay=0.1, no_weight_decay=["0.*"])
     decayed = [name for group in groups if group["weight_decay"] for name in group["param_names"]]
     assert decayed == ["1.weight"]
+
+
+@pytest.mark.parametrize("name", ["kron", "lookahead_kronw"])
+def test_kron_computes_what_timms_does_and_compiles_nothing(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(kron, "has_opt_einsum", True)  # what is this small needs none
+    monkeypatch.setattr(kron, "has_dynamo", False)
+    theirs = torch.nn.Linear(4, 3)
+    mine = copy.deepcopy(theirs)
+    groups, again = (parameter_groups(model, lr=0.1, weight_decay=0.05) for model in (mine, theirs))
+    expected = create_optimizer_v2([dict(group) for group in again], name, lr=0.1)
+    monkeypatch.setattr(kron, "has_dynamo", True)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiles"))
+    optimizer = create_optimizer(name, groups, betas=None, momentum=0.9, nesterov=True, fused=False)
+    for made, model in ((expected, theirs), (optimizer, mine)):
+        torch.manual_seed(0)  # it draws random vectors
+        for _ in range(2):
+            made.zero_grad()
+            model(torch.eye(4)).square().sum().backward()
+            made.step()
+    assert torch.equal(mine.weight, theirs.weight)
+    assert torch.equal(mine.bias, theirs.bias)
+
+
+def test_kron_without_opt_einsum_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kron, "has_opt_einsum", False)
+    with pytest.raises(UsageError, match=r"optimizer.name: lookahead_kronc needs opt_einsum"):
+        create_optimizer(
+            "lookahead_kronc",
+            parameter_groups(torch.nn.Linear(4, 3), lr=0.1, weight_decay=0.05),
+            betas=None,
+            momentum=0.9,
+            nesterov=True,
+            fused=False,
+        )
+
+
+def test_no_other_optimizer_of_timm_compiles_or_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiles"))
+    for name in map(
+        str, list_optimizers(exclude_filters=["bnb*", "fused*", "kron*", "adahessian"])
+    ):
+        layer = torch.nn.Linear(4, 3)
+        groups = parameter_groups(layer, lr=0.1, weight_decay=0.05)
+        optimizer = create_optimizer(
+            name, groups, betas=None, momentum=0.9, nesterov=True, fused=False
+        )
+        layer(torch.eye(4)).square().sum().backward()
+        optimizer.step()
 
 
 @pytest.mark.parametrize("name", ["lion", "muon", "lookahead_lamb"])

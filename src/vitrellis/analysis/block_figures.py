@@ -170,4 +170,5 @@ def components_for(features: Tensor, share: float = 0.99) -> int:
 
 
 def _singular_values(features: Tensor) -> Tensor:
-    return torch.linalg.svdvals(features.double() - features.double().mean(dim=0))
+    features = features.cpu().double()  # Apple's GPUs have no double precision
+    return torch.linalg.svdvals(features - features.mean(dim=0))

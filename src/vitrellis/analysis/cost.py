@@ -223,5 +223,5 @@ def _device(model: nn.Module) -> torch.device:
 
 def wait_for(device: torch.device) -> None:
     """Waits until a GPU has done what it was asked to; a CPU has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -31,7 +31,7 @@ def guided_maps(
 
     Args:
         run: The run, which keeps its teachers.
-        trained: Its model, of the epoch that `best` says.
+        trained: Its model, of the epoch that `best` says, on the device that computes.
         images: uint8 `(C, H, W)` of any sizes.
         best: Whether to take the projections of the best epoch, or of the last one.
 
@@ -46,10 +46,12 @@ def guided_maps(
             "no maps to compare"
         )
     teachers = _teachers(recipe, run, trained)
-    objective = _objective(recipe, run, trained, teachers, best=best)
+    device = next(trained.model.parameters()).device
+    objective = _objective(recipe, run, trained, teachers, best=best).to(device)
+    teachers.to(device)
     terms = [term for term in objective.all_terms() if isinstance(term, LocalityGuidance)]
-    model = trained.model.cpu()
-    seen = trained.preprocessing.transform()(list(images))
+    model = trained.model.to(device)
+    seen = trained.preprocessing.transform()(list(images)).to(device)
     pairs = []
     for term in terms:
         _, maps = forward_with_maps(model, seen, term.student_blocks)
@@ -61,7 +63,15 @@ def guided_maps(
             student = "mixture" if term.learned else f"block {term.student_blocks[number]}"
             whose = "" if len(terms) == 1 else f" of {term.teacher}"
             name = f"{student} → stage {block}{whose}"
-            pairs.append(GuidedPair(name, mixed[number], projected[number], output.maps[block]))
+            answer = projected[number]
+            pairs.append(
+                GuidedPair(
+                    name,
+                    mixed[number].cpu(),
+                    None if answer is None else answer.cpu(),
+                    output.maps[block].cpu(),
+                )
+            )
     return pairs
 
 

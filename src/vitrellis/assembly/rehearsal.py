@@ -1,7 +1,7 @@
 """Finds what is wrong with a recipe in seconds, before a teacher is trained or a run is deleted.
 
 All models are built, teachers that are yet to be trained with their initial weights, and so are all
-terms.
+terms and optimizers.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from vitrellis.assembly.load_teachers import (
 )
 from vitrellis.assembly.model_origin import with_model_found
 from vitrellis.assembly.normalization import given_normalization
+from vitrellis.assembly.optimization import build_optimizer
 from vitrellis.assembly.parts import UserObjects
 from vitrellis.assembly.python_arguments import check_modules
 from vitrellis.assembly.recipe_keys import of_teacher
@@ -34,10 +35,12 @@ from vitrellis.assembly.terms import build_objective, check_trained_heads
 from vitrellis.data.sources import Source
 from vitrellis.errors import UsageError
 from vitrellis.models import check_takes_images
+from vitrellis.objectives import CrossEntropy, Objective
 from vitrellis.recipe import Recipe, TeacherSection
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing, Trained, load_exported
 from vitrellis.teachers.teachers import Teachers
+from vitrellis.training.guided import GuidedStudent
 
 _GREY = 0.5, 0.25
 """Stand for a mean and a standard deviation that are yet to be measured."""
@@ -163,6 +166,7 @@ def rehearse(
     models = models_in_training(recipe, student, preprocessing, stand_ins)
     check_batch_norms(recipe, len(source.train), world_size, models, objective)
     check_can_be_sharded(recipe, student, objective)
+    build_optimizer(recipe, GuidedStudent(student, objective))
 
 
 def untrained(teacher: PlannedTeacher, world_size: int) -> Trained:
@@ -177,6 +181,7 @@ def untrained(teacher: PlannedTeacher, world_size: int) -> Trained:
     preprocessing = _preprocessing(recipe, source)
     models = models_in_training(recipe, model, preprocessing, {})
     check_batch_norms(recipe, len(source.train), world_size, models)
+    build_optimizer(recipe, GuidedStudent(model, Objective([CrossEntropy()])))
     return Trained(model, recipe.model.name, tuple(source.class_names), preprocessing)
 
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from vitrellis.cli.bench_train import bench_train
-from vitrellis.cli.shared_options import output_file
+from vitrellis.cli.console import Quiet, progress_console
+from vitrellis.cli.shared_options import DeviceOption, JsonOption, output_file
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
     from torch import nn
 
     from vitrellis.analysis.cost import Precision
@@ -108,20 +110,19 @@ def bench(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Also measure with torch.compile.")
     ] = False,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="The device to measure.")
-    ] = "auto",
+    device: DeviceOption = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads on a CPU; by default all cores.")
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=0.0, help="Seconds for each kind of measurement.")
     ] = 2.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     plot: _Plot = None,
     train: _Train = None,
     trace: _Trace = None,
+    quiet: Quiet = False,
 ) -> None:
     """Measure the cost of models: parameters, multiply-adds, memory, time.
 
@@ -151,11 +152,17 @@ def bench(
         raise UsageError("--trace: belongs to --train RECIPE")
     torch_device = _device(device, threads)
     if train is not None:
-        bench_train(train, models or [], steps=20, trace=trace, as_json=as_json)
+        if precision:
+            raise UsageError("--precision: with --train, give training.precision=bf16-mixed")
+        changes = list(models or [])
+        if device != "auto":
+            changes.append(f"machine.accelerator={device}")
+        bench_train(train, changes, steps=20, trace=trace, as_json=as_json, quiet=quiet)
         return
     if preset is None and not models:
         raise UsageError("give models or runs to measure, or --preset backbones")
     rates = _rates(keep_rate or [])
+    progress = progress_console(quiet=quiet)
     rows = []
     subjects = _subjects(models or [], img_size, num_classes, rates)
     if preset is not None:
@@ -168,7 +175,9 @@ def bench(
     for subject in subjects:
         for arithmetic, is_compiled in _settings(precision, compiled):
             rows.append(
-                _measure(subject, torch_device, batch_size, arithmetic, is_compiled, seconds)
+                _measure(
+                    subject, torch_device, batch_size, arithmetic, is_compiled, seconds, progress
+                )
             )
     _print(rows, "json" if as_json else "csv" if as_csv else "table")
     if plot is not None:
@@ -192,14 +201,13 @@ def _device(name: str, threads: int | None) -> torch.device:
     """The device to measure; the threads of the process are set as asked for."""
     import torch
 
-    from vitrellis.errors import UsageError
+    from vitrellis.assembly.build import device_of
 
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: there is no GPU that torch can use here")
+    device = device_of(name)
     if threads is not None:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    return device
 
 
 def _settings(names: list[str] | None, compiled: bool) -> list[tuple[Precision, bool]]:
@@ -277,17 +285,17 @@ def _measure(
     precision: Precision,
     is_compiled: bool,
     seconds: float,
+    progress: Console,
 ) -> Measurement:
     from vitrellis.analysis.cost import measure
     from vitrellis.analysis.measurement import Measurement
     from vitrellis.analysis.pruning_gain import measure_pruning
-    from vitrellis.cli.console import error_console
     from vitrellis.models.support.token_reduction import TokenReduction
 
     model = subject.model.to(device)
     shape = (subject.channels, *subject.img_size)
     pruning = None
-    with error_console.status(f"{subject.name}, {'x'.join(map(str, subject.img_size))} pixels"):
+    with progress.status(f"{subject.name}, {'x'.join(map(str, subject.img_size))} pixels"):
         cost = measure(
             model,
             shape=shape,

@@ -7,7 +7,13 @@ from pathlib import Path
 
 
 def bench_train(
-    recipe: str, overrides: Sequence[str], *, steps: int, trace: Path | None, as_json: bool
+    recipe: str,
+    overrides: Sequence[str],
+    *,
+    steps: int,
+    trace: Path | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Times the parts of a recipe's training steps, and prints them.
 
@@ -17,14 +23,15 @@ def bench_train(
         steps: The number of steps.
         trace: The file for the trace of torch.profiler; None for no trace.
         as_json: Whether to print JSON.
+        quiet: Whether no progress is wanted.
     """
     from vitrellis.assembly.step_parts import PARTS, measure_step, medians
-    from vitrellis.cli.console import console, error_console, new_table, print_json, print_table
+    from vitrellis.cli.console import console, new_table, print_json, print_table, progress_console
     from vitrellis.recipe import load_recipe
     from vitrellis.report.hardware import describe_hardware
 
     loaded = load_recipe(recipe, overrides)
-    with error_console.status(f"{loaded.name}: {steps} steps"):
+    with progress_console(quiet=quiet).status(f"{loaded.name}: {steps} steps"):
         rows = measure_step(loaded, steps=steps, trace=trace)
     parts = medians(rows)
     whole = sum(parts.values())

@@ -11,7 +11,7 @@ import typer
 from vitrellis.cli.cluster_options import Jobs, Ray, Slurm, cluster_slots
 from vitrellis.cli.console import Quiet
 from vitrellis.cli.recipe_names import complete_recipe
-from vitrellis.cli.shared_options import output_file
+from vitrellis.cli.shared_options import JsonOption, output_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ def compare(
     ] = "top1",
     out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/compare"),
     plot: _Plot = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
     """Train several recipes over several seeds, and print means, spread and paired differences.

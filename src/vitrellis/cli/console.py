@@ -37,7 +37,8 @@ Quiet = Annotated[
 
 def quiet_console() -> Console:
     """A console that prints nothing."""
-    return Console(quiet=True)
+    # as if on no terminal, where a bar would take over what others print, to print nothing of it
+    return Console(quiet=True, force_terminal=False)
 
 
 def progress_console(*, quiet: bool) -> Console:
@@ -87,6 +88,11 @@ def print_notes(on: Console, notes: Sequence[str]) -> None:
     if process_number() == 0:  # the others run the same command
         for note in notes:
             on.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_line(text: str) -> None:
+    """Prints a line of results, however long, as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(values: object) -> None:

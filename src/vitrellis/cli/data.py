@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitrellis.cli.console import (
+    Quiet,
     console,
-    error_console,
     help_of,
     new_table,
     print_json,
+    print_line,
     print_table,
+    progress_console,
 )
 from vitrellis.cli.download import download
-from vitrellis.cli.shared_options import output_file
+from vitrellis.cli.shared_options import JsonOption, output_file
 from vitrellis.errors import UsageError, VitrellisError
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ def inspect(
         Path | None,
         typer.Option(help="Write a page with pictures into this file.", callback=output_file),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say what a dataset holds, what is wrong with it, and which command to type.
 
@@ -82,7 +85,8 @@ def inspect(
 
     root = path.expanduser()
     layout = source or _only(recognized(root), root)
-    found = survey(layout, root, _arguments(argument or []), lambda t: reading(error_console, t))
+    progress = progress_console(quiet=quiet)
+    found = survey(layout, root, _arguments(argument or []), lambda title: reading(progress, title))
     command, advice = suggestions(found)
     if html is not None:
         page = survey_page(found, command, advice)
@@ -113,6 +117,8 @@ def pack(
     shard_mb: Annotated[
         int, typer.Option(min=1, help="About how many megabytes a tar shard becomes.")
     ] = 500,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
     """Pack a dataset into one LMDB file, or into tar shards.
 
@@ -134,7 +140,7 @@ def pack(
     layout = source or _only(recognized(root), root)
     loaded = load_source(layout, root, args=_arguments(argument or []))
     is_lmdb = out.suffix == ".lmdb"
-    with reading(error_console, "packing") as progress:
+    with reading(progress_console(quiet=quiet), "packing") as progress:
         packed = pack_source(
             loaded,
             out.expanduser(),
@@ -143,14 +149,21 @@ def pack(
             shard_bytes=1_000_000 * shard_mb,
             progress=progress,
         )
-    kept = f" ({packed.kept:,} of them packed by an earlier attempt)" if packed.kept else ""
-    _line(f"{packed.images:,} images{kept}, {packed.num_bytes / 1e6:,.1f} MB: {out}")
     kind = "lmdb" if is_lmdb else "webdataset"
-    _line(f"Train with:  vitrellis train photos data.source={kind} data.root={out}")
+    command = f"vitrellis train photos data.source={kind} data.root={out}"
+    if as_json:
+        counts = {"images": packed.images, "kept": packed.kept, "bytes": packed.num_bytes}
+        print_json({"out": str(out), "source": kind, **counts, "command": command})
+        return
+    kept = f" ({packed.kept:,} of them packed by an earlier attempt)" if packed.kept else ""
+    print_line(f"{packed.images:,} images{kept}, {packed.num_bytes / 1e6:,.1f} MB: {out}")
+    print_line(f"Train with:  {command}")
 
 
 def verify(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="What `data pack` wrote.")],
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
     """Read every image of a packed dataset, and compare it with its checksum.
 
@@ -160,9 +173,12 @@ def verify(
     from vitrellis.data.packing.pack import verify as verify_packed
     from vitrellis.training.display import reading
 
-    with reading(error_console, "verifying") as progress:
+    with reading(progress_console(quiet=quiet), "verifying") as progress:
         count = verify_packed(path.expanduser(), progress)
-    _line(f"{path}: all {count:,} images are as they were packed")
+    if as_json:
+        print_json({"path": str(path), "images": count})
+        return
+    print_line(f"{path}: all {count:,} images are as they were packed")
 
 
 def _only(layouts: Sequence[str], root: Path) -> str:
@@ -186,20 +202,20 @@ def _arguments(words: Sequence[str]) -> dict[str, Any]:
 def _print(found: Survey) -> None:
     images = {name: sum(counts) for name, counts in found.counts.items()}
     total = sum(images.values()) or sum(found.sizes.values())
-    _line(f"{found.root}  (data.source={found.layout})")
+    print_line(f"{found.root}  (data.source={found.layout})")
     if images:
         split = ", ".join(f"{count:,} {name}" for name, count in images.items())
-        _line(f"  images    {split}; {len(found.class_names):,} classes")
+        print_line(f"  images    {split}; {len(found.class_names):,} classes")
     else:
-        _line(f"  images    {total:,} that can be read")
+        print_line(f"  images    {total:,} that can be read")
     if found.sizes:
-        _line(f"  sizes     {_sizes(found)}")
+        print_line(f"  sizes     {_sizes(found)}")
     if found.formats:
         formats = ", ".join(f"{count:,} {name}" for name, count in found.formats.most_common())
-        _line(f"  formats   {formats}")
+        print_line(f"  formats   {formats}")
     if found.channels is not None:
         kind = {1: "grey", 3: "colour"}.get(found.channels, f"{found.channels} channels")
-        _line(f"  channels  {kind}")
+        print_line(f"  channels  {kind}")
     if found.counts:
         console.print()
         _print_classes(found)
@@ -230,7 +246,7 @@ def _print_classes(found: Survey) -> None:
         table.add_row(found.class_names[k], *counts, bar)
     print_table(table)
     if len(shown) < len(order):
-        _line(f"  ({len(order) - len(shown):,} classes between these are not shown)")
+        print_line(f"  ({len(order) - len(shown):,} classes between these are not shown)")
 
 
 def _print_problems(found: Survey) -> None:
@@ -250,15 +266,17 @@ def _print_problems(found: Survey) -> None:
     for kind, paths in found.oddities.items():
         lists[f"files, {kind}"] = list(map(str, paths))
     for note in found.notes:
-        _line(f"  note: {note}")
+        print_line(f"  note: {note}")
     for title, entries in lists.items():
         if entries:
             console.print()
-            _line(f"{title}: {len(entries):,}")
+            print_line(f"{title}: {len(entries):,}")
             for entry in entries[:_EXAMPLES]:
-                _line(f"  {entry}")
+                print_line(f"  {entry}")
             if len(entries) > _EXAMPLES:
-                _line(f"  and {len(entries) - _EXAMPLES:,} more (all of them: --json, or --html)")
+                print_line(
+                    f"  and {len(entries) - _EXAMPLES:,} more (all of them: --json, or --html)"
+                )
 
 
 def _described(group: Group, found: Survey) -> str:
@@ -274,13 +292,9 @@ def _described(group: Group, found: Survey) -> str:
 def _print_advice(command: str | None, advice: Sequence[str]) -> None:
     console.print()
     for sentence in advice:
-        _line(f"- {sentence}")
+        print_line(f"- {sentence}")
     if command is not None:
-        _line(f"Train with:  {command}")
-
-
-def _line(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_line(f"Train with:  {command}")
 
 
 data.callback(help=help_of(_about))(_about)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from vitrellis.cli.console import console, error_console
+from vitrellis.cli.console import Quiet, print_json, print_line, progress_console
+from vitrellis.cli.shared_options import JsonOption
 
 
 def download(
@@ -20,6 +24,8 @@ def download(
     root: Annotated[
         Path, typer.Option(metavar="DIR", help="The folder for it, which becomes data.root.")
     ] = Path("data"),
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
     """Download a published dataset, and say how to train on it.
 
@@ -32,16 +38,23 @@ def download(
     """
     from vitrellis.data.downloads.published_archives import download as fetch_dataset
 
-    done = fetch_dataset(name, root.expanduser(), _progress)
+    progress = partial(_progress, progress_console(quiet=quiet))
+    done = fetch_dataset(name, root.expanduser(), progress)
+    if as_json:
+        values = asdict(done) | {"fetched": list(map(str, done.fetched))}
+        print_json(values | {"present": list(map(str, done.present))})
+        return
     for place in done.fetched:
-        _line(f"downloaded and checked: {place}")
+        print_line(f"downloaded and checked: {place}")
     if not done.fetched:
-        _line(f"everything is there, nothing was downloaded: {', '.join(map(str, done.present))}")
-    _line(f"Train with:  {done.command}")
+        print_line(
+            f"everything is there, nothing was downloaded: {', '.join(map(str, done.present))}"
+        )
+    print_line(f"Train with:  {done.command}")
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
+def _progress(console: Console, title: str) -> Iterator[Callable[[int, int | None], None]]:
     """A progress bar that counts bytes; it disappears at the end."""
     from rich.progress import (
         BarColumn,
@@ -59,11 +72,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    is_shown = error_console.is_terminal
-    with Progress(*columns, console=error_console, transient=True, disable=not is_shown) as bar:
+    is_shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not is_shown) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _line(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.shared_options import WithoutEmaOption
+from vitrellis.cli.shared_options import JsonOption, WithoutEmaOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +61,7 @@ def export(
         int, typer.Option(min=1, help="The number of images to compare with `predict`.")
     ] = 256,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
     """Export a run's model as ONNX, as a torch.export program, or for timm.

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vitrellis.cli.console import Quiet
+from vitrellis.cli.shared_options import JsonOption
 
 
 def features(
@@ -28,6 +29,7 @@ def features(
     half: Annotated[
         bool, typer.Option("--half", help="Store half precision, which takes half the disk.")
     ] = False,
+    as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
     """Compute a recipe's teachers' outputs for every training image once, and store them on disk.
@@ -43,14 +45,21 @@ def features(
       vitrellis train demo teacher.offline=true
     """
     from vitrellis.assembly.launch import store_features
-    from vitrellis.cli.console import console, print_notes, quiet_console
+    from vitrellis.cli.console import (
+        console,
+        error_console,
+        print_json,
+        print_line,
+        print_notes,
+        quiet_console,
+    )
     from vitrellis.errors import UsageError
     from vitrellis.recipe import load_recipe, notes_on_teachers
 
     overrides = overrides or []
     loaded = load_recipe(recipe, overrides)
     all_teachers = loaded.all_teachers
-    progress = quiet_console() if quiet else console
+    progress = quiet_console() if quiet else error_console if as_json else console
     print_notes(progress, notes_on_teachers(loaded, overrides))
     if not all_teachers:
         raise UsageError(
@@ -62,16 +71,16 @@ def features(
         changes.append(f"{key}.offline=true")
         changes += [f"{key}.offline_precision=float16"] if half else []
     folders = store_features(load_recipe(recipe, [*overrides, *changes]), out=out, console=progress)
-    for folder in folders:
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        console.print(f"{folder}: {size / 2**20:,.1f} MiB", highlight=False, soft_wrap=True)
+    sizes = {f: sum(file.stat().st_size for file in f.iterdir()) for f in folders}
     words = [
         *dict.fromkeys([*overrides, *changes]),
         *(["--out", str(out)] if out is not None else []),
     ]
-    console.print(
-        f"Train with them: {shlex.join(['vitrellis', 'train', recipe, *words])}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    command = shlex.join(["vitrellis", "train", recipe, *words])
+    if as_json:
+        stores = [{"folder": str(folder), "bytes": size} for folder, size in sizes.items()]
+        print_json({"stores": stores, "command": command})
+        return
+    for folder, size in sizes.items():
+        print_line(f"{folder}: {size / 2**20:,.1f} MiB")
+    print_line(f"Train with them: {command}")

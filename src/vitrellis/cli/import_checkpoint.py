@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from vitrellis.cli.console import Quiet
+from vitrellis.cli.shared_options import JsonOption
+
 
 def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="A file of the published implementation.")],
@@ -37,6 +40,8 @@ def import_checkpoint(
     ema: Annotated[
         bool, typer.Option("--ema", help="Import the moving average of the weights in the file.")
     ] = False,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,  # no progress is shown, but a script may say -q to every command
 ) -> None:
     """Turn a published checkpoint into a run that eval and predict accept.
 
@@ -53,7 +58,7 @@ def import_checkpoint(
           --model tf_efficientnet_lite0 --out runs/lite0
     """
     from vitrellis.assembly import imported
-    from vitrellis.cli.console import console
+    from vitrellis.cli.console import print_json, print_line
 
     run = imported.import_checkpoint(
         checkpoint,
@@ -64,7 +69,11 @@ def import_checkpoint(
         class_names=None if classes is None else _lines(classes),
         ema=ema,
     )
-    console.print(f"Run: {run.path}\n  vitrellis predict {run.path} IMAGE...", highlight=False)
+    if as_json:
+        names = list(run.read_data().class_names)
+        print_json({"run": str(run.path), "source": source, "model": model, "classes": names})
+        return
+    print_line(f"Run: {run.path}\n  vitrellis predict {run.path} IMAGE...")
 
 
 def _lines(path: Path) -> list[str]:

@@ -9,10 +9,18 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from vitrellis.cli.bench import default_size
-from vitrellis.cli.console import error_console, new_table, print_json, print_table
+from vitrellis.cli.console import (
+    Quiet,
+    new_table,
+    print_json,
+    print_table,
+    progress_console,
+)
 from vitrellis.cli.model_costs import ModelCosts
+from vitrellis.cli.shared_options import JsonOption
 from vitrellis.errors import UsageError
 
 
@@ -36,7 +44,8 @@ def models(
     num_classes: Annotated[
         int, typer.Option(min=1, help="Number of classes for which parameters are counted.")
     ] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
     """List the models that can be students or teachers.
 
@@ -51,7 +60,8 @@ def models(
       vitrellis models --all "deit_*"
     """
     names = _names(pattern, all_models)
-    rows = _rows(names, num_classes, counted=bool(pattern) or not all_models)
+    counted = bool(pattern) or not all_models
+    rows = _rows(names, num_classes, progress_console(quiet=quiet), counted=counted)
     if as_json:
         print_json([asdict(row) for row in rows])
         return
@@ -90,12 +100,12 @@ def _matching(pattern: str, names: Sequence[str], all_models: bool) -> list[str]
     return matching
 
 
-def _rows(names: Sequence[str], num_classes: int, *, counted: bool) -> list[_Row]:
+def _rows(names: Sequence[str], num_classes: int, console: Console, *, counted: bool) -> list[_Row]:
     from vitrellis.training.display import reading
 
     rows = []
     costs = ModelCosts()
-    with reading(error_console, "counting") as progress:
+    with reading(console, "counting") as progress:
         for name in names:
             size = default_size(name)
             parameters, macs = costs.get(name, num_classes, size) if counted else (None, None)

@@ -14,7 +14,7 @@ import typer
 
 from vitrellis.cli.console import Quiet
 from vitrellis.cli.image_files import image_files
-from vitrellis.cli.shared_options import DeviceOption, PrecisionOption, WithoutEmaOption
+from vitrellis.cli.shared_options import DeviceOption, JsonOption, PrecisionOption, WithoutEmaOption
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     quiet: Quiet = False,
 ) -> None:

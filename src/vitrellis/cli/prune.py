@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.shared_options import DeviceOption, output_file
+from vitrellis.cli.shared_options import DeviceOption, JsonOption, PrecisionOption, output_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
+
+    from vitrellis.analysis.cost import Precision
     from vitrellis.assembly.pruned import Method, Reduction
     from vitrellis.data.loader import EvalLoader
     from vitrellis.experiments.keep_rate_search import SelectBy, Trials, Tried
@@ -87,7 +91,8 @@ def prune(
     plot: _Plot = None,
     root: _Root = None,
     device: DeviceOption = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    precision: PrecisionOption = "float32",
+    as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a finished run faster: the same weights, with fewer tokens.
@@ -125,19 +130,20 @@ def prune(
     for note in _notes(trained, images):
         error_console.print(f"note: {run}: {note}", markup=False, soft_wrap=True)
     select_by: SelectBy = recipe.training.select_by
-    if target_speedup is not None:
-        for template in templates:
-            trials.search(template, target_speedup)
-        chosen = trials.best(target_speedup, select_by)
-    else:
-        for reduction in _given(trained, templates[0], keep_rate, r):
-            trials.attempt(reduction)
-        chosen = trials.done[-1] if len(trials.done) == 2 else None
-    report_trials(run, trials, chosen, batch_size, plot=plot, as_json=as_json)
+    with _arithmetic(images.device, precision):
+        if target_speedup is not None:
+            for template in templates:
+                trials.search(template, target_speedup)
+            chosen = trials.best(target_speedup, select_by)
+        else:
+            for reduction in _given(trained, templates[0], keep_rate, r):
+                trials.attempt(reduction)
+            chosen = trials.done[-1] if len(trials.done) == 2 else None
+    report_trials(run, trials, chosen, batch_size, precision, plot=plot, as_json=as_json)
     if target_speedup is not None and chosen is None:
         raise unreachable(run, trials, target_speedup)
     if out is not None and chosen is not None:
-        _write(directory, out, chosen, as_json=as_json)
+        _write(directory, out, chosen, precision, as_json=as_json)
     elif chosen is not None and not as_json:
         console.print("Nothing was written; --out FOLDER makes a run of the chosen one.")
 
@@ -274,6 +280,15 @@ def _trials(
     return Trials(trained, loader, loader.device, batch_size, seconds, tell)
 
 
+def _arithmetic(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """The context of all passes: weights that a pass has cast are not kept for the next one."""
+    import torch
+
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision), cache_enabled=False)
+
+
 def _notes(trained: Trained, loader: EvalLoader) -> list[str]:
     from vitrellis.assembly.pruned import already_pruned
 
@@ -287,13 +302,16 @@ def _notes(trained: Trained, loader: EvalLoader) -> list[str]:
     return notes
 
 
-def _write(run: RunDirectory, out: Path, chosen: Tried, *, as_json: bool) -> None:
+def _write(
+    run: RunDirectory, out: Path, chosen: Tried, precision: Precision, *, as_json: bool
+) -> None:
     from vitrellis.assembly.pruned import write_pruned
     from vitrellis.cli.console import console, error_console
     from vitrellis.report.hardware import describe_hardware
 
     assert chosen.reduction is not None
     facts = {"pruned_by": chosen.to_json(), "measured_on": describe_hardware()}
+    facts["precision"] = precision
     new = write_pruned(run, out, chosen.reduction, facts).path
     on = error_console if as_json else console
     on.print(f"Run: {new}\n  vitrellis eval {new}", highlight=False, markup=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vitrellis.errors import VitrellisError
 
 if TYPE_CHECKING:
+    from vitrellis.analysis.cost import Precision
     from vitrellis.experiments.keep_rate_search import Trials, Tried
 
 
@@ -16,6 +17,7 @@ def report_trials(
     trials: Trials,
     chosen: Tried | None,
     batch_size: int,
+    precision: Precision,
     *,
     plot: Path | None,
     as_json: bool,
@@ -27,6 +29,7 @@ def report_trials(
         trials: What was tried.
         chosen: The one that is written; None for none.
         batch_size: The number of images in a batch that was timed.
+        precision: That of the arithmetic.
         plot: The PNG file; None for no picture.
         as_json: Whether to print JSON.
     """
@@ -54,13 +57,14 @@ def report_trials(
                 "run": str(run),
                 "hardware": describe_hardware(),
                 "batch_size": batch_size,
+                "precision": precision,
                 "rows": [row.to_json() for row in rows],
                 "chosen": None if chosen is None else chosen.to_json(),
             }
         )
         return
     console.print(
-        f"{describe_hardware()}; batches of {batch_size}, validation images",
+        f"{describe_hardware()}; batches of {batch_size}, {precision}, validation images",
         soft_wrap=True,
         highlight=False,
     )

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from vitrellis.cli.console import help_of, new_table, print_json, print_table
+from vitrellis.cli.shared_options import JsonOption
 
 _TITLES = {
     "demo": "The demo",
@@ -36,7 +37,7 @@ recipes = typer.Typer(rich_markup_mode=None)
 
 def _list(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the packaged recipes, show one in full, or explain the keys of all.
 
@@ -67,8 +68,13 @@ def show(
     recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes, such as training.epochs=100."),
+        typer.Argument(
+            metavar="KEY=VALUE", help="Changes to the recipe, such as training.epochs=100."
+        ),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, without the opening comment.")
+    ] = False,
 ) -> None:
     """Print a recipe with every key resolved, as YAML that `vitrellis train` accepts.
 
@@ -79,6 +85,9 @@ def show(
     from vitrellis.recipe import describe, header, load_recipe
 
     resolved = load_recipe(recipe, overrides or [])
+    if as_json:
+        print_json(resolved.model_dump(mode="json"))
+        return
     for line in header(recipe).splitlines():
         typer.echo(f"# {line}".rstrip())
     typer.echo(describe(resolved), nl=False)
@@ -86,14 +95,19 @@ def show(
 
 def keys(
     section: Annotated[
-        str, typer.Argument(help="Only this section, such as optimizer or objective.locality.")
+        str,
+        typer.Argument(
+            metavar="SECTION", help="Only this section, such as optimizer or objective.locality."
+        ),
     ] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Explain the sections and keys that a recipe may have, with their defaults.
 
     Examples:
       vitrellis recipes keys
       vitrellis recipes keys augmentation
+      vitrellis recipes keys optimizer --json
     """
     from vitrellis.errors import unknown_name
     from vitrellis.recipe import Recipe
@@ -103,6 +117,9 @@ def keys(
     selected = [row for row in rows if not section or f"{row.key}.".startswith(f"{section}.")]
     if not selected:
         raise unknown_name("section", section, [row.key for row in rows if row.is_section])
+    if as_json:
+        print_json([row._asdict() for row in selected])
+        return
     table = new_table("key", "default", "meaning")
     for row in selected:
         table.add_row(row.key, row.default, row.meaning)

@@ -21,6 +21,8 @@ def output_file(path: Path | None) -> Path | None:
     return path
 
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+"""The option of commands that print results, which are then JSON alone on standard output."""
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option("--device", help="Where the model is run; auto takes a GPU if there is one."),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitrellis.cli.console import console, help_of, new_table, print_json, print_table
-from vitrellis.cli.shared_options import output_file
+from vitrellis.cli.console import Quiet, help_of, new_table, print_json, print_line, print_table
+from vitrellis.cli.shared_options import DeviceOption, JsonOption, output_file
 from vitrellis.cli.show_pictures import RootOption, attention, maps, mistakes, tokens
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ def blocks(
         ),
     ] = None,
     root: RootOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: Quiet = False,  # no progress is shown, but a script may say -q to every command
 ) -> None:
     """Show how far each block looks, and how many dimensions it uses.
 
@@ -65,7 +67,7 @@ def blocks(
     from vitrellis.analysis.block_figures import block_figures, head_agreement
     from vitrellis.runs.directory import find_run
 
-    model, images, labels = _model_and_images(find_run(run), num_images, root)
+    model, images, labels = _model_and_images(find_run(run), num_images, root, device)
     rows = block_figures(model, images)
     heads = head_agreement(model, images, labels)
     if plot is not None:
@@ -76,15 +78,13 @@ def blocks(
         values = {"run": str(run), "images": len(images), "blocks": [asdict(row) for row in rows]}
         print_json(values | ({} if heads is None else asdict(heads)))
         return
-    console.print(f"{run}: {len(images):,} images", highlight=False, soft_wrap=True)
+    print_line(f"{run}: {len(images):,} images")
     _print_blocks(rows)
     if heads is not None:
-        console.print(
+        print_line(
             f"The heads agree on {100 * heads.agreement:.1f} % of the images; the class head is "
             f"right on {100 * heads.class_top1:.1f} %, the distillation head on "
-            f"{100 * heads.distillation_top1:.1f} %.",
-            highlight=False,
-            soft_wrap=True,
+            f"{100 * heads.distillation_top1:.1f} %."
         )
 
 
@@ -102,7 +102,7 @@ def _print_blocks(rows: Sequence[BlockFigures]) -> None:
 
 
 def _model_and_images(
-    run: RunDirectory, num_images: int, root: Path | None
+    run: RunDirectory, num_images: int, root: Path | None, device: str
 ) -> tuple[nn.Module, Tensor, Tensor]:
     """The best model, with test (or else validation) images as it sees them, and their labels."""
     import torch
@@ -112,6 +112,7 @@ def _model_and_images(
     from vitrellis.errors import VitrellisError
     from vitrellis.runs.exported import load_exported
 
+    place = build.evaluation_place(device)
     trained = load_exported(run.best_model)
     recipe, source = images_of_run(run, root)
     split = source.test if source.test is not None else source.val
@@ -119,11 +120,10 @@ def _model_and_images(
         raise VitrellisError(f"{run.path}: its data has neither test nor validation images")
     # spread over the split, whose images may be sorted by class
     indices = torch.linspace(0, len(split) - 1, min(num_images, len(split))).long()
-    place = build.Place(torch.device("cpu"))
     loader = build.build_eval_loader(recipe, split.subset(indices), trained.preprocessing, place)
     batches = list(loader)
     images = torch.cat([batch.images for batch in batches])
-    return trained.model, images, torch.cat([batch.labels for batch in batches])
+    return trained.model.to(place.device), images, torch.cat([batch.labels for batch in batches])
 
 
 show.callback(help=help_of(_about))(_about)

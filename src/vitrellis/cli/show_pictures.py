@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from vitrellis.cli.console import console, new_table, print_json, print_table
-from vitrellis.cli.shared_options import output_file
+from vitrellis.cli.console import (
+    Quiet,
+    new_table,
+    print_json,
+    print_line,
+    print_table,
+    progress_console,
+)
+from vitrellis.cli.shared_options import DeviceOption, JsonOption, PrecisionOption, output_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.console import Console
     from torch import Tensor
 
+    from vitrellis.analysis.cost import Precision
     from vitrellis.analysis.mistakes import Mistake
     from vitrellis.cli.shown_images import LabelledImages
     from vitrellis.runs.exported import Trained
@@ -69,6 +78,9 @@ def tokens(
     weights: WeightsOption = "best",
     root: RootOption = None,
     out: OutOption = Path("tokens.png"),
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: Quiet = False,  # no progress is shown, but a script may say -q to every command
 ) -> None:
     """Draw the patches that token pruning keeps, layer by layer; the others are dimmed.
 
@@ -83,7 +95,7 @@ def tokens(
     from vitrellis.cli.shown_images import images_to_show
     from vitrellis.report.look_inside import draw_tokens
 
-    shown = images_to_show(run, images, split, count, weights, root)
+    shown = images_to_show(run, images, split, count, weights, root, device)
     figure = draw_tokens(
         shown.trained,
         shown.images,
@@ -92,7 +104,7 @@ def tokens(
         names=shown.names,
         label=str(run),
     )
-    _save(figure, out)
+    _save([(out, figure)], run, shown.names, as_json=as_json)
 
 
 def attention(
@@ -113,6 +125,9 @@ def attention(
     weights: WeightsOption = "best",
     root: RootOption = None,
     out: OutOption = Path("attention.png"),
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: Quiet = False,  # no progress is shown, but a script may say -q to every command
 ) -> None:
     """Draw what the class token attends to in each block, and attention rollout.
 
@@ -127,17 +142,23 @@ def attention(
     from vitrellis.cli.shown_images import images_to_show
     from vitrellis.report.look_inside import draw_attention, draw_attention_heads
 
-    shown = images_to_show(run, images, split, count, weights, root)
+    shown = images_to_show(run, images, split, count, weights, root, device)
     if not heads:
         figure = draw_attention(
             shown.trained, shown.images, of=of, names=shown.names, label=str(run)
         )
-        _save(figure, out)
+        _save([(out, figure)], run, shown.names, as_json=as_json)
         return
-    for number, (image, name) in enumerate(zip(shown.images, shown.names, strict=True), start=1):
-        figure = draw_attention_heads(shown.trained, image, of=of, name=name, label=str(run))
-        is_one = len(shown.images) == 1
-        _save(figure, out if is_one else out.with_name(f"{out.stem}-{number}{out.suffix}"))
+    is_one = len(shown.images) == 1
+    paths = [
+        out if is_one else out.with_name(f"{out.stem}-{number}{out.suffix}")
+        for number in range(1, len(shown.images) + 1)
+    ]
+    figures = (
+        draw_attention_heads(shown.trained, image, of=of, name=name, label=str(run))
+        for image, name in zip(shown.images, shown.names, strict=True)
+    )
+    _save(zip(paths, figures, strict=True), run, shown.names, as_json=as_json)
 
 
 def maps(
@@ -148,6 +169,9 @@ def maps(
     weights: WeightsOption = "best",
     root: RootOption = None,
     out: OutOption = Path("maps.png"),
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: Quiet = False,  # no progress is shown, but a script may say -q to every command
 ) -> None:
     """Draw the student's maps beside its teacher's at the depths of locality guidance.
 
@@ -165,9 +189,10 @@ def maps(
     from vitrellis.report.look_inside import draw_maps
     from vitrellis.runs.directory import find_run
 
-    shown = images_to_show(run, images, split, count, weights, root)
+    shown = images_to_show(run, images, split, count, weights, root, device)
     pairs = guided_maps(find_run(run), shown.trained, shown.images, best=weights == "best")
-    _save(draw_maps(shown.trained, shown.images, pairs, names=shown.names, label=str(run)), out)
+    figure = draw_maps(shown.trained, shown.images, pairs, names=shown.names, label=str(run))
+    _save([(out, figure)], run, shown.names, as_json=as_json)
 
 
 def mistakes(
@@ -178,7 +203,10 @@ def mistakes(
     weights: WeightsOption = "best",
     root: RootOption = None,
     out: OutOption = Path("mistakes.png"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "float32",
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw and list what the model gets wrong most confidently.
 
@@ -195,8 +223,8 @@ def mistakes(
     from vitrellis.cli.shown_images import labelled_images
     from vitrellis.report.look_inside import draw_mistakes
 
-    trained, judged = labelled_images(run, images, split, weights, root)
-    probabilities = _probabilities(trained, judged)
+    trained, judged = labelled_images(run, images, split, weights, root, device)
+    probabilities = _probabilities(trained, judged, precision, progress_console(quiet=quiet))
     found = most_confident_mistakes(probabilities, judged.labels, count)
     wrong = int((probabilities.argmax(dim=1) != judged.labels).sum())
     summary = f"{run}: {wrong:,} of {len(judged.names):,} {judged.what} are wrong"
@@ -210,12 +238,14 @@ def mistakes(
             names=[Path(judged.names[index]).name for index in picked],
             label=summary,
         )
-        _save(figure, out, quiet=as_json)
+        _write(figure, out, is_told=not as_json)
     rows = [_row(mistake, trained, judged) for mistake in found]
     if as_json:
-        print_json({"run": str(run), "images": len(judged.names), "wrong": wrong, "mistakes": rows})
+        files = [str(out)] if found else []
+        values = {"run": str(run), "images": len(judged.names), "wrong": wrong, "files": files}
+        print_json(values | {"mistakes": rows})
         return
-    console.print(summary, highlight=False, soft_wrap=True)
+    print_line(summary)
     table = new_table("image", "class", ">%", "taken for", ">%")
     for mistake, row in zip(found, rows, strict=True):
         chances = (f"{100 * p:.1f}" for p in (mistake.label_probability, mistake.probability))
@@ -235,18 +265,19 @@ def _row(mistake: Mistake, trained: Trained, judged: LabelledImages) -> dict[str
     }
 
 
-def _probabilities(trained: Trained, judged: LabelledImages) -> Tensor:
+def _probabilities(
+    trained: Trained, judged: LabelledImages, precision: Precision, console: Console
+) -> Tensor:
     """`(N, K)`, on the CPU."""
     import torch
 
-    from vitrellis.assembly.build import evaluation_place
-    from vitrellis.cli.console import error_console
+    from vitrellis.analysis.cost import arithmetic
     from vitrellis.training.display import reading
 
-    trained.model.to(evaluation_place().device)
+    device = next(trained.model.parameters()).device
     resize = trained.preprocessing.transform().resize_and_crop
     total, parts = len(judged.names), []
-    with reading(error_console, judged.what) as progress:
+    with arithmetic(device, precision), reading(console, judged.what) as progress:
         for start in range(0, total, _AT_ONCE):
             numbers = range(start, min(start + _AT_ONCE, total))
             images = torch.stack([resize(judged.read(number)) for number in numbers])
@@ -272,9 +303,21 @@ def _numbers(text: str, option: str, kind: Callable[[str], Number]) -> tuple[Num
         ) from error
 
 
-def _save(figure: Figure, path: Path, *, quiet: bool = False) -> None:
+def _save(
+    figures: Iterable[tuple[Path, Figure]], run: Path, images: Sequence[str], *, as_json: bool
+) -> None:
+    """Writes each figure into its file, and prints the files."""
+    files = []
+    for path, figure in figures:
+        _write(figure, path, is_told=not as_json)
+        files.append(str(path))
+    if as_json:
+        print_json({"run": str(run), "images": list(images), "files": files})
+
+
+def _write(figure: Figure, path: Path, *, is_told: bool) -> None:
     from vitrellis.report.pictures import save_figure
 
     save_figure(figure, path)
-    if not quiet:
-        console.print(f"Picture: {path}", highlight=False, soft_wrap=True)
+    if is_told:
+        print_line(f"Picture: {path}")

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vitrellis.assembly.build import device_of
 from vitrellis.assembly.images_of_run import images_of_run
 from vitrellis.cli.console import error_console
 from vitrellis.cli.evaluate import check_images, choose_split
@@ -60,6 +61,7 @@ def images_to_show(
     count: int,
     weights: Literal["best", "last"],
     root: Path | None,
+    device: str = "auto",
 ) -> ImagesToShow:
     """The model of a run, with the images that the words name, or some of its own.
 
@@ -70,13 +72,14 @@ def images_to_show(
         count: The largest number of images.
         weights: The best or the last epoch.
         root: The folder of the run's images, if they were moved.
+        device: Where the model is run; "auto" is a GPU if there is one.
 
     Raises:
-        UsageError: If files are given beside a split.
+        UsageError: If files are given beside a split, or there is no such device.
         VitrellisError: If the run or an image cannot be read.
     """
     run = find_run(path)
-    trained = _model(run, words, split, weights, root)
+    trained = _model(run, words, split, weights, root, device)
     if words:
         files = image_files(words)
         if len(files) > count:
@@ -101,16 +104,17 @@ def labelled_images(
     split: str | None,
     weights: Literal["best", "last"],
     root: Path | None,
+    device: str = "auto",
 ) -> tuple[Trained, LabelledImages]:
     """The model of a run, with images whose classes are known; the arguments are as above.
 
     Raises:
-        UsageError: If files are given beside a split.
+        UsageError: If files are given beside a split, or there is no such device.
         VitrellisError: If the run cannot be read, or a file is in no folder that is named as a
             class.
     """
     run = find_run(path)
-    trained = _model(run, words, split, weights, root)
+    trained = _model(run, words, split, weights, root, device)
     if not words:
         name, images = _own_images(run, split, root, trained)
         names = [images.images.name(number) for number in range(len(images))]
@@ -154,12 +158,15 @@ def _model(
     split: str | None,
     weights: Literal["best", "last"],
     root: Path | None,
+    device: str,
 ) -> Trained:
+    place = device_of(device)
     if words and (split or root):
         raise UsageError("give images, or --split and --root for those of the run, not both")
     trained = load_exported(run.model_folder(weights, without_ema=False))
     for note in trained.notes:
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
+    trained.model.to(place)
     return trained
 
 

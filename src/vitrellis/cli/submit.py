@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vitrellis.cli.console import Quiet
+from vitrellis.cli.shared_options import JsonOption
+
 if TYPE_CHECKING:
     from vitrellis.recipe import Recipe
 
@@ -40,11 +43,15 @@ def launch(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The run directory, which all machines see. By default runs/ and name."),
+        typer.Option(
+            help="The run directory, which all machines see. By default runs/ and its name."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the script, and submit nothing.")
     ] = False,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a recipe as a job of a Slurm cluster, on one machine or several.
 
@@ -59,32 +66,49 @@ def launch(
       vitrellis launch photos data.root=/shared/photos --gpus 4 --time 8:00:00 --partition gpu
       vitrellis launch cifar100-deit-ti-lg data.root=/shared/cifar --nodes 2 --gpus 4 --dry-run
       vitrellis launch photos data.root=/shared/photos --sbatch account=lab7 --sbatch mem=64G
+      vitrellis launch photos data.root=/shared/photos --json > job.json
     """
     from vitrellis.cli.cluster_job import Resources, TrainingJob, minutes_of, script_of, submit
-    from vitrellis.cli.console import console, error_console, print_notes
+    from vitrellis.cli.console import (
+        console,
+        error_console,
+        print_json,
+        print_line,
+        print_notes,
+        quiet_console,
+    )
     from vitrellis.recipe import load_recipe, notes_on_teachers
 
     changes = overrides or []
     resources = Resources(nodes, gpus, minutes_of(time), partition, cpus, _further(sbatch or []))
     loaded = load_recipe(recipe, changes)  # fails early on a wrong recipe
-    print_notes(console, notes_on_teachers(loaded, changes))
+    progress = quiet_console() if quiet else error_console if as_json or dry_run else console
+    print_notes(progress, notes_on_teachers(loaded, changes))
     print_notes(error_console, _notes_on_images(loaded))
     folder = (Path("runs") / loaded.name if out is None else out.expanduser()).resolve()
     job = TrainingJob(recipe, changes, folder)
     logs = folder.parent / "slurm" / folder.name
     if dry_run:
-        typer.echo(script_of(resources, logs, loaded.name))
+        script = script_of(resources, logs, loaded.name)
         command = shlex.join(["vitrellis", "train", recipe, *changes, "--out", str(folder)])
+        if as_json:
+            print_json({"run": str(folder), "command": command, "script": script})
+            return
+        typer.echo(script)
         typer.echo(f"# each process trains as this command does: {command}")
         return
     number = submit(job, resources, logs, loaded.name)
+    log = f"{logs}/{number}_0_log.out"
+    if as_json:
+        print_json({"job": number, "run": str(folder), "log": log})
+        return
     for line in (
         f"Job {number} was submitted; its run is {folder}",
         f"  squeue --jobs {number}",
-        f"  tail -f {logs}/{number}_0_log.out",
+        f"  tail -f {log}",
         f"  scancel {number}",
     ):
-        console.print(line, highlight=False, soft_wrap=True)
+        print_line(line)
 
 
 def _notes_on_images(recipe: Recipe) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 
 from vitrellis.cli.cluster_options import Jobs, Ray, Slurm, cluster_slots
 from vitrellis.cli.console import Quiet
+from vitrellis.cli.shared_options import JsonOption
 
 if TYPE_CHECKING:
     from vitrellis.experiments.sweeping import SweepResult
@@ -38,7 +39,7 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="The folder for the trials. By default runs/sweep-RECIPE.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
     """Search for the settings with which a recipe is best on the validation images.

@@ -9,6 +9,7 @@ import typer
 
 from vitrellis.cli.console import Quiet
 from vitrellis.cli.recipe_names import complete_recipe
+from vitrellis.cli.shared_options import JsonOption
 
 
 def train(
@@ -31,6 +32,7 @@ def train(
         bool,
         typer.Option("--fresh", help="Delete the content of the run directory and start again."),
     ] = False,
+    as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe; if it names a teacher, the teacher is trained first.
@@ -43,12 +45,20 @@ def train(
       vitrellis train photos data.root=~/my-photos training.epochs=100 --out runs/longer
       vitrellis train cifar100-deit-ti-lg data.root=~/cifar machine.devices=2
       vitrellis train my-recipe.yaml --fresh
+      vitrellis train photos data.root=~/my-photos --quiet --json > results.json
     """
-    from vitrellis.cli.console import console, error_console, print_notes, quiet_console
+    from vitrellis.cli.console import (
+        console,
+        error_console,
+        print_json,
+        print_line,
+        print_notes,
+        quiet_console,
+    )
     from vitrellis.recipe import load_recipe, notes_on_teachers
 
     loaded = load_recipe(recipe, overrides or [])  # fails early on a wrong recipe
-    progress = quiet_console() if quiet else console
+    progress = quiet_console() if quiet else error_console if as_json else console
     print_notes(progress, notes_on_teachers(loaded, overrides or []))
 
     from vitrellis.assembly.launch import train as train_recipe
@@ -56,10 +66,13 @@ def train(
     from vitrellis.report.results_table import results_lines
 
     finished = train_recipe(loaded, out=out, fresh=fresh, console=progress)
+    run = finished.run.path
+    if as_json:
+        print_json({"run": str(run)} | finished.results.to_json())
+        return
     for line in results_lines(finished.results):
-        console.print(line, highlight=False, soft_wrap=True)
+        print_line(line)
     if quiet:  # otherwise they stand among what was printed
         for line in warning_lines(finished.results):
             error_console.print(line, highlight=False, soft_wrap=True)
-    run = finished.run.path
-    console.print(f"Run: {run}\n  vitrellis eval {run}\n  vitrellis predict {run} IMAGE...")
+    print_line(f"Run: {run}\n  vitrellis eval {run}\n  vitrellis predict {run} IMAGE...")

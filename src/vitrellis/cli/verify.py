@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vitrellis.cli.console import Quiet
+from vitrellis.cli.shared_options import JsonOption
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from vitrellis.runs.verification import Verification
 
 
@@ -16,7 +21,6 @@ def verify(
         Path,
         typer.Argument(metavar="RUN", help="A run directory, or a folder of stored features."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     accept: Annotated[
         bool,
         typer.Option(
@@ -25,6 +29,8 @@ def verify(
             "checksums of their present content.",
         ),
     ] = False,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
     """Read every file of a run, and say which are damaged or missing.
 
@@ -38,7 +44,7 @@ def verify(
       vitrellis verify runs/features/teacher-0c8ee2ae4b57
       vitrellis verify runs/photos --accept
     """
-    from vitrellis.cli.console import print_json
+    from vitrellis.cli.console import print_json, progress_console
     from vitrellis.errors import UsageError, VitrellisError
 
     path = run.expanduser()
@@ -47,7 +53,7 @@ def verify(
             raise UsageError(f"--accept: {run} holds stored outputs, which are computed again")
         checked = _store(path)
     else:
-        checked = _run(path, accept=accept)
+        checked = _run(path, progress_console(quiet=quiet), accept=accept)
     if as_json:
         print_json(
             {
@@ -66,8 +72,8 @@ def verify(
         raise typer.Exit(VitrellisError.exit_code)
 
 
-def _run(path: Path, *, accept: bool) -> Verification:
-    from vitrellis.cli.console import error_console, print_notes
+def _run(path: Path, progress: Console, *, accept: bool) -> Verification:
+    from vitrellis.cli.console import print_notes
     from vitrellis.runs.directory import RunDirectory, find_run
     from vitrellis.runs.verification import accept_changes, verify_run
 
@@ -76,7 +82,7 @@ def _run(path: Path, *, accept: bool) -> Verification:
         run = RunDirectory(find_run(path, checks_recipe=False).path)
     if accept:
         notes = [f"{file}: taken as it is" for file in accept_changes(run)]
-        print_notes(error_console, notes or ["no file was changed"])
+        print_notes(progress, notes or ["no file was changed"])
     return verify_run(run)
 
 

@@ -89,7 +89,8 @@ class OptimizerSection(Section):
 
     name: str = "adamw"
     """The optimizer: `adamw`, `sgd`, or any other that timm's optimizer factory makes, such as
-    `lion`, `lamb`, `adan` or `muon`, also after `lookahead_`."""
+    `lion`, `lamb`, `adan` or `muon`, also after `lookahead_`. `kron` needs the package
+    opt_einsum."""
     args: Arguments = Field(default_factory=dict)
     """Further arguments of an optimizer of timm, such as `eps`."""
     lr: Positive = 1e-3
