@@ -61,7 +61,7 @@ class SlurmTraining:
         if self.job is None:
             return 1  # sbatch refused it; the log says why
         if self._exit_file.is_file() and (code := self._exit_file.read_text().strip()):
-            self._forget()
+            self.forget()
             return int(code)
         if self._queue.has(self.job):
             self._missing_since = None
@@ -69,7 +69,7 @@ class SlurmTraining:
         self._missing_since = self._missing_since or time.monotonic()
         if time.monotonic() - self._missing_since < _SECONDS_FOR_THE_FILE:
             return None
-        self._forget()
+        self.forget()
         return _LOST
 
     def ask_to_stop(self) -> None:
@@ -89,9 +89,10 @@ class SlurmTraining:
         """Ends it at once."""
         if self.job is not None:
             self._queue.cancel(self.job)
-            self._forget()
+            self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Takes note that its job is no more."""
         self._job_file.unlink(missing_ok=True)
 
 
@@ -143,7 +144,7 @@ class SlurmQueue:
         training = SlurmTraining(self, script)
         if training.job is not None and self.has(training.job, now=True):
             return training
-        training.kill()
+        training.forget()
         output, code = shlex.quote(str(log)), shlex.quote(str(log.with_suffix(".exit")))
         script.write_text(
             # Slurm also sends the signal for its end to this shell, which has to write the code;
