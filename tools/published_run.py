@@ -3,7 +3,7 @@
     python tools/published_run.py CHECKOUT ROWS SIZE SEED CONFIG [KEY VALUE ...]
 
 The code is imported from a checkout and not changed. What it needs from machines and versions of
-2021 is replaced before: the GPU by the processor, and names that PyTorch and timm have moved. It
+2021 is replaced before: the GPU by the processor, and what timm and Pillow have changed since. It
 reads `data/cifar-100-python` in the present folder, and trains on SIZE images of it, which are
 those of `data.train_size=SIZE` here (0 for all). The losses of each epoch, and the accuracy after
 the last one, go to ROWS, as lines of JSON. It needs yacs, iopath, fvcore, simplejson, submitit and
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import ImageOps
 from torch.utils.data import Subset
 from torchvision.datasets import CIFAR100
 
@@ -96,10 +97,12 @@ def _recording(meter: Any, distillation: Any, file: Any) -> Any:
 
 
 def _on_the_processor() -> None:
-    """Replaces what is not there: GPUs, and timm's former names."""
+    """Replaces what is not there: GPUs, timm's former names, and what Pillow did."""
     import timm.layers
 
     sys.modules["timm.models.layers"] = timm.layers
+    kept = ImageOps.posterize  # Pillow has refused to keep no bits since; it made images black
+    ImageOps.posterize = lambda image, bits: kept(image, bits) if bits else image.point(lambda _: 0)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.nn.Module.cuda = lambda self, device=None: self  # type: ignore[method-assign]
