@@ -36,6 +36,7 @@ from vitrellis.cli.show import show
 from vitrellis.cli.submit import launch
 from vitrellis.cli.sweep import sweep
 from vitrellis.cli.train import train
+from vitrellis.cli.unknown_options import CommandWithKeys
 from vitrellis.cli.verify import verify
 from vitrellis.errors import VitrellisError
 from vitrellis.training.interrupts import Interrupted
@@ -65,13 +66,15 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "import": import_checkpoint,
 }
-_TAKES_KEYS = {"demo", "train", "launch", "compare", "sweep", "features"}
+_TAKES_KEYS = {"demo", "train", "launch", "compare", "sweep", "features", "bench", "import"}
 """Commands that take key=value; a key that is written as an option is explained with them."""
 for _name, _command in _COMMANDS.items():
+    _takes_keys = _name in _TAKES_KEYS
     app.command(
         _name,
+        cls=CommandWithKeys if _takes_keys else None,
         help=help_of(_command),
-        context_settings={"ignore_unknown_options": _name in _TAKES_KEYS},
+        context_settings={"ignore_unknown_options": _takes_keys},
     )(_command)
 app.add_typer(recipes, name="recipes")
 app.add_typer(show, name="show")
