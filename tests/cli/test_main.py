@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tests.cli.command import run_apart, run_here
+from tests.cli.command import assert_one_error, run_apart, run_here, vitrellis
 from vitrellis import __version__
 from vitrellis.cli import main as module
 from vitrellis.cli.console import console as module_console
@@ -85,10 +85,33 @@ def test_an_error_of_the_system_names_the_file(
 
 def test_names_that_are_too_long_for_the_system(tmp_path: Path) -> None:
     name = "a" * 300
-    for words in (["eval", name], ["train", "demo-alone", "--out", name]):
-        message = run_here(*words, cwd=tmp_path, code=1).err
-        assert message.startswith(f"error: {name}")
-        assert message.endswith(": File name too long\n")
+    message = run_here("eval", name, cwd=tmp_path, code=1).err  # as for any run that is not there
+    assert message.startswith(f"error: {name}")
+    assert message.endswith(": File name too long\n")
+
+
+OUTPUTS = [
+    *("train demo-alone --out", "demo --out", "launch demo-alone --dry-run --out"),
+    *("compare demo-alone --out", "compare demo-alone --plot", "features demo --out"),
+    *("sweep demo-alone --over seed=0..3 --out", "prune runs/x --out", "prune runs/x --plot"),
+    *("import c.pth --source dhvt --model m --out", "export runs/x --out", "bench m --plot"),
+    *("eval runs/x --plot", "eval runs/x --plot-counts", "bench --train demo --trace"),
+    *("show attention runs/x --out", "show mistakes runs/x --out", "show blocks runs/x --plot"),
+    *("data pack photos", "data download cifar10 --root", "data inspect photos --html"),
+]
+
+
+@pytest.mark.parametrize("words", OUTPUTS)
+def test_a_name_that_cannot_be_written_is_a_wrong_word(words: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name, reason in (
+        ("a" * 300, "File name too long"),
+        (f"new/{'a' * 300}/x", "File name too long"),
+        ("file/x", "file is a file, and no folder"),
+        ("~nobody-of-this-name/x", "there is no user of the name after ~"),
+    ):
+        assert_one_error(vitrellis(*words.split(), name, cwd=tmp_path), 2, reason)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

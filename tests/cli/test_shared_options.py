@@ -178,4 +178,4 @@ def test_eval_draws_the_confusion_matrix_by_either_name(place: Path, tmp_path: P
     ids=" ".join,
 )
 def test_a_file_that_cannot_be_written_is_refused_first(words: list[str]) -> None:
-    assert "/dev/null: is a device or a pipe" in run_here(*words, "/dev/null", code=1).err
+    assert "/dev/null: is a device or a pipe" in run_here(*words, "/dev/null", code=2).err

@@ -124,7 +124,7 @@ def test_mistakes_in_folders_that_are_named_as_classes(photo_place: Path) -> Non
         (["attention", "runs/x", "no.png"], 1, "no.png"),
         (["maps", "runs/x"], 2, "was trained without locality guidance"),
         (["mistakes", "runs/x", "images"], 1, "'images', is no class of the model"),
-        (["mistakes", "runs/x", "--out", "images"], 1, "is a folder"),
+        (["mistakes", "runs/x", "--out", "images"], 2, "is a folder"),
     ],
 )
 def test_what_cannot_be_drawn(place: Path, words: list[str], code: int, message: str) -> None:

@@ -325,7 +325,9 @@ def test_offline_training_equals_online_training_on_images_as_they_are(tmp_path:
     assert "MiB" in said
     assert "teacher.offline=true --out runs/offline" in said
     assert "'objective.locality.student_blocks=[0, 1, 3]'" in said  # can be pasted into a shell
-    told = json.loads(run("features", *words, "--out", "runs/offline", "--json", cwd=tmp_path))
+    told = json.loads(
+        run("features", *words, "--out", "runs/offline", "-q", "--json", cwd=tmp_path)
+    )
     assert told["command"] in said
     (store,) = told["stores"]
     assert f"{store['folder']}: {store['bytes'] / 2**20:.1f} MiB" in said

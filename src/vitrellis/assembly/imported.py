@@ -39,6 +39,7 @@ from vitrellis.runs import marker
 from vitrellis.runs.checksums import write_sealed_json, write_sealed_text
 from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Preprocessing, save_model
+from vitrellis.runs.places import check_folder
 from vitrellis.runs.provenance import record_start
 from vitrellis.runs.results import RunData
 
@@ -133,8 +134,7 @@ def check_new(run: RunDirectory) -> None:
     Raises:
         UsageError: If it is not.
     """
-    if run.path.is_file():
-        raise UsageError(f"{run.path}: is a file. Use another --out")
+    check_folder(run.path)
     if run.path.exists() and any(run.path.iterdir()) and not _is_half_imported(run):
         raise UsageError(f"{run.path}: is not empty. Use another --out")
 

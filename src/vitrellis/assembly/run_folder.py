@@ -22,6 +22,7 @@ from vitrellis.recipe import Recipe, describe, differences, load_recipe, recipe_
 from vitrellis.runs import marker
 from vitrellis.runs.checksums import check_text, write_sealed_text
 from vitrellis.runs.directory import RunDirectory
+from vitrellis.runs.places import check_folder
 from vitrellis.runs.provenance import record_start
 from vitrellis.runs.results import RunData
 
@@ -78,10 +79,9 @@ def check_is_ours(run: RunDirectory) -> None:
             f"{path}: the name is not UTF-8, and weights could not be written there. Use another "
             "--out"
         ) from error
+    check_folder(path)
     if not path.exists():
         return
-    if not path.is_dir():
-        raise UsageError(f"{path}: is a file. Use another --out")
     if marker.is_run(run) or marker.is_unused(run):
         return
     first = sorted(entry.name for entry in path.iterdir() if entry != run.lock_file)[0]

@@ -11,7 +11,7 @@ import typer
 from vitrellis.cli.cluster_options import Jobs, Ray, Slurm, cluster_slots
 from vitrellis.cli.console import Quiet
 from vitrellis.cli.recipe_names import complete_recipe
-from vitrellis.cli.shared_options import JsonOption, output_file
+from vitrellis.cli.shared_options import JsonOption, output_file, output_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,7 +71,9 @@ def compare(
     metric: Annotated[
         str, typer.Option(help="top1, balanced_accuracy or macro_f1 on the test images.")
     ] = "top1",
-    out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/compare"),
+    out: Annotated[
+        Path, typer.Option(help="The folder for the runs.", callback=output_folder)
+    ] = Path("runs/compare"),
     plot: _Plot = None,
     as_json: JsonOption = False,
     quiet: Quiet = False,

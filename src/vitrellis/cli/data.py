@@ -18,7 +18,7 @@ from vitrellis.cli.console import (
     progress_console,
 )
 from vitrellis.cli.download import download
-from vitrellis.cli.shared_options import JsonOption, output_file
+from vitrellis.cli.shared_options import JsonOption, output_file, output_place
 from vitrellis.errors import UsageError, VitrellisError
 
 if TYPE_CHECKING:
@@ -106,7 +106,12 @@ def inspect(
 def pack(
     path: _Path,
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="A file FILE.lmdb, or a folder for tar shards.")
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="A file FILE.lmdb, or a folder for tar shards.",
+            callback=output_place,
+        ),
     ],
     source: _Source = None,
     argument: _Arguments = None,
@@ -143,7 +148,7 @@ def pack(
     with reading(progress_console(quiet=quiet), "packing") as progress:
         packed = pack_source(
             loaded,
-            out.expanduser(),
+            out,
             form="lmdb" if is_lmdb else "tar",
             size=size,
             shard_bytes=1_000_000 * shard_mb,

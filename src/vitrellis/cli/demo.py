@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vitrellis.cli.console import Quiet
+from vitrellis.cli.shared_options import output_folder
 
 
 def demo(
@@ -21,7 +22,9 @@ def demo(
     all_arms: Annotated[
         bool, typer.Option("--all", help="Also train a hybrid ViT (DHVT), alone and guided.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="The folder for the runs.")] = Path("runs/demo"),
+    out: Annotated[
+        Path, typer.Option(help="The folder for the runs.", callback=output_folder)
+    ] = Path("runs/demo"),
     quiet: Quiet = False,
 ) -> None:
     """See a small CNN teacher help a Vision Transformer, on 1,000 real images, in minutes.

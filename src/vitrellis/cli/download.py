@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from vitrellis.cli.console import Quiet, print_json, print_line, progress_console
-from vitrellis.cli.shared_options import JsonOption
+from vitrellis.cli.shared_options import JsonOption, output_folder
 
 
 def download(
@@ -22,7 +22,12 @@ def download(
         typer.Argument(metavar="NAME", help="cifar10, cifar100, flowers102 or fashion-mnist."),
     ],
     root: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder for it, which becomes data.root.")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="The folder for it, which becomes data.root.",
+            callback=output_folder,
+        ),
     ] = Path("data"),
     as_json: JsonOption = False,
     quiet: Quiet = False,
@@ -39,7 +44,7 @@ def download(
     from vitrellis.data.downloads.published_archives import download as fetch_dataset
 
     progress = partial(_progress, progress_console(quiet=quiet))
-    done = fetch_dataset(name, root.expanduser(), progress)
+    done = fetch_dataset(name, root, progress)
     if as_json:
         values = asdict(done) | {"fetched": list(map(str, done.fetched))}
         print_json(values | {"present": list(map(str, done.present))})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.shared_options import JsonOption, WithoutEmaOption
+from vitrellis.cli.shared_options import JsonOption, WithoutEmaOption, output_place
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +40,8 @@ def export(
         Path | None,
         typer.Option(
             help="The file to write, or timm's folder. By default model.onnx, model.pt2 or "
-            "timm-model in the run directory."
+            "timm-model in the run directory.",
+            callback=output_place,
         ),
     ] = None,
     half: Annotated[
@@ -85,7 +86,7 @@ def export(
         raise UsageError("--half and --int8: choose one")
     directory = find_run(run)
     target = Target(
-        path=(_default_path(directory, format) if out is None else out.expanduser()),
+        path=(_default_path(directory, format) if out is None else out),
         format=format,
         precision="float16" if half else "int8" if int8 else "float32",
         free_size=free_size,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.shared_options import JsonOption
+from vitrellis.cli.shared_options import JsonOption, output_folder
 
 
 def features(
@@ -23,7 +23,8 @@ def features(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The run directory of the later training. By default runs/ and the name."
+            help="The run directory of the later training. By default runs/ and the recipe's name.",
+            callback=output_folder,
         ),
     ] = None,
     half: Annotated[

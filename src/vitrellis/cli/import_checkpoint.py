@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.shared_options import JsonOption
+from vitrellis.cli.shared_options import JsonOption, output_folder
 
 
 def import_checkpoint(
@@ -29,7 +29,7 @@ def import_checkpoint(
         ),
     ] = ...,  # type: ignore[assignment]  # typer's sign for "must be given"
     model: Annotated[str, typer.Option(help="The name of the model in `vitrellis models`.")] = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option(help="The new run directory.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="The new run directory.", callback=output_folder)] = ...,  # type: ignore[assignment]
     classes: Annotated[
         Path | None,
         typer.Option(

@@ -36,8 +36,9 @@ from vitrellis.cli.show import show
 from vitrellis.cli.submit import launch
 from vitrellis.cli.sweep import sweep
 from vitrellis.cli.train import train
+from vitrellis.cli.unknown_options import CommandWithKeys
 from vitrellis.cli.verify import verify
-from vitrellis.errors import VitrellisError
+from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.training.interrupts import Interrupted
 
 _EXIT_OF_AN_INTERRUPTED_COMMAND = 130  # typer's, for Ctrl-C; ours is "the job failed"
@@ -65,13 +66,15 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "import": import_checkpoint,
 }
-_TAKES_KEYS = {"demo", "train", "launch", "compare", "sweep", "features"}
+_TAKES_KEYS = {"demo", "train", "launch", "compare", "sweep", "features", "bench", "import"}
 """Commands that take key=value; a key that is written as an option is explained with them."""
 for _name, _command in _COMMANDS.items():
+    _takes_keys = _name in _TAKES_KEYS
     app.command(
         _name,
+        cls=CommandWithKeys if _takes_keys else None,
         help=help_of(_command),
-        context_settings={"ignore_unknown_options": _name in _TAKES_KEYS},
+        context_settings={"ignore_unknown_options": _takes_keys},
     )(_command)
 app.add_typer(recipes, name="recipes")
 app.add_typer(show, name="show")
@@ -94,7 +97,7 @@ def main() -> None:
     rank = process_number()
     output = Output()
     try:
-        with _first_process_prints(rank):
+        with _first_process_prints(rank), _missing_users_are_named():
             if is_cluster_job():
                 stop_on_signals()
             app(prog_name="vitrellis")
@@ -127,6 +130,18 @@ def _end(error: VitrellisError, rank: int, *, is_shared: bool | None = None) -> 
         with contextlib.suppress(OSError):  # standard error is full, too: nobody can be told
             fail(error, process=rank)
     sys.exit(error.exit_code)
+
+
+@contextlib.contextmanager
+def _missing_users_are_named() -> Iterator[None]:
+    """Turns what `Path.expanduser` says of `~NAME` without such a user into an error."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = [word for word in sys.argv[1:] if "~" in word]
+        if "home directory" not in str(error) or not words:
+            raise
+        raise UsageError(f"{words[0]}: there is no user of the name after ~ here") from error
 
 
 @contextlib.contextmanager

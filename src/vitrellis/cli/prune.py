@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.shared_options import DeviceOption, JsonOption, PrecisionOption, output_file
+from vitrellis.cli.shared_options import (
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    output_file,
+    output_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +35,9 @@ _PUBLISHED_RATE = 0.7
 
 _Out = Annotated[
     Path | None,
-    typer.Option(help="The new run directory. Without it, nothing is written."),
+    typer.Option(
+        help="The new run directory. Without it, nothing is written.", callback=output_folder
+    ),
 ]
 _Method = Annotated[
     Literal["evit", "tome"] | None,
@@ -118,7 +126,7 @@ def prune(
 
     _check_words(method, keep_rate or [], r, target_speedup)
     if out is not None:
-        check_new(RunDirectory(out.expanduser()))
+        check_new(RunDirectory(out))
         if len(keep_rate or []) > 1:
             raise UsageError("--out: one run is written, so give one --keep-rate, or leave it out")
     directory = find_run(run)

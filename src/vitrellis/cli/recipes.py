@@ -10,6 +10,7 @@ from rich.text import Text
 
 from vitrellis.cli.console import help_of, new_table, print_json, print_table
 from vitrellis.cli.shared_options import JsonOption
+from vitrellis.cli.unknown_options import CommandWithKeys
 
 _TITLES = {
     "demo": "The demo",
@@ -161,5 +162,7 @@ def _note(notes: str, name: str) -> str | None:
 
 
 recipes.callback(invoke_without_command=True, help=help_of(_list))(_list)
-recipes.command(help=help_of(show))(show)
+recipes.command(
+    help=help_of(show), cls=CommandWithKeys, context_settings={"ignore_unknown_options": True}
+)(show)
 recipes.command(help=help_of(keys))(keys)

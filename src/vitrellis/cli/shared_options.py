@@ -12,12 +12,46 @@ def output_file(path: Path | None) -> Path | None:
     """The value of an option that names a file to write, checked before anything is computed.
 
     Raises:
-        VitrellisError: If it cannot be written.
+        UsageError: If it cannot be written.
     """
+    from vitrellis.errors import UsageError, VitrellisError
     from vitrellis.runs.atomic import check_can_be_written
 
-    if path is not None:
+    path = output_place(path)
+    if path is None:
+        return None
+    try:
         check_can_be_written(path)
+    except VitrellisError as error:
+        raise UsageError(str(error)) from error
+    return path
+
+
+def output_folder(path: Path | None) -> Path | None:
+    """The value of an option that names a folder to write, checked before anything is computed.
+
+    Raises:
+        UsageError: If it can be no folder.
+    """
+    from vitrellis.runs.places import check_folder
+
+    path = output_place(path)
+    if path is not None:
+        check_folder(path)
+    return path
+
+
+def output_place(path: Path | None) -> Path | None:
+    """The value of an option that names a file or a folder, either of which may be there already.
+
+    Raises:
+        UsageError: If the system cannot have it there.
+    """
+    from vitrellis.runs.places import check_place
+
+    if path is not None:
+        path = path.expanduser()
+        check_place(path)
     return path
 
 

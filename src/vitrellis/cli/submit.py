@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.shared_options import JsonOption
+from vitrellis.cli.shared_options import JsonOption, output_folder
 
 if TYPE_CHECKING:
     from vitrellis.recipe import Recipe
@@ -44,7 +44,9 @@ def launch(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The run directory, which all machines see. By default runs/ and its name."
+            help="The run directory, which all machines see. By default runs/ and the recipe's "
+            "name.",
+            callback=output_folder,
         ),
     ] = None,
     dry_run: Annotated[
@@ -85,7 +87,7 @@ def launch(
     progress = quiet_console() if quiet else error_console if as_json or dry_run else console
     print_notes(progress, notes_on_teachers(loaded, changes))
     print_notes(error_console, _notes_on_images(loaded))
-    folder = (Path("runs") / loaded.name if out is None else out.expanduser()).resolve()
+    folder = (Path("runs") / loaded.name if out is None else out).resolve()
     job = TrainingJob(recipe, changes, folder)
     logs = folder.parent / "slurm" / folder.name
     if dry_run:

@@ -10,7 +10,7 @@ import typer
 
 from vitrellis.cli.cluster_options import Jobs, Ray, Slurm, cluster_slots
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.shared_options import JsonOption
+from vitrellis.cli.shared_options import JsonOption, output_folder
 
 if TYPE_CHECKING:
     from vitrellis.experiments.sweeping import SweepResult
@@ -37,7 +37,10 @@ def sweep(
         typer.Option(help="How trials are stopped early that fall behind others."),
     ] = "median",
     out: Annotated[
-        Path | None, typer.Option(help="The folder for the trials. By default runs/sweep-RECIPE.")
+        Path | None,
+        typer.Option(
+            help="The folder for the trials. By default runs/sweep-RECIPE.", callback=output_folder
+        ),
     ] = None,
     as_json: JsonOption = False,
     quiet: Quiet = False,
@@ -73,7 +76,7 @@ def sweep(
     from vitrellis.experiments.search_ranges import SearchRange
     from vitrellis.experiments.sweeping import sweep as search
 
-    folder = Path("runs") / f"sweep-{loaded.name}" if out is None else out.expanduser()
+    folder = Path("runs") / f"sweep-{loaded.name}" if out is None else out
     result = search(
         recipe,
         changes,

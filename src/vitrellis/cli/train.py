@@ -9,7 +9,7 @@ import typer
 
 from vitrellis.cli.console import Quiet
 from vitrellis.cli.recipe_names import complete_recipe
-from vitrellis.cli.shared_options import JsonOption
+from vitrellis.cli.shared_options import JsonOption, output_folder
 
 
 def train(
@@ -26,7 +26,11 @@ def train(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run directory. By default runs/ and the recipe's name.")
+        Path | None,
+        typer.Option(
+            help="The run directory. By default runs/ and the recipe's name.",
+            callback=output_folder,
+        ),
     ] = None,
     fresh: Annotated[
         bool,

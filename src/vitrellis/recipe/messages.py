@@ -215,6 +215,16 @@ def keys_meant_by(name: str, model: type[BaseModel]) -> list[str]:
     return [OTHER_WORDS[name]] if name in OTHER_WORDS else _elsewhere(name, model)
 
 
+def words_for_keys(model: type[BaseModel]) -> list[str]:
+    """The names for which `keys_meant_by` may know keys.
+
+    Args:
+        model: The class of recipes.
+    """
+    names = {path.rpartition(".")[2] for path in _paths(model)}
+    return [word for word in sorted({*names, *OTHER_WORDS}) if keys_meant_by(word, model)]
+
+
 def _elsewhere(key: str, model: type[BaseModel]) -> list[str]:
     """The keys of this name in other sections, if they are few; only the outermost ones."""
     found = [path for path in _paths(model) if path.rpartition(".")[2] == key]
