@@ -103,6 +103,7 @@ def predict(
     from vitrellis.cli.console import fail, progress_console
     from vitrellis.errors import UsageError, VitrellisError
     from vitrellis.training.display import reading
+    from vitrellis.training.gathering import failing_together
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
@@ -113,10 +114,11 @@ def predict(
             "--device and --precision"
         )
     place, gather = evaluation_processes(device)
-    if is_onnx:
-        model = _onnx_model(run)
-    else:
-        model = _trained_model(run, weights, place.device, without_ema=without_ema)
+    with failing_together(gather):
+        if is_onnx:
+            model = _onnx_model(run)
+        else:
+            model = _trained_model(run, weights, place.device, without_ema=without_ema)
     top = min(top, len(model.class_names))
     files = _part(paths, place, gather)
     rows: list[_Row] = []
