@@ -57,7 +57,7 @@ class _Subject:
 
 _Models = Annotated[
     list[str] | None,
-    typer.Argument(metavar="MODEL...", help="Model names, or run directories."),
+    typer.Argument(metavar="MODEL", help="Model names, or run directories."),
 ]
 _Preset = Annotated[
     Literal["backbones"] | None,
@@ -138,6 +138,7 @@ def bench(
     Examples:
       vitrellis bench dhvt_micro_patch4 vit_micro_patch4_28 --img-size 28
       vitrellis bench deit_tiny_patch16_224 evit_deit_tiny_patch16_224 --batch-size 8
+      vitrellis bench resnet18 --device cuda --precision float32 --precision bfloat16
       vitrellis bench vit_tiny_patch8_64 --keep-rate 0.7 --keep-rate 0.5
       vitrellis bench --preset backbones --batch-size 8 --plot backbones.png
       vitrellis bench pvt_tiny cvt_13 --img-size 32 --img-size 64 --csv > cost.csv

@@ -49,7 +49,7 @@ def compare(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="RECIPE... [KEY=VALUE...]",
+            metavar="RECIPE|KEY=VALUE",
             help="Recipes, by name or as YAML files, then changes to all of them.",
             autocompletion=complete_recipe,
         ),

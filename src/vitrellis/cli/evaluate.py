@@ -12,6 +12,8 @@ from vitrellis.cli.console import Quiet
 from vitrellis.cli.shared_options import (
     DeviceOption,
     PrecisionOption,
+    RootOption,
+    WeightsOption,
     WithoutEmaOption,
     output_file,
 )
@@ -61,13 +63,9 @@ def evaluate(
         Literal["test", "val", "train"] | None,
         typer.Option(help="The images. By default test, or val if there are no test images."),
     ] = None,
-    weights: Annotated[
-        Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
-    ] = "best",
+    weights: WeightsOption = "best",
     without_ema: WithoutEmaOption = False,
-    root: Annotated[
-        Path | None, typer.Option(help="The folder of the images, if they were moved.")
-    ] = None,
+    root: RootOption = None,
     plot: _Plot = None,
     groups: Annotated[
         str | None,

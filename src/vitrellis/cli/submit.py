@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitrellis.cli.console import Quiet
+from vitrellis.cli.recipe_names import OverridesArgument, RecipeArgument
 from vitrellis.cli.shared_options import JsonOption, output_folder
 
 if TYPE_CHECKING:
@@ -16,11 +17,8 @@ if TYPE_CHECKING:
 
 
 def launch(
-    recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe."),
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
     nodes: Annotated[int, typer.Option(min=1, help="The number of machines.")] = 1,
     gpus: Annotated[
         int,
