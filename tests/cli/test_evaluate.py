@@ -74,8 +74,8 @@ def test_confusion_is_a_picture(place: Path) -> None:
 
 def test_a_picture_that_cannot_be_written(place: Path) -> None:
     (place / "file").write_text("")
-    err = run_here("eval", "runs/x", "--confusion", "file/c.png", cwd=place, code=1).err
-    assert "could not write file/c.png" in err
+    err = run_here("eval", "runs/x", "--confusion", "file/c.png", cwd=place, code=2).err
+    assert "file is a file, and no folder" in err
 
 
 def test_what_is_no_run(place: Path) -> None:

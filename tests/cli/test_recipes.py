@@ -37,7 +37,9 @@ def test_every_recipe_belongs_to_a_titled_part_of_the_list() -> None:
 
 
 def test_the_list_as_json() -> None:
-    rows = {row["name"]: row for row in json.loads(vitrellis("recipes", "--json").stdout)}
+    printed = vitrellis("recipes", "--json").stdout
+    assert vitrellis("recipes", "list", "--json").stdout == printed
+    rows = {row["name"]: row for row in json.loads(printed)}
     assert sorted(rows) == packaged_recipes()
     assert rows["cifar100-deit-ti-alg"]["published"] == "82.06"
     assert "doi 10.1109/TNNLS.2024.3515076" in rows["cifar100-deit-ti-alg"]["reproduces"]

@@ -23,7 +23,7 @@ from vitrellis.runs.exported import load_exported
 from vitrellis.training import display
 
 SHOWS = {f"show {name}" for name in ("attention", "blocks", "maps", "mistakes", "tokens")}
-RECIPES = {"recipes show", "recipes keys"}
+RECIPES = {"recipes list", "recipes show", "recipes keys"}
 
 
 def options() -> dict[str, dict[str, Any]]:
@@ -45,6 +45,10 @@ def options() -> dict[str, dict[str, Any]]:
         ("--device", ["--device"], {"eval", "predict", "prune", "bench", *SHOWS}),
         ("--precision", ["--precision"], {"eval", "predict", "prune", "bench", "show mistakes"}),
         ("--plot", None, {"eval", "prune", "compare", "bench", *SHOWS}),
+        ("--num-images", None, {"prune", "export", *SHOWS}),
+        ("--images", None, {"prune", "export", *SHOWS}),
+        ("--weights", ["--weights"], {"eval", "predict", "export", *SHOWS}),
+        ("--root", ["--root"], {"eval", "prune", "export", "data download", *SHOWS}),
     ],
 )
 def test_options_have_one_name_in_every_command(

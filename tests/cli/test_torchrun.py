@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.cli.command import run_here
+from tests.cli.command import run_apart, run_here
 from tests.training.command import FEW_IMAGES, write_few_images
 
 pytestmark = pytest.mark.slow
@@ -79,3 +79,15 @@ def test_two_machines_give_the_curve_of_one_and_evaluate_each_image_once(tmp_pat
     (together,) = torchrun("predict", "runs/one", *images, "--csv", cwd=tmp_path, per_machine=2)
     assert together == alone
     assert len(alone.splitlines()) == 6
+
+
+def test_an_error_of_all_processes_is_printed_once(tmp_path: Path) -> None:
+    write_few_images(tuple(TRAIN), tmp_path)
+    two = [*TRAIN, "machine.devices=2", "--out", "runs/x"]
+    ended = run_apart(*two, "init.weights=none.pth", cwd=tmp_path, code=1)
+    assert ended.err.count("none.pth: no such file of weights") == 1
+    run_here(*TRAIN, "training.epochs=1", "--out", "runs/x", cwd=tmp_path)
+    ended = run_apart(*two, cwd=tmp_path, code=2)  # the first process alone opens the folder
+    assert ended.err.count("holds the run of another recipe") == 1
+    assert "Another" not in ended.err
+    assert "rank1" not in ended.err

@@ -50,7 +50,7 @@ from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import Trained, load_exported
 from vitrellis.runs.results import EpochRow, Results
 from vitrellis.training.display import reading
-from vitrellis.training.gathering import gathering
+from vitrellis.training.gathering import failing_together, gathering
 
 
 @dataclass(frozen=True)
@@ -266,47 +266,48 @@ def _open_run(
     fabric = launch_machine(recipe)
     console = console if console is not None and fabric.is_global_zero else Console(quiet=True)
     world_size = fabric.world_size
+    gather = gathering(fabric)
     run = RunDirectory(default_path(recipe, out))
-    check_is_ours(run)
-    reads = not fresh and not any(gathering(fabric)(is_being_emptied(run)))
-    searches = prepared is None and source is None and reads
-    found = with_images_found(recipe, run, "data.root=FOLDER") if searches else recipe
-    if prepared is None:
-        known = run.checked_images() if reads and recipe.data.on_bad_image != "error" else None
-        with reading(console, "looking for bad images") as progress:
-            sharing = Sharing(fabric.global_rank, world_size, gathering(fabric))
-            prepared = build_source(found, source, known=known, progress=progress, sharing=sharing)
-    recipe = as_begun(recipe, run, prepared) if reads else recipe
-    teacher_recipes = _teacher_recipes(recipe)
-    images_of = {
-        name: source_of_teacher(recipe, name, teacher, prepared, source, found.data.root)
-        for name, teacher in teacher_recipes.items()
-    }
-    duplicates = find_duplicates(prepared)
-    notes = duplicates.notes(val_was_cut=is_cut_from_training(prepared))
-    prepared = replace(prepared, notes=(*prepared.notes, *notes))
-    teachers = {
-        name: _planned(teacher, images_of[name], run) for name, teacher in teacher_recipes.items()
-    }
-    rehearse(recipe, run, prepared, teachers, user_objects, fresh=not reads, world_size=world_size)
+    with others_may_end(run), failing_together(gather):
+        check_is_ours(run)
+        reads = not fresh and not any(gather(is_being_emptied(run)))
+        searches = prepared is None and source is None and reads
+        found = with_images_found(recipe, run, "data.root=FOLDER") if searches else recipe
+        if prepared is None:
+            known = run.checked_images() if reads and recipe.data.on_bad_image != "error" else None
+            with reading(console, "looking for bad images") as progress:
+                sharing = Sharing(fabric.global_rank, world_size, gather)
+                prepared = build_source(
+                    found, source, known=known, progress=progress, sharing=sharing
+                )
+        recipe = as_begun(recipe, run, prepared) if reads else recipe
+        teacher_recipes = _teacher_recipes(recipe)
+        images_of = {
+            name: source_of_teacher(recipe, name, teacher, prepared, source, found.data.root)
+            for name, teacher in teacher_recipes.items()
+        }
+        duplicates = find_duplicates(prepared)
+        notes = duplicates.notes(val_was_cut=is_cut_from_training(prepared))
+        prepared = replace(prepared, notes=(*prepared.notes, *notes))
+        planned = {name: _planned(r, images_of[name], run) for name, r in teacher_recipes.items()}
+        rehearse(
+            recipe, run, prepared, planned, user_objects, fresh=not reads, world_size=world_size
+        )
     identities = {name: identity(teacher) for name, teacher in teacher_recipes.items()}
     data = run_data(prepared, identities, duplicates.to_json())
     begins = Beginning(recipe, teacher_recipes, prepared, data)
     with ExitStack() as lock:
-        with others_wait(fabric):
-            if fabric.is_global_zero:
-                lock.enter_context(locked(run, console, waits_for=waits_for))
-        lines = open_directory(run, begins, fresh=fresh) if fabric.is_global_zero else []
-        lines += [
-            note
-            for planned in teachers.values()
-            if (note := note_on_other_images(planned.recipe, planned.source, planned.run))
-        ]
-        for line in lines:
+        with others_may_end(run), failing_together(gather):
+            with others_wait(fabric):
+                if fabric.is_global_zero:
+                    lock.enter_context(locked(run, console, waits_for=waits_for))
+            lines = open_directory(run, begins, fresh=fresh) if fabric.is_global_zero else []
+        others = (note_on_other_images(p.recipe, p.source, p.run) for p in planned.values())
+        for line in [*lines, *(note for note in others if note)]:
             console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
         check_same_files(fabric, run, data.fingerprint or "")
         fabric.barrier()
-        finished = _train_teachers(run, teachers, source, console)
+        finished = _train_teachers(run, planned, source, console)
         yield _OpenRun(recipe, run, fabric, prepared, console, finished)
 
 

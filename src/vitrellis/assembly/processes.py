@@ -154,6 +154,8 @@ def _environment(group: ProcessGroup | None) -> ClusterEnvironment:
 def others_wait(fabric: Fabric) -> Iterator[None]:
     """Lets the other processes wait at the end of the block until the first one is there.
 
+    They also go on if the first one has an error, which it can then tell them.
+
     The first process may train a teacher meanwhile, or wait for another run that does, which takes
     longer than the half an hour that a collective operation of torch waits by default.
     """
@@ -163,9 +165,15 @@ def others_wait(fabric: Fabric) -> Iterator[None]:
     # Fabric has no barrier with a time limit of its own
     group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     assert isinstance(group, dist.ProcessGroup)
-    yield
+    error = None
+    try:
+        yield
+    except VitrellisError as raised:
+        error = raised
     dist.barrier(group)
     dist.destroy_process_group(group)
+    if error is not None:
+        raise error
 
 
 def evaluation_processes(device: str = "auto") -> tuple[Place, Gather]:

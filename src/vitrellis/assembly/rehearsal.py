@@ -135,12 +135,11 @@ def rehearse(
     preprocessing = _preprocessing(recipe, source)
     stand_ins = {}
     for name, settings in recipe.all_teachers.items():
-        kept = run.teacher_model(name)
         if name in teachers:
             with of_teacher(recipe, name):
                 trained = untrained(teachers[name], world_size)
-        elif (kept / "config.json").exists() and not fresh:
-            trained = load_exported(kept)
+        elif (run.teacher_model(name) / "config.json").exists() and not fresh:
+            trained = load_exported(run.teacher_model(name))
         else:
             trained = named_teacher(
                 recipe, name, source, preprocessing, user_objects.teachers, downloads=False

@@ -14,6 +14,7 @@ from vitrellis.analysis.groups import groupings
 from vitrellis.analysis.inference import Gather, collect_from_all
 from vitrellis.assembly import optimization
 from vitrellis.assembly.parts import Parts, UserObjects, prepare_parts
+from vitrellis.assembly.processes import Strategy
 from vitrellis.assembly.sharding import check_can_be_sharded
 from vitrellis.assembly.summary import announcement
 from vitrellis.data.bad_images import naming_all_bad_images
@@ -24,7 +25,7 @@ from vitrellis.runs.directory import RunDirectory
 from vitrellis.runs.exported import load_exported
 from vitrellis.runs.results import CheckpointFigures, EpochRow, Results, SplitFigures
 from vitrellis.training.display import Display
-from vitrellis.training.gathering import gathering
+from vitrellis.training.gathering import failing_together, gathering
 from vitrellis.training.position import TrainingProgress
 from vitrellis.training.trainer import Trainer
 from vitrellis.training.whole_student import WholeStudent
@@ -57,7 +58,7 @@ def train_student(
     steps_per_epoch = parts.loader.steps_per_epoch
     with Display(console, recipe.name, recipe.training.epochs, steps_per_epoch) as display:
         trainer = build_trainer(parts, fabric, writer, display, user_objects.on_epoch_end)
-        if trainer.resume():
+        if _is_resumed(trainer, fabric, recipe.machine.strategy):
             at = trainer.progress
             display.start_at(at.epoch, at.step)
             lines = [f"{recipe.name}: continues in epoch {at.epoch + 1} after step {at.step}"]
@@ -84,6 +85,14 @@ def train_student(
         writer.check_still_there()
         run.write_results(results)
     fabric.barrier()
+
+
+def _is_resumed(trainer: Trainer, fabric: Fabric, strategy: Strategy) -> bool:
+    """Whether there was a checkpoint to resume; if it is damaged, the first process says so."""
+    if strategy == "fsdp":  # which reads it with operations of all processes
+        return trainer.resume()
+    with failing_together(gathering(fabric)):
+        return trainer.resume()
 
 
 def build_trainer(

@@ -57,7 +57,7 @@ class _Subject:
 
 _Models = Annotated[
     list[str] | None,
-    typer.Argument(metavar="MODEL...", help="Model names, or run directories."),
+    typer.Argument(metavar="MODEL", help="Model names, or run directories."),
 ]
 _Preset = Annotated[
     Literal["backbones"] | None,
@@ -78,6 +78,13 @@ _Precision = Annotated[
     list[str] | None,
     typer.Option(help="float32, bfloat16 or float16; may be repeated. [default: float32]"),
 ]
+_BatchSize = Annotated[int, typer.Option(min=1, help="Images in a batch.")]
+_NumClasses = Annotated[int, typer.Option(min=1, help="Number of classes of models given by name.")]
+_Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads on a CPU; by default all cores.")
+]
+_Seconds = Annotated[float, typer.Option(min=0.0, help="Seconds for each kind of measurement.")]
+_Compiled = Annotated[bool, typer.Option("--compile", help="Also measure with torch.compile.")]
 _Plot = Annotated[
     Path | None,
     typer.Option(
@@ -102,21 +109,13 @@ def bench(
     preset: _Preset = None,
     keep_rate: _KeepRate = None,
     img_size: _ImgSize = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 32,
-    num_classes: Annotated[
-        int, typer.Option(min=1, help="Number of classes of models given by name.")
-    ] = 10,
+    batch_size: _BatchSize = 32,
+    num_classes: _NumClasses = 10,
     precision: _Precision = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Also measure with torch.compile.")
-    ] = False,
+    compiled: _Compiled = False,
     device: DeviceOption = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads on a CPU; by default all cores.")
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option(min=0.0, help="Seconds for each kind of measurement.")
-    ] = 2.0,
+    threads: _Threads = None,
+    seconds: _Seconds = 2.0,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     plot: _Plot = None,
@@ -138,6 +137,7 @@ def bench(
     Examples:
       vitrellis bench dhvt_micro_patch4 vit_micro_patch4_28 --img-size 28
       vitrellis bench deit_tiny_patch16_224 evit_deit_tiny_patch16_224 --batch-size 8
+      vitrellis bench resnet18 --device cuda --precision float32 --precision bfloat16
       vitrellis bench vit_tiny_patch8_64 --keep-rate 0.7 --keep-rate 0.5
       vitrellis bench --preset backbones --batch-size 8 --plot backbones.png
       vitrellis bench pvt_tiny cvt_13 --img-size 32 --img-size 64 --csv > cost.csv

@@ -39,6 +39,7 @@ _Controls = Annotated[
         "as many seconds (see --equal) as student and teacher took together.",
     ),
 ]
+_Out = Annotated[Path, typer.Option(help="The folder for the runs.", callback=output_folder)]
 _Plot = Annotated[
     Path | None,
     typer.Option(help="Draw the figure of every run into this PNG file.", callback=output_file),
@@ -49,7 +50,7 @@ def compare(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="RECIPE... [KEY=VALUE...]",
+            metavar="RECIPE|KEY=VALUE",
             help="Recipes, by name or as YAML files, then changes to all of them.",
             autocompletion=complete_recipe,
         ),
@@ -71,9 +72,7 @@ def compare(
     metric: Annotated[
         str, typer.Option(help="top1, balanced_accuracy or macro_f1 on the test images.")
     ] = "top1",
-    out: Annotated[
-        Path, typer.Option(help="The folder for the runs.", callback=output_folder)
-    ] = Path("runs/compare"),
+    out: _Out = Path("runs/compare"),
     plot: _Plot = None,
     as_json: JsonOption = False,
     quiet: Quiet = False,

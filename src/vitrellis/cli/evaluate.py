@@ -12,6 +12,8 @@ from vitrellis.cli.console import Quiet
 from vitrellis.cli.shared_options import (
     DeviceOption,
     PrecisionOption,
+    RootOption,
+    WeightsOption,
     WithoutEmaOption,
     output_file,
 )
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from vitrellis.analysis.breakdown import Breakdown
     from vitrellis.analysis.cost import Precision
     from vitrellis.analysis.groups import Grouping
+    from vitrellis.analysis.inference import Gather
+    from vitrellis.assembly.build import Place
     from vitrellis.data.sources import Source, Split
     from vitrellis.runs.directory import RunDirectory
 
@@ -47,7 +51,8 @@ _PlotCounts = Annotated[
 class _Machine:
     """On what the model is run, and where progress is shown."""
 
-    device: str
+    place: Place
+    gather: Gather
     precision: Precision
     console: Console
 
@@ -58,13 +63,9 @@ def evaluate(
         Literal["test", "val", "train"] | None,
         typer.Option(help="The images. By default test, or val if there are no test images."),
     ] = None,
-    weights: Annotated[
-        Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
-    ] = "best",
+    weights: WeightsOption = "best",
     without_ema: WithoutEmaOption = False,
-    root: Annotated[
-        Path | None, typer.Option(help="The folder of the images, if they were moved.")
-    ] = None,
+    root: RootOption = None,
     plot: _Plot = None,
     groups: Annotated[
         str | None,
@@ -96,16 +97,20 @@ def evaluate(
       torchrun --nproc-per-node 4 -m vitrellis eval runs/photos
       vitrellis eval runs/photos --groups 50,10 --plot-counts counts.png
     """
+    from vitrellis.assembly.processes import evaluation_processes
     from vitrellis.cli.console import print_json, process_number, progress_console
     from vitrellis.cli.figures import print_figures
     from vitrellis.runs.directory import find_run
+    from vitrellis.training.gathering import failing_together
 
     thresholds = None if groups is None else _thresholds(groups)
-    directory = find_run(run)
-    counts = _training_counts(directory, is_needed=bool(groups or plot_counts))
-    folder = directory.model_folder(weights, without_ema=without_ema)
-    machine = _Machine(device, precision, progress_console(quiet=quiet))
-    name, breakdown = _evaluated(directory, folder, split, root, counts, thresholds, machine)
+    place, gather = evaluation_processes(device)
+    machine = _Machine(place, gather, precision, progress_console(quiet=quiet))
+    with failing_together(gather):
+        directory = find_run(run)
+        counts = _training_counts(directory, is_needed=bool(groups or plot_counts))
+        folder = directory.model_folder(weights, without_ema=without_ema)
+        name, breakdown = _evaluated(directory, folder, split, root, counts, thresholds, machine)
     ema = " without EMA" if without_ema else ""
     title = f"{run}: {weights} checkpoint{ema}, {breakdown.overall.num_images:,} {name} images"
     if process_number() > 0:
@@ -140,7 +145,6 @@ def _evaluated(
     from vitrellis.analysis.inference import collect_from_all
     from vitrellis.assembly import build
     from vitrellis.assembly.images_of_run import images_of_run
-    from vitrellis.assembly.processes import evaluation_processes
     from vitrellis.cli.console import error_console
     from vitrellis.runs.exported import load_exported
     from vitrellis.training.display import reading
@@ -151,14 +155,14 @@ def _evaluated(
         error_console.print(f"note: {note}", markup=False, soft_wrap=True)
     check_images(source, trained.class_names, run)
     name, images = choose_split(source, split, run)
-    place, gather = evaluation_processes(machine.device)
+    place = machine.place
     loader = build.build_eval_loader(recipe, images, trained.preprocessing, place)
     model = trained.model.to(place.device)
     with (
         arithmetic(place.device, machine.precision),
         reading(machine.console, f"{name} images") as progress,
     ):
-        predictions = collect_from_all(model, loader, gather, progress)
+        predictions = collect_from_all(model, loader, machine.gather, progress)
     grouped: tuple[Grouping, ...] = ()
     if counts is not None and thresholds is not None:
         grouped = (by_count(counts, thresholds),)

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.shared_options import JsonOption, WithoutEmaOption, output_place
+from vitrellis.cli.shared_options import (
+    JsonOption,
+    RootOption,
+    WeightsOption,
+    WithoutEmaOption,
+    output_place,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,15 +57,17 @@ def export(
         bool, typer.Option("--int8", help="ONNX: compute in 8-bit integers, less exactly.")
     ] = False,
     free_size: _FreeSize = None,
-    weights: Annotated[
-        Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
-    ] = "best",
+    weights: WeightsOption = "best",
     without_ema: WithoutEmaOption = False,
-    root: Annotated[
-        Path | None, typer.Option(help="The folder of the images, if they were moved.")
-    ] = None,
+    root: RootOption = None,
     num_images: Annotated[
-        int, typer.Option(min=1, help="The number of images to compare with `predict`.")
+        int,
+        typer.Option(
+            "--num-images",
+            "--images",
+            min=1,
+            help="The number of images to compare with `predict`.",
+        ),
     ] = 256,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     as_json: JsonOption = False,
@@ -69,7 +77,8 @@ def export(
 
     The file takes any number of images, holds their normalization, and names the classes; a JSON
     file beside it says how images are resized. It is read back and compared with `vitrellis
-    predict` on the run's test or validation images. If it differs, nothing is written.
+    predict` on the run's test or validation images, both on the CPU, on which the file is made. If
+    it differs, nothing is written.
 
     Examples:
       vitrellis export runs/photos

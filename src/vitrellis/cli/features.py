@@ -9,17 +9,13 @@ from typing import Annotated
 import typer
 
 from vitrellis.cli.console import Quiet
+from vitrellis.cli.recipe_names import OverridesArgument, RecipeArgument
 from vitrellis.cli.shared_options import JsonOption, output_folder
 
 
 def features(
-    recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE", help="Changes to the recipe, such as data.root=FOLDER."
-        ),
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
     out: Annotated[
         Path | None,
         typer.Option(

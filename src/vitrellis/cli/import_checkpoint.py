@@ -12,7 +12,10 @@ from vitrellis.cli.shared_options import JsonOption, output_folder
 
 
 def import_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="A file of the published implementation.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="A file of the published implementation."),
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(

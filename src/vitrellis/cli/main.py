@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -42,6 +43,8 @@ from vitrellis.errors import UsageError, VitrellisError
 from vitrellis.training.interrupts import Interrupted
 
 _EXIT_OF_AN_INTERRUPTED_COMMAND = 130  # typer's, for Ctrl-C; ours is "the job failed"
+_SECONDS_FOR_THE_FIRST = 10.0
+"""How long a process waits for the first one to report an error of both; torchrun ends it then."""
 
 app = typer.Typer(
     name="vitrellis",
@@ -129,6 +132,10 @@ def _end(error: VitrellisError, rank: int, *, is_shared: bool | None = None) -> 
     if rank == 0 or not is_shared:
         with contextlib.suppress(OSError):  # standard error is full, too: nobody can be told
             fail(error, process=rank)
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        # torchrun ends all processes as soon as one has ended: the first has to speak before
+        with contextlib.suppress(Interrupted):
+            time.sleep(_SECONDS_FOR_THE_FIRST)
     sys.exit(error.exit_code)
 
 

@@ -57,7 +57,7 @@ def models(
     Examples:
       vitrellis models
       vitrellis models resnet --num-classes 100
-      vitrellis models --all "deit_*"
+      vitrellis models --all "deit_*" --json
     """
     names = _names(pattern, all_models)
     counted = bool(pattern) or not all_models

@@ -14,7 +14,13 @@ import typer
 
 from vitrellis.cli.console import Quiet
 from vitrellis.cli.image_files import image_files
-from vitrellis.cli.shared_options import DeviceOption, JsonOption, PrecisionOption, WithoutEmaOption
+from vitrellis.cli.shared_options import (
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    WeightsOption,
+    WithoutEmaOption,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -70,12 +76,10 @@ def predict(
     run: _Run,
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE...", help="Files, folders, or - for a list on stdin."),
+        typer.Argument(metavar="IMAGE", help="Files, folders, or - for a list on stdin."),
     ],
     top: Annotated[int, typer.Option(min=1, help="The number of classes for each image.")] = 1,
-    weights: Annotated[
-        Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
-    ] = "best",
+    weights: WeightsOption = "best",
     without_ema: WithoutEmaOption = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
     device: DeviceOption = "auto",
@@ -103,6 +107,7 @@ def predict(
     from vitrellis.cli.console import fail, progress_console
     from vitrellis.errors import UsageError, VitrellisError
     from vitrellis.training.display import reading
+    from vitrellis.training.gathering import failing_together
 
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
@@ -113,10 +118,11 @@ def predict(
             "--device and --precision"
         )
     place, gather = evaluation_processes(device)
-    if is_onnx:
-        model = _onnx_model(run)
-    else:
-        model = _trained_model(run, weights, place.device, without_ema=without_ema)
+    with failing_together(gather):
+        if is_onnx:
+            model = _onnx_model(run)
+        else:
+            model = _trained_model(run, weights, place.device, without_ema=without_ema)
     top = min(top, len(model.class_names))
     files = _part(paths, place, gather)
     rows: list[_Row] = []

@@ -13,6 +13,7 @@ from vitrellis.cli.shared_options import (
     DeviceOption,
     JsonOption,
     PrecisionOption,
+    RootOption,
     output_file,
     output_folder,
 )
@@ -73,7 +74,12 @@ _TargetSpeedup = Annotated[
     float | None,
     typer.Option(help="Search the keep rate for so many times as many images per second."),
 ]
-_NumImages = Annotated[int, typer.Option(min=1, help="The most validation images to evaluate on.")]
+_NumImages = Annotated[
+    int,
+    typer.Option(
+        "--num-images", "--images", min=1, help="The most validation images to evaluate on."
+    ),
+]
 _Seconds = Annotated[float, typer.Option(min=0.0, help="Seconds for each measurement of speed.")]
 _Plot = Annotated[
     Path | None,
@@ -81,7 +87,6 @@ _Plot = Annotated[
         help="Draw accuracy against images per second into this PNG file.", callback=output_file
     ),
 ]
-_Root = Annotated[Path | None, typer.Option(help="The folder of the images, if they were moved.")]
 
 
 def prune(
@@ -97,7 +102,7 @@ def prune(
     num_images: _NumImages = 2000,
     seconds: _Seconds = 2.0,
     plot: _Plot = None,
-    root: _Root = None,
+    root: RootOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
     as_json: JsonOption = False,
@@ -116,6 +121,7 @@ def prune(
       vitrellis prune runs/photos --keep-rate 0.7 --out runs/photos-fast
       vitrellis prune runs/photos --method tome --r 8 --out runs/photos-merged
       vitrellis prune runs/photos --target-speedup 1.5 --out runs/photos-fast --plot search.png
+      vitrellis prune runs/photos --keep-rate 0.7 --device cuda --precision bfloat16
     """
     from vitrellis.assembly.imported import check_new
     from vitrellis.cli.console import console, error_console

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from vitrellis.cli.console import help_of, new_table, print_json, print_table
+from vitrellis.cli.recipe_names import OverridesArgument, RecipeArgument
 from vitrellis.cli.shared_options import JsonOption
 from vitrellis.cli.unknown_options import CommandWithKeys
 
@@ -36,7 +37,7 @@ recipes = typer.Typer(rich_markup_mode=None)
 """The command and its sub-commands."""
 
 
-def _list(
+def _about(
     context: typer.Context,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,12 +45,22 @@ def _list(
 
     Examples:
       vitrellis recipes
+      vitrellis recipes --json
       vitrellis recipes show cifar100-deit-ti-lg
       vitrellis recipes show my-recipe.yaml training.epochs=100
       vitrellis recipes keys optimizer
     """
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        list_recipes(as_json)
+
+
+def list_recipes(as_json: JsonOption = False) -> None:
+    """List the packaged recipes, as `vitrellis recipes` alone does.
+
+    Examples:
+      vitrellis recipes list
+      vitrellis recipes list --json
+    """
     rows = list(_rows())
     if as_json:
         print_json(rows)
@@ -66,13 +77,8 @@ def _list(
 
 
 def show(
-    recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE", help="Changes to the recipe, such as training.epochs=100."
-        ),
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, without the opening comment.")
     ] = False,
@@ -161,7 +167,8 @@ def _note(notes: str, name: str) -> str | None:
     return " ".join(note) or None
 
 
-recipes.callback(invoke_without_command=True, help=help_of(_list))(_list)
+recipes.callback(invoke_without_command=True, help=help_of(_about))(_about)
+recipes.command("list", help=help_of(list_recipes))(list_recipes)
 recipes.command(
     help=help_of(show), cls=CommandWithKeys, context_settings={"ignore_unknown_options": True}
 )(show)

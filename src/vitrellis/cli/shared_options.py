@@ -65,6 +65,13 @@ PrecisionOption = Annotated[
     Literal["float32", "bfloat16", "float16"],
     typer.Option("--precision", help="That of the arithmetic; below float32, by autocast."),
 ]
+WeightsOption = Annotated[
+    Literal["best", "last"], typer.Option("--weights", help="The best checkpoint, or the last.")
+]
+RootOption = Annotated[
+    Path | None,
+    typer.Option("--root", help="The folder of the run's images, if they were moved."),
+]
 WithoutEmaOption = Annotated[
     bool,
     typer.Option("--without-ema", help="Take the weights in place of their moving average (EMA)."),

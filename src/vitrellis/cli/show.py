@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vitrellis.cli.console import Quiet, help_of, new_table, print_json, print_line, print_table
-from vitrellis.cli.shared_options import DeviceOption, JsonOption, output_file
-from vitrellis.cli.show_pictures import RootOption, attention, maps, mistakes, tokens
+from vitrellis.cli.shared_options import (
+    DeviceOption,
+    JsonOption,
+    RootOption,
+    WeightsOption,
+    output_file,
+)
+from vitrellis.cli.show_pictures import attention, maps, mistakes, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +44,10 @@ def _about() -> None:
 def blocks(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     num_images: Annotated[
-        int, typer.Option("--images", min=2, help="The number of test images to look at.")
+        int,
+        typer.Option(
+            "--images", "--num-images", min=2, help="The number of test images to look at."
+        ),
     ] = 512,
     plot: Annotated[
         Path | None,
@@ -46,6 +55,7 @@ def blocks(
             help="Draw both figures against depth into this PNG file.", callback=output_file
         ),
     ] = None,
+    weights: WeightsOption = "best",
     root: RootOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -67,7 +77,7 @@ def blocks(
     from vitrellis.analysis.block_figures import block_figures, head_agreement
     from vitrellis.runs.directory import find_run
 
-    model, images, labels = _model_and_images(find_run(run), num_images, root, device)
+    model, images, labels = _model_and_images(find_run(run), weights, num_images, root, device)
     rows = block_figures(model, images)
     heads = head_agreement(model, images, labels)
     if plot is not None:
@@ -102,9 +112,13 @@ def _print_blocks(rows: Sequence[BlockFigures]) -> None:
 
 
 def _model_and_images(
-    run: RunDirectory, num_images: int, root: Path | None, device: str
+    run: RunDirectory,
+    weights: Literal["best", "last"],
+    num_images: int,
+    root: Path | None,
+    device: str,
 ) -> tuple[nn.Module, Tensor, Tensor]:
-    """The best model, with test (or else validation) images as it sees them, and their labels."""
+    """The model, with test (or else validation) images as it sees them, and their labels."""
     import torch
 
     from vitrellis.assembly import build
@@ -113,7 +127,7 @@ def _model_and_images(
     from vitrellis.runs.exported import load_exported
 
     place = build.evaluation_place(device)
-    trained = load_exported(run.best_model)
+    trained = load_exported(run.model_folder(weights, without_ema=False))
     recipe, source = images_of_run(run, root)
     split = source.test if source.test is not None else source.val
     if split is None:

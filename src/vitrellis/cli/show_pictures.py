@@ -16,7 +16,14 @@ from vitrellis.cli.console import (
     print_table,
     progress_console,
 )
-from vitrellis.cli.shared_options import DeviceOption, JsonOption, PrecisionOption, output_file
+from vitrellis.cli.shared_options import (
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    RootOption,
+    WeightsOption,
+    output_file,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +40,7 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run director
 ImagesArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[IMAGE]...",
+        metavar="IMAGE",
         help="Files, folders, or - for a list on stdin. By default images of the run's data.",
     ),
 ]
@@ -42,13 +49,10 @@ SplitOption = Annotated[
     typer.Option(help="The run's images. By default test, or val if there are no test images."),
 ]
 CountOption = Annotated[
-    int, typer.Option("--images", min=1, help="The largest number of images that are drawn.")
-]
-WeightsOption = Annotated[
-    Literal["best", "last"], typer.Option(help="The best checkpoint, or the last.")
-]
-RootOption = Annotated[
-    Path | None, typer.Option(help="The folder of the run's images, if they were moved.")
+    int,
+    typer.Option(
+        "--images", "--num-images", min=1, help="The largest number of images that are drawn."
+    ),
 ]
 OutOption = Annotated[
     Path, typer.Option("--out", "--plot", help="The PNG file.", callback=output_file)
@@ -217,7 +221,7 @@ def mistakes(
     Examples:
       vitrellis show mistakes runs/photos
       vitrellis show mistakes runs/photos --split val --images 30
-      vitrellis show mistakes runs/photos new-photos/ --json
+      vitrellis show mistakes runs/photos new-photos/ --json --device cpu
     """
     from vitrellis.analysis.mistakes import most_confident_mistakes
     from vitrellis.cli.shown_images import labelled_images

@@ -9,49 +9,52 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitrellis.cli.console import Quiet
+from vitrellis.cli.recipe_names import OverridesArgument, RecipeArgument
 from vitrellis.cli.shared_options import JsonOption, output_folder
 
 if TYPE_CHECKING:
     from vitrellis.recipe import Recipe
 
 
+_Gpus = Annotated[
+    int, typer.Option(min=0, help="GPUs on each machine, with a process for each; 0 for the CPU.")
+]
+_Time = Annotated[
+    str,
+    typer.Option(
+        help="The time limit, as hours:minutes:seconds or days-hours. A training that is not "
+        "done by then saves and queues again."
+    ),
+]
+_Partition = Annotated[
+    str | None, typer.Option(help="The partition; by default the cluster's own.")
+]
+_Cpus = Annotated[int | None, typer.Option(min=1, help="Cores for each process.")]
+_Sbatch = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="Any other option of sbatch; may be repeated."),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="The run directory, which all machines see. By default runs/ and the recipe's name.",
+        callback=output_folder,
+    ),
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the script, and submit nothing.")]
+
+
 def launch(
-    recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe."),
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
     nodes: Annotated[int, typer.Option(min=1, help="The number of machines.")] = 1,
-    gpus: Annotated[
-        int,
-        typer.Option(min=0, help="GPUs on each machine, with a process for each; 0 for the CPU."),
-    ] = 1,
-    time: Annotated[
-        str,
-        typer.Option(
-            help="The time limit, as hours:minutes:seconds or days-hours. A training that is not "
-            "done by then saves and queues again."
-        ),
-    ] = "8:00:00",
-    partition: Annotated[
-        str | None, typer.Option(help="The partition; by default the cluster's own.")
-    ] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="Cores for each process.")] = None,
-    sbatch: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Any other option of sbatch; may be repeated."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The run directory, which all machines see. By default runs/ and the recipe's "
-            "name.",
-            callback=output_folder,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the script, and submit nothing.")
-    ] = False,
+    gpus: _Gpus = 1,
+    time: _Time = "8:00:00",
+    partition: _Partition = None,
+    cpus: _Cpus = None,
+    sbatch: _Sbatch = None,
+    out: _Out = None,
+    dry_run: _DryRun = False,
     as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from vitrellis.cli.cluster_options import Jobs, Ray, Slurm, cluster_slots
 from vitrellis.cli.console import Quiet
+from vitrellis.cli.recipe_names import RecipeArgument
 from vitrellis.cli.shared_options import JsonOption, output_folder
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _SHOWN = 5
 
 
 def sweep(
-    recipe: Annotated[str, typer.Argument(help="A packaged recipe's name, or a YAML file.")],
+    recipe: RecipeArgument,
     over: Annotated[
         list[str],
         typer.Option(metavar="KEY=LOW..HIGH", help="A key, and the range or list of its values."),
