@@ -36,6 +36,7 @@ def test_wrong_words_are_refused(tmp_path: Path) -> None:
     for words, message in (
         (["--train", "demoo"], "unknown recipe 'demoo'"),
         (["--train", "demo", "training.epoch=3"], "training.epoch"),
+        (["--train", "demo", "--precision", "bfloat16"], "training.precision=bf16-mixed"),
         (["--trace", "t.json", "vit_micro_patch7_28"], "--trace: belongs to --train"),
     ):
         assert_one_error(vitrellis("bench", *words, cwd=tmp_path), 2, message)
