@@ -164,7 +164,7 @@ def _error(ended: _Running, code: int) -> str:
             HoldsAnotherRun.WAY_OUT, f"Use another --out, or delete {ended.job.run.path}"
         )
     if of_slurm and not printed.strip():  # the job was refused, or was taken from the queue
-        return f"Slurm: {of_slurm[0].partition('error: ')[2].strip()}"
+        return f"Slurm: {'; '.join(line.partition('error: ')[2].strip() for line in of_slurm)}"
     if code < 0:
         name = signal.Signals(-code).name
         reason = " (perhaps the memory was full)" if name == "SIGKILL" else ""
