@@ -126,11 +126,19 @@ class Timm:
     def _classes(self) -> list[str]:
         return sorted(path.name for path in (self.images / "train").iterdir())
 
+    @property
+    def _of_model(self) -> list[str]:
+        """The words on the model; one with position embeddings has to be told its pixels."""
+        words = ["--model", self.model, "--num-classes", str(len(self._classes))]
+        words += ["--img-size", str(self.pixels)]
+        if self.model.startswith("vit_"):
+            words += ["--model-kwargs", f"img_size={self.pixels}"]
+        return words
+
     def command(self, out: Path, epochs: int) -> list[str]:
         """The command that trains, and writes into the folder `out`."""
         words = [str(self.images), "--train-split", "train", "--val-split", "val"]
-        words += ["--model", self.model, "--num-classes", str(len(self._classes))]
-        words += ["--img-size", str(self.pixels), "--epochs", str(epochs), *self.arguments]
+        words += [*self._of_model, "--epochs", str(epochs), *self.arguments]
         words += ["--output", str(out.parent), "--experiment", out.name]
         return [sys.executable, str(self.checkout / "train.py"), *words]
 
@@ -141,8 +149,7 @@ class Timm:
 
     def answers(self, out: Path) -> tuple[Sequence[str], Sequence[str]]:
         """The classes of the test images, and the answers of timm's inference.py."""
-        words = [str(self.images), "--split", "test", "--model", self.model, "--device", "cpu"]
-        words += ["--num-classes", str(len(self._classes)), "--img-size", str(self.pixels)]
+        words = [str(self.images), "--split", "test", *self._of_model, "--device", "cpu"]
         words += ["--crop-pct", "1.0", "--checkpoint", str(out / "model_best.pth.tar"), "-j", "1"]
         words += ["--topk", "1", "--include-index", "--fullname", "--no-console-results"]
         words += ["--results-dir", str(out), "--results-file", "answers", "--results-format", "csv"]
