@@ -1,4 +1,4 @@
-"""The tables of README, docs/results.md and docs/unbalanced.md, and a figure."""
+"""The tables of README, docs/results.md and docs/unbalanced.md, and a figure; and all others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tools.other_tables import OTHER_PARTS, draw_reproduction
 from vitrellis.analysis.paired import PairedDifference, paired_difference
 from vitrellis.experiments.comparison_table import mean_and_spread
 from vitrellis.report.pictures import COLOURS
@@ -305,4 +306,8 @@ def write_all(root: Path = ROOT) -> None:
     for name, write in PARTS.items():
         page = root / name
         page.write_text(with_tables(page.read_text(), write(studies)))
+    for name, write_other in OTHER_PARTS.items():
+        page = root / name
+        page.write_text(with_tables(page.read_text(), write_other(RESULTS)))
     draw(studies)
+    draw_reproduction(RESULTS)
