@@ -152,7 +152,7 @@ def test_a_picture_against_counts(tail_place: Path) -> None:
 
 
 def test_a_folder_is_no_picture(tail_place: Path) -> None:
-    err = run_here("eval", "runs/tail", "--plot-counts", ".", cwd=tail_place, code=1).err
+    err = run_here("eval", "runs/tail", "--plot-counts", ".", cwd=tail_place, code=2).err
     assert ".: is a folder. Give the name of a file to write" in err
 
 
