@@ -61,10 +61,15 @@ class Reproduction:
         """The run of the teacher."""
         return self.runs / "teacher"
 
-    def train_teacher(self) -> None:
+    def teacher_top1(self) -> float:
+        """The teacher's accuracy on the test images; it is trained and imported if need be."""
+        if not RunDirectory(self.teacher).exists():
+            self._train_teacher()
+        rows = (self.runs / "published-teacher.jsonl").read_text().splitlines()
+        return float(json.loads(rows[-1])["top1"])
+
+    def _train_teacher(self) -> None:
         """Trains the teacher by the published code, and imports it."""
-        if RunDirectory(self.teacher).exists():
-            return
         self._published("teacher", 1, "resnet/r-56_c100.yaml", [])
         words = [self.runs / "published-teacher" / "model.pyth", "--source", "tiny-transformers"]
         words += ["--model", "cifar_resnet56", "--out", self.teacher, "data.source=cifar100"]
@@ -128,11 +133,12 @@ def main(words: Sequence[str] | None = None) -> int:
         options.published.resolve(),
         options.python.absolute(),
     )
-    both.train_teacher()
+    teacher_top1 = both.teacher_top1()
     for seed in options.seeds:
         for code in ("published", "ours"):
             if not any(row["code"] == code and row["seed"] == seed for row in _kept()):
-                _keep(code, seed, both.published(seed) if code == "published" else both.ours(seed))
+                rows = both.published(seed) if code == "published" else both.ours(seed)
+                _keep(code, seed, rows, teacher_top1)
     return 0
 
 
@@ -140,7 +146,7 @@ def _kept() -> list[dict[str, Any]]:
     return json.loads(FILE.read_text())["rows"] if FILE.exists() else []
 
 
-def _keep(code: str, seed: int, rows: list[dict[str, float]]) -> None:
+def _keep(code: str, seed: int, rows: list[dict[str, float]], teacher_top1: float) -> None:
     *epochs, last = rows
     row = {"code": code, "seed": seed, "hardware": describe_hardware(), "top1": last["top1"]}
     content = {
@@ -149,6 +155,7 @@ def _keep(code: str, seed: int, rows: list[dict[str, float]]) -> None:
         "pixels": PIXELS,
         "epochs": EPOCHS,
         "warmup_epochs": WARMUP,
+        "teacher_top1": teacher_top1,
         "rows": [*_kept(), {**row, "curve": epochs}],
     }
     write_json(FILE, content)

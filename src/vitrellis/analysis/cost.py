@@ -204,11 +204,17 @@ def timed(work: Callable[[], None], device: torch.device, repeats: int, seconds:
     return Timing(statistics.median(taken), min(taken), max(taken))
 
 
-def arithmetic(device: torch.device, precision: Precision) -> Any:
-    """The context in which a model computes in that precision."""
+def arithmetic(device: torch.device, precision: Precision, *, keeps_casts: bool = True) -> Any:
+    """The context in which a model computes in that precision.
+
+    Args:
+        device: Where the model is.
+        precision: The precision of products and convolutions.
+        keeps_casts: Whether weights are cast once for all passes in the context.
+    """
     if precision == "float32":
         return nullcontext()
-    return torch.autocast(device.type, getattr(torch, precision))
+    return torch.autocast(device.type, getattr(torch, precision), cache_enabled=keeps_casts)
 
 
 def total(logits: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -100,10 +100,10 @@ def compare(
       vitrellis compare demo --controls --slurm "--partition=gpu --gpus=1 --time=1:00:00"
       vitrellis compare demo --controls --jobs 12 --ray auto machine.threads=4
     """
-    from vitrellis.cli.console import console, error_console, quiet_console
+    from vitrellis.cli.console import training_console
     from vitrellis.errors import unknown_name
 
-    progress = quiet_console() if quiet else error_console if as_json else console
+    progress = training_console(quiet=quiet, as_json=as_json)
     recipes = _recipes(words, progress)  # fails early on a wrong recipe
     names = [recipe.name for _, recipe in recipes]
     if baseline is not None and baseline not in names:

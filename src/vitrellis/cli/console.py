@@ -50,6 +50,16 @@ def progress_console(*, quiet: bool) -> Console:
     return quiet_console() if quiet else error_console
 
 
+def training_console(*, quiet: bool, as_json: bool = False) -> Console:
+    """The console for the progress of a command that trains: standard output, if that is free.
+
+    Args:
+        quiet: Whether no progress is wanted.
+        as_json: Whether nothing but JSON may be on standard output.
+    """
+    return progress_console(quiet=quiet) if quiet or as_json else console
+
+
 def fail(error: VitrellisError, *, process: int = 0) -> None:
     """Prints an error in red, without a traceback.
 

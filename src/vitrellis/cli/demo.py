@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vitrellis.cli.console import Quiet
+from vitrellis.cli.recipe_names import load_and_note
 from vitrellis.cli.shared_options import output_folder
 
 
@@ -39,12 +40,11 @@ def demo(
       vitrellis demo --seeds 3
       vitrellis demo --all data.train_size=2000
     """
-    from vitrellis.cli.console import console, print_notes, quiet_console
-    from vitrellis.recipe import load_recipe, notes_on_teachers
+    from vitrellis.cli.console import console, training_console
 
     changes = overrides or []
-    progress = quiet_console() if quiet else console
-    print_notes(progress, notes_on_teachers(load_recipe("demo-vit", changes), changes))
+    progress = training_console(quiet=quiet)
+    load_and_note("demo-vit", changes, progress)
 
     from vitrellis.experiments.demonstration import demonstrate
 

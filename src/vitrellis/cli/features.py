@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.recipe_names import OverridesArgument, RecipeArgument
+from vitrellis.cli.recipe_names import OverridesArgument, RecipeArgument, load_and_note
 from vitrellis.cli.shared_options import JsonOption, output_folder
 
 
@@ -42,22 +42,13 @@ def features(
       vitrellis train demo teacher.offline=true
     """
     from vitrellis.assembly.launch import store_features
-    from vitrellis.cli.console import (
-        console,
-        error_console,
-        print_json,
-        print_line,
-        print_notes,
-        quiet_console,
-    )
+    from vitrellis.cli.console import print_json, print_line, training_console
     from vitrellis.errors import UsageError
-    from vitrellis.recipe import load_recipe, notes_on_teachers
+    from vitrellis.recipe import load_recipe
 
     overrides = overrides or []
-    loaded = load_recipe(recipe, overrides)
-    all_teachers = loaded.all_teachers
-    progress = quiet_console() if quiet else error_console if as_json else console
-    print_notes(progress, notes_on_teachers(loaded, overrides))
+    progress = training_console(quiet=quiet, as_json=as_json)
+    all_teachers = load_and_note(recipe, overrides, progress).all_teachers
     if not all_teachers:
         raise UsageError(
             f"{recipe}: has no teacher. `vitrellis recipes` lists recipes that have one"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,8 +19,6 @@ from vitrellis.cli.shared_options import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
     from vitrellis.analysis.cost import Precision
     from vitrellis.assembly.pruned import Method, Reduction
@@ -123,6 +120,7 @@ def prune(
       vitrellis prune runs/photos --target-speedup 1.5 --out runs/photos-fast --plot search.png
       vitrellis prune runs/photos --keep-rate 0.7 --device cuda --precision bfloat16
     """
+    from vitrellis.analysis.cost import arithmetic
     from vitrellis.assembly.imported import check_new
     from vitrellis.cli.console import console, error_console
     from vitrellis.cli.pruning_table import report_trials, unreachable
@@ -144,7 +142,8 @@ def prune(
     for note in _notes(trained, images):
         error_console.print(f"note: {run}: {note}", markup=False, soft_wrap=True)
     select_by: SelectBy = recipe.training.select_by
-    with _arithmetic(images.device, precision):
+    # weights that a pass has cast are not kept for the next one
+    with arithmetic(images.device, precision, keeps_casts=False):
         if target_speedup is not None:
             for template in templates:
                 trials.search(template, target_speedup)
@@ -292,15 +291,6 @@ def _trials(
             error_console.print("  ".join(cells_of(tried)), highlight=False, markup=False)
 
     return Trials(trained, loader, loader.device, batch_size, seconds, tell)
-
-
-def _arithmetic(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """The context of all passes: weights that a pass has cast are not kept for the next one."""
-    import torch
-
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, getattr(torch, precision), cache_enabled=False)
 
 
 def _notes(trained: Trained, loader: EvalLoader) -> list[str]:

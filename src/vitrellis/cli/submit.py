@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.recipe_names import OverridesArgument, RecipeArgument
+from vitrellis.cli.recipe_names import OverridesArgument, RecipeArgument, load_and_note
 from vitrellis.cli.shared_options import JsonOption, output_folder
 
 if TYPE_CHECKING:
@@ -75,20 +75,17 @@ def launch(
     """
     from vitrellis.cli.cluster_job import Resources, TrainingJob, minutes_of, script_of, submit
     from vitrellis.cli.console import (
-        console,
         error_console,
         print_json,
         print_line,
         print_notes,
-        quiet_console,
+        training_console,
     )
-    from vitrellis.recipe import load_recipe, notes_on_teachers
 
     changes = overrides or []
     resources = Resources(nodes, gpus, minutes_of(time), partition, cpus, _further(sbatch or []))
-    loaded = load_recipe(recipe, changes)  # fails early on a wrong recipe
-    progress = quiet_console() if quiet else error_console if as_json or dry_run else console
-    print_notes(progress, notes_on_teachers(loaded, changes))
+    progress = training_console(quiet=quiet, as_json=as_json or dry_run)
+    loaded = load_and_note(recipe, changes, progress)
     print_notes(error_console, _notes_on_images(loaded))
     folder = (Path("runs") / loaded.name if out is None else out).resolve()
     job = TrainingJob(recipe, changes, folder)

@@ -10,7 +10,7 @@ import typer
 
 from vitrellis.cli.cluster_options import Jobs, Ray, Slurm, cluster_slots
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.recipe_names import RecipeArgument
+from vitrellis.cli.recipe_names import RecipeArgument, load_and_note
 from vitrellis.cli.shared_options import JsonOption, output_folder
 
 if TYPE_CHECKING:
@@ -60,19 +60,11 @@ def sweep(
       vitrellis sweep mine.yaml --over optimizer.lr=1e-4..1e-2 --jobs 8 --slurm "--gpus=1"
       optuna-dashboard sqlite:///runs/sweep-photos/study.db
     """
-    from vitrellis.cli.console import (
-        console,
-        error_console,
-        print_json,
-        print_notes,
-        quiet_console,
-    )
-    from vitrellis.recipe import load_recipe, notes_on_teachers
+    from vitrellis.cli.console import print_json, training_console
 
     changes = overrides or []
-    progress = quiet_console() if quiet else error_console if as_json else console
-    loaded = load_recipe(recipe, changes)  # fails early on a wrong recipe
-    print_notes(progress, notes_on_teachers(loaded, changes))
+    progress = training_console(quiet=quiet, as_json=as_json)
+    loaded = load_and_note(recipe, changes, progress)
 
     from vitrellis.experiments.search_ranges import SearchRange
     from vitrellis.experiments.sweeping import sweep as search

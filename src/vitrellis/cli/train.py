@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vitrellis.cli.console import Quiet
-from vitrellis.cli.recipe_names import OverridesArgument, RecipeArgument
+from vitrellis.cli.recipe_names import OverridesArgument, RecipeArgument, load_and_note
 from vitrellis.cli.shared_options import JsonOption, output_folder
 
 
@@ -41,19 +41,10 @@ def train(
       vitrellis train my-recipe.yaml --fresh
       vitrellis train photos data.root=~/my-photos --quiet --json > results.json
     """
-    from vitrellis.cli.console import (
-        console,
-        error_console,
-        print_json,
-        print_line,
-        print_notes,
-        quiet_console,
-    )
-    from vitrellis.recipe import load_recipe, notes_on_teachers
+    from vitrellis.cli.console import error_console, print_json, print_line, training_console
 
-    loaded = load_recipe(recipe, overrides or [])  # fails early on a wrong recipe
-    progress = quiet_console() if quiet else error_console if as_json else console
-    print_notes(progress, notes_on_teachers(loaded, overrides or []))
+    progress = training_console(quiet=quiet, as_json=as_json)
+    loaded = load_and_note(recipe, overrides or [], progress)
 
     from vitrellis.assembly.launch import train as train_recipe
     from vitrellis.assembly.summary import warning_lines

@@ -18,8 +18,7 @@ _CLOSE_KEY = 0.75
 class CommandWithKeys(TyperCommand):
     """A command that takes `key=value`, and names the option or the key that a wrong word meant.
 
-    Options that it does not have have to be ignored (`ignore_unknown_options`): they are then among
-    its arguments.
+    It needs `ignore_unknown_options`, by which words of unknown options are among its arguments.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -77,11 +76,9 @@ def _no_option(word: str, following: list[str], options: list[str]) -> UsageErro
             f"command line: {option}: no such option. Did you mean {' or '.join(meant)}{key}? "
             "--help lists the options"
         )
-    return (
-        no_such_option(f"{option}={value or 'VALUE'}", keys[0])
-        if is_key
-        else (no_such_option(option))
-    )
+    if is_key:
+        return no_such_option(f"{option}={value or 'VALUE'}", keys[0])
+    return no_such_option(option)
 
 
 def _options_like(option: str, options: list[str]) -> list[str]:
